@@ -1,0 +1,1 @@
+//! The control plane: sources, push, certificate authority, status.

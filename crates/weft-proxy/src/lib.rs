@@ -1,0 +1,1 @@
+//! The data plane: sidecar, ingress and egress gateway.

@@ -1,0 +1,1 @@
+//! Test support: scripted peers, real-peer launcher, goldens. Never shipped.

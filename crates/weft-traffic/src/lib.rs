@@ -1,0 +1,1 @@
+//! xDS lowered to compiled tables; route match, balancing, retries. Pure: clock and randomness are arguments.

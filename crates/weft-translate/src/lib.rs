@@ -1,0 +1,1 @@
+//! Snapshot and proxy view in, xDS resources and diagnostics out. Pure.
