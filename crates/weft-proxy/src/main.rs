@@ -1,1 +1,3 @@
+//! The data plane alone, for sidecar images.
+
 fn main() {}
