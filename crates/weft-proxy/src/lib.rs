@@ -1,1 +1,17 @@
 //! The data plane: sidecar, ingress and egress gateway.
+//!
+//! Modules in the order a connection meets them. `net` owns byte streams, `listener` accepts and
+//! detects, `tls` ends TLS, then `http` or `tcp` serves; `upstream` reaches the other side. Workers
+//! are single-threaded and share nothing but immutable tables; xDS, admin and certificates live on
+//! a runtime of their own. No Istio resource kind is known here: only xDS, already lowered.
+
+pub mod worker;
+
+pub mod net;
+pub mod tls;
+
+pub mod http;
+
+pub mod drain;
+
+pub use worker::{ConnContext, NodeInfo, Worker};

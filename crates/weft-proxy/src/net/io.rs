@@ -1,0 +1,306 @@
+//! One byte stream, plain or TLS, with the bytes that protocol detection already read replayed
+//! first. Owns reading, vectored writing and the "is this idle connection still good" check.
+//! Must not know HTTP, configuration or metrics.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A connection's byte stream. Downstream and upstream connections are the same type.
+#[derive(Debug)]
+pub enum Io {
+    /// No TLS, or TLS that is passed through untouched.
+    Plain(Prefixed),
+    /// TLS ended here. Boxed: the session is large and most of a worker's connections are idle.
+    Tls(Box<tokio_rustls::TlsStream<Prefixed>>),
+}
+
+/// A TCP stream in front of which already read bytes are put back.
+#[derive(Debug)]
+pub struct Prefixed {
+    tcp: TcpStream,
+    prefix: BytesMut,
+}
+
+/// What [`Io::idle_state`] found on a connection nobody is reading from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleState {
+    /// Open, nothing to read: may be reused.
+    Quiet,
+    /// Bytes nobody asked for: must not be reused for HTTP/1.
+    Readable,
+    /// The peer has closed or reset it.
+    Closed,
+}
+
+impl Io {
+    /// A plain stream with nothing to replay.
+    pub fn plain(tcp: TcpStream) -> Io {
+        Io::Plain(Prefixed::new(tcp, BytesMut::new()))
+    }
+
+    /// A finished TLS session, of either side.
+    pub fn tls(stream: impl Into<tokio_rustls::TlsStream<Prefixed>>) -> Io {
+        Io::Tls(Box::new(stream.into()))
+    }
+
+    /// The socket below, for options and addresses. Reading from it would lose the prefix.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Io::Plain(stream) => &stream.tcp,
+            Io::Tls(stream) => &stream.get_ref().0.tcp,
+        }
+    }
+
+    /// Peer address of the socket.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp().peer_addr()
+    }
+
+    /// Whether TLS ends here.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Io::Tls(_))
+    }
+
+    /// Reads what is there into `buf`'s spare capacity (reserve first) without waiting. `Ok(0)` is
+    /// the end of the stream, `WouldBlock` means nothing is there: wait with [`Io::readable`] or
+    /// `poll_read`, which also register for wake-up.
+    pub fn try_read(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Io::Plain(stream) if stream.prefix.is_empty() => stream.tcp.try_read_buf(buf),
+            _ => match self.poll_read_bytes(&mut Context::from_waker(Waker::noop()), buf) {
+                Poll::Ready(result) => result,
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            },
+        }
+    }
+
+    /// Writes the slices without waiting, as far as the socket takes them.
+    pub fn try_write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Io::Plain(stream) => stream.tcp.try_write_vectored(slices),
+            Io::Tls(stream) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                match Pin::new(&mut **stream).poll_write_vectored(&mut cx, slices) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            }
+        }
+    }
+
+    /// As `poll_read`, into the spare capacity of `buf` (which the caller has reserved; with none,
+    /// 4 KiB is). `Ok(0)` is the end of the stream.
+    pub fn poll_read_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        use bytes::BufMut;
+        if buf.capacity() == buf.len() {
+            buf.reserve(READ_RESERVE);
+        }
+        // The safe way to read into spare capacity: tokio's ReadBuf over `chunk_mut` needs unsafe,
+        // `poll_read_buf` of tokio-util does that for us.
+        debug_assert!(buf.has_remaining_mut());
+        tokio_util::io::poll_read_buf(Pin::new(self), cx, buf)
+    }
+
+    /// Waits until the socket has something to read. On TLS this is the socket, not the plaintext:
+    /// use it only when the session holds no decrypted bytes.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.tcp().readable().await
+    }
+
+    /// Looks at an idle connection with one `recv(MSG_PEEK)`, not trusting the reactor, which may
+    /// not have seen a FIN that is already in the kernel. TLS records that carry no data (session
+    /// tickets) are consumed.
+    pub fn idle_state(&mut self) -> IdleState {
+        // Two rounds: the second looks again after tickets have been taken in.
+        for _ in 0..2 {
+            match peek(self.tcp()) {
+                IdleState::Readable => {}
+                state => return state,
+            }
+            let Io::Tls(stream) = self else { return IdleState::Readable };
+            let mut byte = [0u8; 1];
+            let mut buf = ReadBuf::new(&mut byte);
+            let mut cx = Context::from_waker(Waker::noop());
+            match Pin::new(&mut **stream).poll_read(&mut cx, &mut buf) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => return IdleState::Readable,
+                Poll::Ready(_) => return IdleState::Closed,
+            }
+        }
+        IdleState::Readable
+    }
+}
+
+/// Read buffer growth when the caller reserved none. Bytes.
+const READ_RESERVE: usize = 4096;
+
+fn peek(tcp: &TcpStream) -> IdleState {
+    let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+    match socket2::SockRef::from(tcp).peek(&mut byte) {
+        Ok(0) => IdleState::Closed,
+        Ok(_) => IdleState::Readable,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
+        Err(_) => IdleState::Closed,
+    }
+}
+
+impl Prefixed {
+    /// `prefix` is read before the socket.
+    pub fn new(tcp: TcpStream, prefix: BytesMut) -> Prefixed {
+        Prefixed { tcp, prefix }
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Bytes read from the socket that have not been taken yet.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    /// Reads more from the socket behind the prefix, for protocol detection. `Ok(0)` is the end.
+    pub async fn read_ahead(&mut self) -> io::Result<usize> {
+        use tokio::io::AsyncReadExt;
+        self.prefix.reserve(READ_AHEAD);
+        self.tcp.read_buf(&mut self.prefix).await
+    }
+
+    /// Drops the first `n` bytes of the prefix (a PROXY protocol header).
+    pub fn skip(&mut self, n: usize) {
+        self.prefix.advance(n);
+    }
+}
+
+/// How much protocol detection reads at once: a ClientHello or a request head mostly fits. Bytes.
+const READ_AHEAD: usize = 2048;
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+        }
+        let n = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..n]);
+        self.prefix.advance(n);
+        if self.prefix.is_empty() {
+            self.prefix = BytesMut::new(); // Give the block back: most connections outlive it.
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Tls(stream) => {
+                let before = buf.filled().len();
+                match Pin::new(&mut **stream).poll_read(cx, buf) {
+                    // A peer that closes TCP without close_notify: an end for framed protocols,
+                    // which notice a cut message themselves. Most real clients do this.
+                    Poll::Ready(Err(error))
+                        if error.kind() == io::ErrorKind::UnexpectedEof
+                            && buf.filled().len() == before =>
+                    {
+                        Poll::Ready(Ok(()))
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// On TLS: encrypted bytes may wait inside the session, so flush at the end of every turn.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+        }
+    }
+
+    /// Half-close: FIN, on TLS close_notify first.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+        }
+    }
+}
