@@ -13,5 +13,6 @@ pub mod tls;
 pub mod http;
 
 pub mod drain;
+pub mod error;
 
 pub use worker::{ConnContext, NodeInfo, Worker};
