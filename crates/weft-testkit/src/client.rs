@@ -1,0 +1,116 @@
+//! Plain clients: HTTP/1.1 over one connection each, HTTP/2 with prior knowledge.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+/// No test request may take longer.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The header as text, empty when absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The body as JSON, null when it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// Which protocol a request is sent with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    H1,
+    H2,
+}
+
+/// GET over HTTP/1.1 on a fresh connection. A `host` header among `headers` is the authority.
+pub async fn get(to: SocketAddr, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
+    send(Wire::H1, to, Method::GET, path, headers, Bytes::new()).await
+}
+
+/// One request on a fresh connection.
+pub async fn send(
+    wire: Wire,
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> anyhow::Result<Reply> {
+    let request = request(wire, to, method, path, headers, body)?;
+    tokio::time::timeout(LIMIT, exchange(wire, to, request)).await.context("request timed out")?
+}
+
+fn request(
+    wire: Wire,
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> anyhow::Result<Request<Full<Bytes>>> {
+    let authority = headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("host"))
+        .map_or_else(|| to.to_string(), |(_, value)| (*value).to_owned());
+    let mut builder = Request::builder().method(method);
+    builder = match wire {
+        Wire::H1 => builder.uri(path).header("host", &authority),
+        Wire::H2 => builder.uri(format!("http://{authority}{path}")),
+    };
+    for (name, value) in headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {
+        builder = builder.header(*name, *value);
+    }
+    Ok(builder.body(Full::new(body))?)
+}
+
+async fn exchange(
+    wire: Wire,
+    to: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Reply> {
+    let io = TokioIo::new(TcpStream::connect(to).await?);
+    let response = match wire {
+        Wire::H1 => {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        }
+        Wire::H2 => {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        }
+    };
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    Ok(Reply {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: body.to_bytes(),
+        trailers,
+    })
+}

@@ -1,0 +1,59 @@
+//! Where the real peers are, and what a test does when one is missing.
+//!
+//! `cargo xtask test` sets `WEFT_ENVOY`, `WEFT_PYTHON` and `WEFT_REQUIRE_PEERS=1`. Without them a
+//! test says loudly that it was skipped; with the last one a missing peer is a failure.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+/// Stock Envoy's binary, or `None` after saying that the test is skipped.
+pub fn envoy(test: &str) -> Option<PathBuf> {
+    find("WEFT_ENVOY", "python/bin/envoy", test)
+}
+
+/// A Python with `grpc` installed, or `None` after saying that the test is skipped.
+pub fn python(test: &str) -> Option<PathBuf> {
+    find("WEFT_PYTHON", "python/bin/python", test)
+}
+
+/// The folder with Istio's own samples: `WEFT_DATA`, or `shared/data` beside the workspace.
+pub fn data(test: &str) -> Option<PathBuf> {
+    let beside = workspace().parent().map(|parent| parent.join("shared/data"));
+    let folder = std::env::var_os("WEFT_DATA").map(PathBuf::from).or(beside)?;
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    note_skip(test, &format!("no Istio samples at {} (set WEFT_DATA)", folder.display()));
+    None
+}
+
+/// Says that `test` did not run, past the test runner's capture. Fails when peers are required.
+pub fn skip(test: &str, why: &str) {
+    note_skip(test, why);
+    assert!(
+        std::env::var_os("WEFT_REQUIRE_PEERS").is_none_or(|value| value != "1"),
+        "{test} could not run: {why}"
+    );
+}
+
+fn note_skip(test: &str, why: &str) {
+    let line = format!("\nSKIPPED {test}: {why}\n");
+    // Not eprintln!: its output is captured for tests that pass.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+fn find(variable: &str, in_cache: &str, test: &str) -> Option<PathBuf> {
+    let cached = workspace().join("target/peers").join(in_cache);
+    let path = std::env::var_os(variable).map_or(cached, PathBuf::from);
+    if path.exists() {
+        return Some(path);
+    }
+    skip(test, &format!("{} is missing: `cargo xtask peers` installs it", path.display()));
+    None
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/x is two levels deep")
+}
