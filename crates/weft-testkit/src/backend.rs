@@ -12,9 +12,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, service::service_fn};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -46,8 +49,11 @@ impl Drop for Backend {
     }
 }
 
+type Body = BoxBody<Bytes, Infallible>;
+
 /// An HTTP/1 and HTTP/2 server that answers with JSON: its name, and method, path, version,
-/// headers and body length of what it received. `/status/NNN` answers with that status.
+/// headers and body length of what it received. `/status/NNN` answers with that status; a gRPC
+/// request gets its own messages back, then `grpc-status: 0` and `x-backend` as trailers.
 pub async fn http(name: &str, address: &str) -> Backend {
     let listener = TcpListener::bind(address).await.expect("the backend's address is free");
     let address = listener.local_addr().expect("a bound socket has an address");
@@ -70,12 +76,27 @@ pub async fn http(name: &str, address: &str) -> Backend {
     Backend { address, served, task }
 }
 
-async fn answer(
-    name: String,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(name: String, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let received = body.collect().await.map(http_body_util::Collected::to_bytes);
+    let received = received.unwrap_or_default();
+    let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(GRPC));
+    Ok(if grpc { echo(&name, received) } else { describe(&name, &head, received.len()) })
+}
+
+const GRPC: &[u8] = b"application/grpc";
+
+fn echo(name: &str, messages: Bytes) -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert("x-backend", HeaderValue::from_str(name).expect("backend names are plain"));
+    let frames = [Ok(Frame::data(messages)), Ok(Frame::trailers(trailers))];
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
+    response.body(BoxBody::new(body)).expect("a valid response")
+}
+
+fn describe(name: &str, head: &http::request::Parts, body_bytes: usize) -> Response<Body> {
     let headers: Vec<_> = head
         .headers
         .iter()
@@ -95,11 +116,11 @@ async fn answer(
         "authority": head.uri.authority().map(ToString::to_string),
         "version": format!("{:?}", head.version),
         "headers": headers,
-        "bodyBytes": received.map_or(0, |bytes| bytes.len()),
+        "bodyBytes": body_bytes,
     })
     .to_string();
     let response = Response::builder().status(status).header("x-backend", name);
-    Ok(response.body(Full::new(text.into())).expect("a valid response"))
+    response.body(BoxBody::new(Full::new(text.into()))).expect("a valid response")
 }
 
 /// A TCP server that sends `GREETING\n` and then echoes every byte.

@@ -1,0 +1,163 @@
+//! The control plane dies and comes back under load; a proxy restarts while it is away.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use weft_testkit::{backend, client};
+
+use crate::harness::{self, Flavor, Mesh, Place};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_plane_does_not_notice() {
+    let app = backend::http("app", "127.0.0.1:0").await;
+    let (gateway_ip, app_ip) = (harness::address(), harness::address());
+    let mut mesh = Mesh::start(&world(gateway_ip, app_ip, app.address.port())).await;
+    let _sidecar = mesh.proxy(Flavor::Weft, &place("sidecar", "app", app_ip)).await;
+    let gateway_place = place("router", "gateway", gateway_ip);
+    let mut gateway = mesh.proxy(Flavor::Weft, &gateway_place).await;
+    let to = SocketAddr::new(gateway_ip, 8080);
+    until_served(to).await;
+
+    let load = Load::start(to);
+    load.more(50).await;
+    mesh.kill_control();
+    load.more(200).await;
+    mesh.start_control().await;
+    load.more(200).await;
+    let (served, failed) = load.stop().await;
+    assert!(served >= 450, "{served} served");
+    assert_eq!(failed, 0, "requests failed while the control plane was restarted");
+
+    // A proxy that starts while the control plane is away serves from what it saved.
+    mesh.kill_control();
+    gateway.process().kill();
+    drop(gateway);
+    let gateway = mesh.start_restarted(&gateway_place);
+    gateway.ready().await;
+    until_served(to).await;
+}
+
+async fn until_served(to: SocketAddr) {
+    weft_testkit::wait::until(
+        "the gateway to serve the app",
+        Duration::from_secs(20),
+        || async move {
+            let reply = client::get(to, "/", &[("host", "wallstreetcn.com")]).await.ok()?;
+            (reply.status == 200 && reply.json()["name"] == "app").then_some(())
+        },
+    )
+    .await;
+}
+
+/// Requests one after another until stopped; failures are counted.
+struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Load {
+    fn start(to: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (served, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (ended, ok, bad) = (stop.clone(), served.clone(), failed.clone());
+        let task = tokio::spawn(async move {
+            while !ended.load(Ordering::Relaxed) {
+                let reply = client::get(to, "/", &[("host", "wallstreetcn.com")]).await;
+                if reply.is_ok_and(|reply| reply.status == 200) {
+                    ok.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    bad.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { stop, served, failed, task }
+    }
+
+    /// Waits for `count` further requests.
+    async fn more(&self, count: u64) {
+        let from = self.done();
+        weft_testkit::wait::until("load to go on", Duration::from_secs(30), || async {
+            (self.done() >= from + count).then_some(())
+        })
+        .await;
+    }
+
+    fn done(&self) -> u64 {
+        self.served.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
+    }
+
+    async fn stop(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("the load does not panic");
+        (self.served.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+}
+
+fn place(kind: &'static str, name: &'static str, ip: IpAddr) -> Place<'static> {
+    let labels: &[_] =
+        if kind == "router" { &[("istio", "ingressgateway")] } else { &[("app", "app")] };
+    Place { kind, name, namespace: "default", service_account: name, ip, labels }
+}
+
+fn world(gateway: IpAddr, app: IpAddr, port: u16) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {{name: app, namespace: default}}
+spec: {{selector: {{app: app}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: app, namespace: default, labels: {{app: app, security.istio.io/tlsMode: istio}}}}
+spec: {{serviceAccountName: app}}
+status: {{phase: Running, podIP: {app}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: gateway, namespace: default, labels: {{istio: ingressgateway}}}}
+spec: {{serviceAccountName: gateway}}
+status: {{phase: Running, podIP: {gateway}}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: istio-system}}
+spec: {{mtls: {{mode: STRICT}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {{name: app, namespace: default}}
+spec:
+  workloadSelector: {{labels: {{app: app}}}}
+  ingress:
+  - {{port: {{number: 8080, protocol: HTTP, name: http}}, bind: {app}, captureMode: NONE, defaultEndpoint: "127.0.0.1:{port}"}}
+  egress:
+  - {{hosts: ["./*"], captureMode: NONE, bind: {app}, port: {{number: 15080, protocol: HTTP, name: http}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: gateway, namespace: default}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - {{port: {{number: 8080, name: http, protocol: HTTP}}, hosts: [wallstreetcn.com]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: app, namespace: default}}
+spec:
+  hosts: [wallstreetcn.com]
+  gateways: [gateway]
+  http:
+  - route: [{{destination: {{host: app, port: {{number: 80}}}}}}]
+"#
+    )
+}

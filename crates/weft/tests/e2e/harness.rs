@@ -1,0 +1,240 @@
+//! A mesh of one test: a folder of YAML, `weft control` on it, and proxies of either kind.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use serde_json::Value;
+use weft_testkit::{
+    client, envoy,
+    envoy::{Envoy, Join},
+    free_port,
+    process::Process,
+    wait,
+};
+
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+
+/// How long a program of ours may take to be ready.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A control plane on a folder of YAML.
+pub struct Mesh {
+    pub folder: tempfile::TempDir,
+    pub xds: SocketAddr,
+    pub http: SocketAddr,
+    control: Option<Process>,
+}
+
+/// Which proxy stands beside a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavor {
+    Weft,
+    Envoy,
+}
+
+/// A workload's place in the mesh.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub kind: &'a str,
+    pub name: &'a str,
+    pub namespace: &'a str,
+    pub service_account: &'a str,
+    pub ip: IpAddr,
+    pub labels: &'a [(&'a str, &'a str)],
+}
+
+/// A running proxy of either kind.
+pub enum Proxy {
+    Weft { process: Process, admin: SocketAddr },
+    Envoy(Envoy),
+}
+
+/// A loopback address that no other test of this process uses.
+pub fn address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(2);
+    let process = std::process::id().to_le_bytes();
+    let host = NEXT.fetch_add(1, Ordering::Relaxed);
+    IpAddr::V4(Ipv4Addr::new(127, 80 + process[1] % 100, process[0], host))
+}
+
+impl Mesh {
+    /// Starts a control plane on `yaml` (one file of many documents).
+    pub async fn start(yaml: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("config")).expect("a fresh folder");
+        let loopback = Ipv4Addr::LOCALHOST;
+        let mut mesh = Self {
+            folder,
+            xds: (loopback, free_port()).into(),
+            http: (loopback, free_port()).into(),
+            control: None,
+        };
+        mesh.write("mesh.yaml", yaml);
+        mesh.start_control().await;
+        mesh
+    }
+
+    /// Writes (or replaces) a file of the watched folder.
+    pub fn write(&self, name: &str, yaml: &str) {
+        std::fs::write(self.config().join(name), yaml).expect("the folder is writable");
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("config")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub async fn start_control(&mut self) {
+        let (config, state) = (self.config(), self.state());
+        let args = [
+            "control".to_owned(),
+            format!("--config-dir={}", config.display()),
+            format!("--state-dir={}", state.display()),
+            format!("--xds-address={}", self.xds),
+            "--xds-tls-address=127.0.0.1:0".to_owned(),
+            format!("--http-address={}", self.http),
+        ];
+        let mut control = Process::start("control", self.folder.path(), Path::new(WEFT), &args);
+        let http = self.http;
+        wait::until("the control plane to be ready", START_LIMIT, || {
+            assert!(control.ended().is_none(), "weft control ended: {}", control.output());
+            async move {
+                let reply = client::get(http, "/ready", &[]).await.ok()?;
+                (reply.status == 200).then_some(())
+            }
+        })
+        .await;
+        self.control = Some(control);
+    }
+
+    /// Kills the control plane at once.
+    pub fn kill_control(&mut self) {
+        self.control.take();
+    }
+
+    /// What the control plane printed.
+    pub fn control_output(&self) -> String {
+        self.control.as_ref().map(Process::output).unwrap_or_default()
+    }
+
+    /// A join token for an identity, minted as an operator would.
+    pub fn token(&self, namespace: &str, service_account: &str) -> String {
+        let output = Command::new(WEFT)
+            .args(["token", "--namespace", namespace, "--service-account", service_account])
+            .arg(format!("--state-dir={}", self.state().display()))
+            .output()
+            .expect("weft starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Starts a proxy and waits until it is ready.
+    pub async fn proxy(&self, flavor: Flavor, place: &Place<'_>) -> Proxy {
+        let proxy = self.start_proxy(flavor, place);
+        proxy.ready().await;
+        proxy
+    }
+
+    /// Starts a proxy and does not wait.
+    pub fn start_proxy(&self, flavor: Flavor, place: &Place<'_>) -> Proxy {
+        let token = self.token(place.namespace, place.service_account);
+        match flavor {
+            Flavor::Weft => self.weft(place, &token),
+            Flavor::Envoy => Proxy::Envoy(self.envoy(place, &token, true)),
+        }
+    }
+
+    /// Starts our proxy again with what an earlier run of it left in its folder.
+    pub fn start_restarted(&self, place: &Place<'_>) -> Proxy {
+        let token = std::fs::read_to_string(self.token_file(place)).expect("it ran before");
+        self.weft(place, &token)
+    }
+
+    fn token_file(&self, place: &Place<'_>) -> PathBuf {
+        self.folder.path().join(format!("{}.token", place.name))
+    }
+
+    fn weft(&self, place: &Place<'_>, token: &str) -> Proxy {
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let token_file = self.token_file(place);
+        std::fs::write(&token_file, token).expect("the folder is writable");
+        let labels: Vec<String> =
+            place.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let kind = if place.kind == "router" { "gateway" } else { "sidecar" };
+        let args = [
+            "proxy".to_owned(),
+            kind.to_owned(),
+            format!("--xds={}", self.xds),
+            format!("--name={}", place.name),
+            format!("--namespace={}", place.namespace),
+            format!("--service-account={}", place.service_account),
+            format!("--ip={}", place.ip),
+            format!("--labels={}", labels.join(",")),
+            "--interception=none".to_owned(),
+            format!("--token-file={}", token_file.display()),
+            format!("--state-dir={}", self.folder.path().join(place.name).display()),
+            format!("--admin-address={admin}"),
+            "--concurrency=1".to_owned(),
+        ];
+        let process = Process::start(place.name, self.folder.path(), Path::new(WEFT), &args);
+        Proxy::Weft { process, admin }
+    }
+
+    /// Starts a stock Envoy, with delta xDS or state of the world.
+    pub fn envoy(&self, place: &Place<'_>, token: &str, delta: bool) -> Envoy {
+        let binary = std::env::var_os("WEFT_ENVOY").map(PathBuf::from);
+        let binary = binary.or_else(|| weft_testkit::peer::envoy("envoy")).expect("checked before");
+        let ip = place.ip.to_string();
+        let join = Join {
+            kind: place.kind,
+            name: place.name,
+            namespace: place.namespace,
+            service_account: place.service_account,
+            ip: &ip,
+            labels: place.labels,
+            interception: "NONE",
+            xds: self.xds,
+            token: Some(token),
+            delta,
+        };
+        envoy::Envoy::start(&binary, self.folder.path(), &join)
+    }
+
+    /// The control plane's view of every proxy: what was sent and acknowledged.
+    pub async fn syncz(&self) -> Value {
+        client::get(self.http, "/debug/syncz", &[]).await.map(|r| r.json()).unwrap_or_default()
+    }
+}
+
+impl Proxy {
+    pub fn admin(&self) -> SocketAddr {
+        match self {
+            Self::Weft { admin, .. } => *admin,
+            Self::Envoy(envoy) => envoy.admin,
+        }
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        match self {
+            Self::Weft { process, .. } => process,
+            Self::Envoy(envoy) => &mut envoy.process,
+        }
+    }
+
+    pub async fn ready(&self) {
+        let admin = self.admin();
+        wait::until("the proxy to be ready", START_LIMIT, || async move {
+            let reply = client::get(admin, "/ready", &[]).await.ok()?;
+            (reply.status == 200).then_some(())
+        })
+        .await;
+    }
+}

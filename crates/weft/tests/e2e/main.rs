@@ -1,0 +1,10 @@
+//! The `weft` program as a user runs it, beside real peers: stock Envoy and grpc's Python client.
+//!
+//! Every test has its own control plane, its own loopback addresses and its own folder.
+
+mod harness;
+
+mod control_restart;
+mod grpc_xds;
+mod pairs;
+mod samples;
