@@ -1,1 +1,29 @@
-//! Metric registry with budgets, access-log formats, trace context. Pure: bytes out, no I/O.
+//! Metric registry with budgets and trace context. Pure: bytes out, no I/O, no clock.
+//!
+//! A worker owns a [`Shard`]: it records into atomics that only it writes, so a request
+//! takes no lock; a scrape on another thread reads the same atomics and merges the shards.
+//! Istio's standard metrics ([`istio`]) have their own compact path; everything else
+//! (`pilot_*`, `envoy_server_*`, `weft_*`) uses the generic families in [`Registry`].
+//! Must not know: sockets, xDS, Istio kinds.
+
+mod family;
+mod flags;
+pub mod istio;
+mod peer;
+mod registry;
+mod scrape;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod text;
+pub mod trace;
+
+pub use family::{Counter, Gauge, Histogram};
+pub use flags::ResponseFlags;
+pub use istio::{
+    Amounts, Outcome, Protocol, Reporter, RequestLabels, SecurityPolicy, ServiceInfo, TcpLabels,
+};
+pub use peer::{PEER_METADATA, PEER_METADATA_ID, PeerInfo};
+pub use registry::{Budget, Registry};
+pub use scrape::Scrape;
+pub use shard::{Flow, LocalCounter, LocalGauge, Shard, TcpFlow};

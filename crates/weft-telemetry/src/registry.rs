@@ -1,0 +1,283 @@
+//! The registry of one process: shards of workers, generic families, the series budget.
+//!
+//! Locks here are taken when a series is seen for the first time and by scrapes, never per
+//! request.
+
+use crate::family::{Counter, Family, Gauge, GaugeFn, Histogram, Kind, Series};
+use crate::istio::{FlowLabels, SeriesLabels};
+use crate::scrape::Scrape;
+use crate::shard::{Shard, ShardCells};
+use crate::text::labels_text;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// How many series one process may hold. Past it, values go to one `other` series, so that
+/// totals stay exact and a hostile peer cannot grow memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Istio's request and TCP label sets together.
+    pub istio_series_max: usize,
+    /// Label sets of one generic family.
+    pub family_series_max: usize,
+}
+
+impl Default for Budget {
+    /// About 350 bytes a series and worker: 4096 keeps a sidecar's share below 2 MB.
+    fn default() -> Self {
+        Self { istio_series_max: 4096, family_series_max: 1024 }
+    }
+}
+
+/// Handle to the metrics of one process. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    budget: Budget,
+    series: Mutex<Interner>,
+    /// Set once the budget is spent, so that shards stop asking.
+    full: AtomicBool,
+    shards: Mutex<Vec<Arc<ShardCells>>>,
+    families: Mutex<BTreeMap<&'static str, Family>>,
+}
+
+/// Dense ids for label sets, shared by all shards.
+#[derive(Default)]
+pub(crate) struct Interner {
+    ids: HashMap<SeriesLabels, u32>,
+    pub(crate) labels: Vec<SeriesLabels>,
+    flows: HashSet<Arc<FlowLabels>>,
+}
+
+impl Registry {
+    /// A registry with the default budget.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn with_budget(budget: Budget) -> Self {
+        Self { inner: Arc::new(Inner { budget, ..Inner::default() }) }
+    }
+
+    /// A worker's own part. Call it on the worker's thread: the shard stays there.
+    pub fn shard(&self) -> Shard {
+        let cells = Arc::new(ShardCells::default());
+        lock(&self.inner.shards).push(cells.clone());
+        Shard::new(self.clone(), cells)
+    }
+
+    /// The shared counter of this name and label set; the same cell on every call.
+    pub fn counter(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+    ) -> Counter {
+        Counter(self.counter_cell(name, help, labels, Ownership::Shared))
+    }
+
+    /// The shared gauge of this name and label set.
+    pub fn gauge(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+    ) -> Gauge {
+        Gauge(self.gauge_cell(name, help, labels, Ownership::Shared))
+    }
+
+    /// A gauge computed at each scrape. A second call with the same labels replaces it.
+    pub fn gauge_fn(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        compute: impl Fn() -> f64 + Send + Sync + 'static,
+    ) {
+        let compute: GaugeFn = Arc::new(compute);
+        self.with_family(name, help, Kind::Gauge, labels, |series, key| {
+            series.insert(key, Series::Computed(compute));
+        });
+    }
+
+    /// The histogram of this name and label set. `bounds` are ascending upper bounds in the
+    /// unit the name says; the bounds of the first call for a label set count.
+    pub fn histogram(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        bounds: &[f64],
+        labels: &[(&'static str, &str)],
+    ) -> Histogram {
+        self.with_family(name, help, Kind::Histogram, labels, |series, key| {
+            let entry =
+                series.entry(key).or_insert_with(|| Series::Histogram(Histogram::new(bounds)));
+            match entry {
+                Series::Histogram(histogram) => histogram.clone(),
+                _ => Histogram::new(bounds),
+            }
+        })
+        .unwrap_or_else(|| Histogram::new(bounds))
+    }
+
+    /// Everything in Prometheus text format 0.0.4.
+    pub fn render_prometheus(&self, out: &mut Vec<u8>) {
+        for chunk in self.scrape() {
+            out.extend_from_slice(&chunk);
+        }
+    }
+
+    /// The same text in pieces of about 64 KiB, so that a large scrape needs little memory.
+    pub fn scrape(&self) -> Scrape {
+        let mut generic = Vec::new();
+        for (name, family) in lock(&self.inner.families).iter() {
+            family.render(name, &mut generic);
+        }
+        let shards: Vec<Arc<ShardCells>> = lock(&self.inner.shards).clone();
+        let labels = lock(&self.inner.series).labels.clone();
+        Scrape::new(generic, labels, &shards)
+    }
+
+    /// The id of a label set, or `None` when the budget is spent. `Other` is always admitted.
+    pub(crate) fn series_id(&self, labels: &SeriesLabels) -> Option<u32> {
+        let mut series = lock(&self.inner.series);
+        let Interner { ids, labels: list, .. } = &mut *series;
+        let admitted = ids.len() < self.inner.budget.istio_series_max
+            || matches!(
+                labels,
+                SeriesLabels::Other(..)
+                    | SeriesLabels::OtherMessages(_)
+                    | SeriesLabels::OtherTcp(_)
+            );
+        match ids.entry(labels.clone()) {
+            Entry::Occupied(entry) => Some(*entry.get()),
+            Entry::Vacant(entry) if admitted => {
+                let id = u32::try_from(list.len()).expect("the budget bounds the list");
+                list.push(labels.clone());
+                Some(*entry.insert(id))
+            }
+            Entry::Vacant(_) => {
+                self.inner.full.store(true, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// True once a label set was refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inner.full.load(Ordering::Relaxed)
+    }
+
+    /// One shared copy of equal flow labels.
+    pub(crate) fn flow_labels(&self, labels: FlowLabels) -> Arc<FlowLabels> {
+        let mut series = lock(&self.inner.series);
+        match series.flows.get(&labels) {
+            Some(known) => known.clone(),
+            None => {
+                let labels = Arc::new(labels);
+                // Flows without room for a series of their own are not worth remembering.
+                if series.flows.len() < self.inner.budget.istio_series_max {
+                    series.flows.insert(labels.clone());
+                }
+                labels
+            }
+        }
+    }
+
+    pub(crate) fn counter_cell(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        ownership: Ownership,
+    ) -> Arc<AtomicU64> {
+        self.with_family(name, help, Kind::Counter, labels, |series, key| {
+            let entry = series.entry(key).or_insert_with(|| Series::Counter(vec![Arc::default()]));
+            match entry {
+                Series::Counter(cells) => cell(cells, ownership),
+                _ => Arc::default(),
+            }
+        })
+        .unwrap_or_default()
+    }
+
+    pub(crate) fn gauge_cell(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        ownership: Ownership,
+    ) -> Arc<AtomicI64> {
+        self.with_family(name, help, Kind::Gauge, labels, |series, key| {
+            let entry = series.entry(key).or_insert_with(|| Series::Gauge(vec![Arc::default()]));
+            match entry {
+                Series::Gauge(cells) => cell(cells, ownership),
+                _ => Arc::default(),
+            }
+        })
+        .unwrap_or_default()
+    }
+
+    /// Runs `with` on the family and the key to use. `None` when the name already belongs to
+    /// another kind: a bug of the caller, which then counts into the void.
+    fn with_family<T>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        kind: Kind,
+        labels: &[(&'static str, &str)],
+        with: impl FnOnce(&mut BTreeMap<String, Series>, String) -> T,
+    ) -> Option<T> {
+        let mut families = lock(&self.inner.families);
+        let family =
+            families.entry(name).or_insert_with(|| Family { help, kind, series: BTreeMap::new() });
+        debug_assert_eq!(family.kind, kind, "metric {name} is registered as two kinds");
+        if family.kind != kind {
+            return None;
+        }
+        let mut key = labels_text(labels);
+        if family.series.len() >= self.inner.budget.family_series_max
+            && !family.series.contains_key(&key)
+        {
+            let other: Vec<(&str, &str)> =
+                labels.iter().map(|(name, _)| (*name, "other")).collect();
+            key = labels_text(&other);
+        }
+        Some(with(&mut family.series, key))
+    }
+}
+
+/// Whether a cell has one writing thread of its own or is shared by all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    Shared,
+    Own,
+}
+
+/// The first cell is the shared one.
+fn cell<T: Default>(cells: &mut Vec<Arc<T>>, ownership: Ownership) -> Arc<T> {
+    match (ownership, cells.first()) {
+        (Ownership::Shared, Some(shared)) => shared.clone(),
+        _ => {
+            let own = Arc::<T>::default();
+            cells.push(own.clone());
+            own
+        }
+    }
+}
+
+/// Metrics survive a panic elsewhere: the data under these locks is valid at every step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("budget", &self.inner.budget).finish_non_exhaustive()
+    }
+}

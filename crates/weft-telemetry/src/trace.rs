@@ -1,0 +1,167 @@
+//! Trace context: read from request headers, continued or created, written to the next hop.
+//!
+//! Understands B3 (several headers, and the single `b3`), W3C `traceparent`/`tracestate` and
+//! `x-request-id`. Headers come from strangers: an empty or malformed one counts as absent, as
+//! in applications that copy headers they never received. Randomness is an argument.
+
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+/// Largest `tracestate` forwarded; W3C asks for at least 512 characters.
+const TRACESTATE_BYTES_MAX: usize = 2048;
+/// Longest `x-request-id` taken over from a caller.
+const REQUEST_ID_BYTES_MAX: usize = 256;
+
+pub const REQUEST_ID: &str = "x-request-id";
+pub const B3: &str = "b3";
+pub const B3_TRACE_ID: &str = "x-b3-traceid";
+pub const B3_SPAN_ID: &str = "x-b3-spanid";
+pub const B3_PARENT_SPAN_ID: &str = "x-b3-parentspanid";
+pub const B3_SAMPLED: &str = "x-b3-sampled";
+pub const B3_FLAGS: &str = "x-b3-flags";
+pub const TRACEPARENT: &str = "traceparent";
+pub const TRACESTATE: &str = "tracestate";
+
+/// A trace id of 64 or 128 bits. Never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId {
+    pub high: u64,
+    pub low: u64,
+    /// A 64-bit id is written back with 16 digits where the format allows it.
+    pub is_128: bool,
+}
+
+/// Which header formats a context came in, and so leaves in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Formats {
+    pub b3_multi: bool,
+    pub b3_single: bool,
+    pub w3c: bool,
+}
+
+impl Formats {
+    /// What a new trace is announced in: Istio's B3 headers, and W3C for newer libraries.
+    pub const NEW: Self = Self { b3_multi: true, b3_single: false, w3c: true };
+}
+
+/// What the caller sent. Everything is optional.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Incoming {
+    pub ids: Option<Ids>,
+    /// The caller's decision; it wins over our sampling rate.
+    pub sampled: Option<bool>,
+    /// B3's debug flag: sampled, and collectors must keep it.
+    pub debug: bool,
+    pub formats: Formats,
+    pub tracestate: Option<Vec<u8>>,
+    pub request_id: Option<Vec<u8>>,
+}
+
+/// The caller's span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    pub trace: TraceId,
+    pub span: u64,
+    pub parent: Option<u64>,
+}
+
+/// Share of new traces that are sampled, in parts per million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    per_million: u32,
+}
+
+impl Sampling {
+    /// Istio's default, 1 %.
+    pub const DEFAULT: Self = Self { per_million: 10_000 };
+    pub const NEVER: Self = Self { per_million: 0 };
+    pub const ALWAYS: Self = Self { per_million: 1_000_000 };
+
+    /// From a percentage as Istio configures it, 0 to 100; what is outside is clamped.
+    pub fn percent(percent: f64) -> Self {
+        let per_million = (percent.clamp(0.0, 100.0) * 10_000.0).round();
+        // NaN casts to 0: never.
+        Self { per_million: per_million as u32 }
+    }
+
+    /// The decision for a new trace, given 64 uniformly random bits.
+    pub fn decide(self, random: u64) -> bool {
+        random % 1_000_000 < u64::from(self.per_million)
+    }
+}
+
+/// Which end of a call the proxy is for this request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Outbound and gateways: a new span, child of the caller's.
+    Client,
+    /// Inbound: shares the client's span, as Zipkin does (`shared_span_context`).
+    Server,
+}
+
+/// The context a request goes on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    pub trace: TraceId,
+    pub span: u64,
+    pub parent: Option<u64>,
+    pub sampled: bool,
+    pub debug: bool,
+    pub formats: Formats,
+    pub tracestate: Option<Vec<u8>>,
+    pub request_id: Vec<u8>,
+}
+
+impl Context {
+    /// Reads what the caller sent. `get` returns the first header of a lower-case name.
+    pub fn extract<'a>(get: impl Fn(&str) -> Option<&'a [u8]>) -> Incoming {
+        wire::extract(get)
+    }
+
+    /// Continues the caller's trace, or begins one. `random` yields uniform 64-bit words.
+    pub fn next(
+        incoming: Incoming,
+        side: Side,
+        sampling: Sampling,
+        mut random: impl FnMut() -> u64,
+    ) -> Self {
+        let Incoming { ids, sampled, debug, formats, tracestate, request_id } = incoming;
+        let by_request_id = match &request_id {
+            Some(id) => wire::request_id_decision(id),
+            None => None,
+        };
+        let sampled = match sampled.or(by_request_id) {
+            Some(decided) => decided,
+            None => debug || sampling.decide(random()),
+        };
+        let (trace, span, parent) = match (ids, side) {
+            (Some(ids), Side::Server) => (ids.trace, ids.span, ids.parent),
+            (Some(ids), Side::Client) => (ids.trace, nonzero(&mut random), Some(ids.span)),
+            (None, _) => {
+                let low = nonzero(&mut random);
+                // Zipkin's habit: the root span carries the low half of its trace's id.
+                (TraceId { high: random(), low, is_128: true }, low, None)
+            }
+        };
+        let formats = if ids.is_some() { formats } else { Formats::NEW };
+        let request_id = match request_id {
+            Some(id) => id,
+            None => wire::new_request_id(sampled, &mut random),
+        };
+        let tracestate = if ids.is_some() { tracestate } else { None };
+        Self { trace, span, parent, sampled, debug, formats, tracestate, request_id }
+    }
+
+    /// Hands each header to set to `set`: lower-case name and value. The caller replaces
+    /// headers of the same name and leaves all others alone.
+    pub fn inject(&self, set: impl FnMut(&str, &[u8])) {
+        wire::inject(self, set);
+    }
+}
+
+fn nonzero(random: &mut impl FnMut() -> u64) -> u64 {
+    // Zero means "no id" in every format; one draw in 2^64 needs the substitute.
+    random().max(1)
+}
