@@ -1,1 +1,25 @@
-//! The xDS contract both planes share: resource names, the sans-io ADS session, and thin gRPC client and server shells.
+//! The xDS contract both planes share.
+//!
+//! Owns: Envoy's messages (`pb`), resource types and names, the sans-io ADS
+//! session of both ends (`session`), thin gRPC shells around it (`client`,
+//! `server`), Istio's certificate service (`ca`), the node's identity fields
+//! (`node`) and the JSON form of any message (`json`).
+//! Must not know: Istio kinds, how resources are made, what a proxy does with
+//! them.
+
+pub use envoy_types::pb;
+
+pub mod ca;
+pub mod connect;
+pub mod json;
+pub mod names;
+pub mod node;
+pub mod session;
+pub mod type_url;
+pub mod wire;
+
+mod canonical;
+
+pub use node::NodeView;
+pub use session::Resource;
+pub use type_url::ResourceType;
