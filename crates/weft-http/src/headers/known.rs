@@ -1,0 +1,117 @@
+//! Fields that the mesh itself reads or writes, so that a list can index them while it is built.
+
+macro_rules! known_headers {
+    ($($variant:ident = $name:literal,)+) => {
+        /// A field name with its own slot in every [`HeaderList`](crate::HeaderList).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Known { $(#[doc = $name] $variant,)+ }
+
+        impl Known {
+            pub(crate) const ALL: &'static [Known] = &[$(Known::$variant,)+];
+
+            /// The lower-case name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Known::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+known_headers! {
+    Host = "host",
+    Connection = "connection",
+    ContentLength = "content-length",
+    TransferEncoding = "transfer-encoding",
+    Te = "te",
+    Trailer = "trailer",
+    Expect = "expect",
+    Upgrade = "upgrade",
+    KeepAlive = "keep-alive",
+    ProxyConnection = "proxy-connection",
+    ContentType = "content-type",
+    Cookie = "cookie",
+    UserAgent = "user-agent",
+    Server = "server",
+    Date = "date",
+    Location = "location",
+    XRequestId = "x-request-id",
+    Traceparent = "traceparent",
+    Tracestate = "tracestate",
+    B3 = "b3",
+    XB3TraceId = "x-b3-traceid",
+    XB3SpanId = "x-b3-spanid",
+    XB3ParentSpanId = "x-b3-parentspanid",
+    XB3Sampled = "x-b3-sampled",
+    XB3Flags = "x-b3-flags",
+    XForwardedFor = "x-forwarded-for",
+    XForwardedProto = "x-forwarded-proto",
+    XForwardedHost = "x-forwarded-host",
+    XForwardedClientCert = "x-forwarded-client-cert",
+    GrpcStatus = "grpc-status",
+    GrpcMessage = "grpc-message",
+    GrpcTimeout = "grpc-timeout",
+    XEnvoyPeerMetadata = "x-envoy-peer-metadata",
+    XEnvoyPeerMetadataId = "x-envoy-peer-metadata-id",
+    XEnvoyAttemptCount = "x-envoy-attempt-count",
+    XEnvoyOriginalPath = "x-envoy-original-path",
+    XEnvoyDecoratorOperation = "x-envoy-decorator-operation",
+    XEnvoyUpstreamServiceTime = "x-envoy-upstream-service-time",
+    XEnvoyExternalAddress = "x-envoy-external-address",
+    XEnvoyOverloaded = "x-envoy-overloaded",
+}
+
+pub(crate) const KNOWN_COUNT: usize = Known::ALL.len();
+
+impl Known {
+    /// The slot of `name`, compared without case.
+    pub fn from_name(name: &[u8]) -> Option<Known> {
+        let (Some(first), Some(last)) = (name.first(), name.last()) else { return None };
+        let slot = SLOTS[hash(name.len(), *first, name[name.len() / 2], *last)];
+        let known = *Known::ALL.get(usize::from(slot))?;
+        known.name().as_bytes().eq_ignore_ascii_case(name).then_some(known)
+    }
+}
+
+const SLOT_COUNT: usize = 128;
+const EMPTY: u8 = u8::MAX;
+
+/// Perfect over the table: building `SLOTS` fails to compile on a collision. Setting bit 0x20
+/// lower-cases letters and leaves digits and the dash alone.
+const fn hash(len: usize, first: u8, middle: u8, last: u8) -> usize {
+    let (first, middle, last) = (first | 0x20, middle | 0x20, last | 0x20);
+    (len.wrapping_mul(143)
+        ^ (first as usize).wrapping_mul(67)
+        ^ (last as usize).wrapping_mul(21)
+        ^ (middle as usize).wrapping_mul(233))
+        % SLOT_COUNT
+}
+
+static SLOTS: [u8; SLOT_COUNT] = {
+    let mut slots = [EMPTY; SLOT_COUNT];
+    let mut index = 0;
+    while index < KNOWN_COUNT {
+        let name = Known::ALL[index].name().as_bytes();
+        let slot = hash(name.len(), name[0], name[name.len() / 2], name[name.len() - 1]);
+        assert!(slots[slot] == EMPTY, "two known headers share a slot: change the multipliers");
+        slots[slot] = index as u8;
+        index += 1;
+    }
+    slots
+};
+
+#[cfg(test)]
+mod tests {
+    use super::Known;
+
+    #[test]
+    fn every_known_name_finds_itself_in_any_case() {
+        for &known in Known::ALL {
+            assert_eq!(Known::from_name(known.name().as_bytes()), Some(known));
+            assert_eq!(Known::from_name(known.name().to_uppercase().as_bytes()), Some(known));
+        }
+        for other in ["", "h", "hosts", "x-request-ie", "content-lengtH2", "\u{80}ost"] {
+            assert_eq!(Known::from_name(other.as_bytes()), None, "{other}");
+        }
+    }
+}

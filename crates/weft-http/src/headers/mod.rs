@@ -1,0 +1,496 @@
+//! The ordered field list. Lines received from HTTP/1 stay where they were read: an entry is a pair
+//! of offsets into one shared block. Lines added or changed live in an overlay in the same form, so
+//! that writing a head copies runs of whole lines and never formats a field.
+//!
+//! Must not know which fields may be forwarded: that is `rules`.
+
+mod known;
+
+use bytes::Bytes;
+
+pub(crate) use known::KNOWN_COUNT;
+pub use known::Known;
+
+/// Fields in order, with their spelling and duplicates. Names compare without case.
+#[derive(Clone, Default)]
+pub struct HeaderList {
+    /// The head as read from an HTTP/1 connection; empty otherwise.
+    block: Bytes,
+    /// Added and changed lines, each `name: value CR LF`.
+    overlay: Vec<u8>,
+    entries: Vec<Entry>,
+    /// For each known name, 1 + the entry of its first line; 0 none; `FAR` beyond the byte's range.
+    first: FirstIndex,
+    /// Entries not removed.
+    live: usize,
+}
+
+/// One field of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The name as spelled.
+    pub name: &'a [u8],
+    /// The value without surrounding whitespace.
+    pub value: &'a [u8],
+    /// Its slot, when it is one of the known names.
+    pub known: Option<Known>,
+}
+
+/// One line: where it starts and ends (CR LF included), and where its name and value are in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    pub(crate) name_len: u32,
+    pub(crate) value_start: u32,
+    pub(crate) value_len: u32,
+    /// `Known as u8`, or `UNKNOWN`.
+    pub(crate) known: u8,
+    pub(crate) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Block,
+    Overlay,
+    Removed,
+}
+
+pub(crate) const UNKNOWN: u8 = u8::MAX;
+const FAR: u8 = u8::MAX;
+
+#[derive(Clone)]
+pub(crate) struct FirstIndex([u8; KNOWN_COUNT]);
+
+impl Default for FirstIndex {
+    fn default() -> Self {
+        FirstIndex([0; KNOWN_COUNT])
+    }
+}
+
+impl FirstIndex {
+    /// Notes entry `index` unless an earlier line has the name.
+    pub(crate) fn note(&mut self, known: u8, index: usize) {
+        if let Some(slot) = self.0.get_mut(usize::from(known)) {
+            if *slot == 0 {
+                *slot = u8::try_from(index + 1).unwrap_or(FAR);
+            }
+        }
+    }
+}
+
+impl HeaderList {
+    /// An empty list.
+    pub fn new() -> Self {
+        HeaderList::default()
+    }
+
+    /// An empty list with room for `headers` lines of `bytes` in all.
+    pub fn with_capacity(headers: usize, bytes: usize) -> Self {
+        HeaderList {
+            overlay: Vec::with_capacity(bytes),
+            entries: Vec::with_capacity(headers),
+            ..HeaderList::default()
+        }
+    }
+
+    /// The list of a parsed head.
+    pub(crate) fn from_block(block: Bytes, entries: Vec<Entry>, first: FirstIndex) -> Self {
+        let live = entries.len();
+        HeaderList { block, overlay: Vec::new(), entries, first, live }
+    }
+
+    /// Number of lines.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there is no line.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// The first value of `name`.
+    pub fn get(&self, name: impl AsRef<[u8]>) -> Option<&[u8]> {
+        self.find(name.as_ref()).map(|index| self.value_of(&self.entries[index]))
+    }
+
+    /// The first value of a known name, without a search.
+    pub fn get_known(&self, known: Known) -> Option<&[u8]> {
+        self.find_known(known).map(|index| self.value_of(&self.entries[index]))
+    }
+
+    /// The first value of `name` as shared bytes: a slice of the block where it was read from one.
+    pub fn get_bytes(&self, name: impl AsRef<[u8]>) -> Option<Bytes> {
+        let entry = &self.entries[self.find(name.as_ref())?];
+        Some(match entry.place {
+            Place::Block => {
+                let start = entry.value_start as usize;
+                self.block.slice(start..start + entry.value_len as usize)
+            }
+            Place::Overlay | Place::Removed => Bytes::copy_from_slice(self.value_of(entry)),
+        })
+    }
+
+    /// Whether `name` is there.
+    pub fn contains(&self, name: impl AsRef<[u8]>) -> bool {
+        self.find(name.as_ref()).is_some()
+    }
+
+    /// All values of `name`, in order.
+    pub fn get_all<'a, N: AsRef<[u8]> + 'a>(
+        &'a self,
+        name: N,
+    ) -> impl Iterator<Item = &'a [u8]> + 'a {
+        let known = Known::from_name(name.as_ref());
+        self.iter()
+            .filter(move |header| matches(header, known, name.as_ref()))
+            .map(|header| header.value)
+    }
+
+    /// All fields in order.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { list: self, next: 0 }
+    }
+
+    /// Adds a line at the end. Bytes that would break the line (CR, LF, NUL in a value, anything
+    /// but token characters in a name) are replaced, so no caller can split a message.
+    pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let entry = self.write_line(name.as_ref(), value.as_ref());
+        self.first.note(entry.known, self.entries.len());
+        self.entries.push(entry);
+        self.live += 1;
+    }
+
+    /// Gives `name` this one value: the first line keeps its place and spelling, later ones go.
+    pub fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        let Some(index) = self.find(name) else { return self.append(name, value) };
+        self.replace_value(index, value);
+        let known = Known::from_name(name);
+        self.remove_from(index + 1, known, name);
+    }
+
+    /// Removes every line of `name`; returns how many there were.
+    pub fn remove(&mut self, name: impl AsRef<[u8]>) -> usize {
+        let name = name.as_ref();
+        let Some(index) = self.find(name) else { return 0 };
+        let known = Known::from_name(name);
+        let removed = self.remove_from(index, known, name);
+        self.forget(known);
+        removed
+    }
+
+    /// Keeps the lines for which `keep` holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(Header<'_>) -> bool) {
+        let mut changed = false;
+        for index in 0..self.entries.len() {
+            let entry = self.entries[index];
+            if entry.place != Place::Removed && !keep(self.header_of(&entry)) {
+                self.entries[index].place = Place::Removed;
+                self.live -= 1;
+                changed = true;
+            }
+        }
+        if changed {
+            self.rebuild_index();
+        }
+    }
+
+    /// Lower-cases every name, as HTTP/2 wants them (RFC 9113 §8.2.1).
+    pub fn lowercase_names(&mut self) {
+        for index in 0..self.entries.len() {
+            let entry = self.entries[index];
+            if entry.place == Place::Removed
+                || !self.name_of(&entry).iter().any(u8::is_ascii_uppercase)
+            {
+                continue;
+            }
+            let start = self.overlay.len();
+            self.replace_value_from(index, ValueSource::Same);
+            self.overlay[start..start + entry.name_len as usize].make_ascii_lowercase();
+        }
+    }
+
+    /// Bytes of all lines, each with its CR LF.
+    pub fn wire_len(&self) -> usize {
+        self.entries
+            .iter()
+            .filter(|entry| entry.place != Place::Removed)
+            .map(|entry| (entry.end - entry.start) as usize)
+            .sum()
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The bytes `entry`'s offsets point into.
+    pub(crate) fn store(&self, place: Place) -> &[u8] {
+        match place {
+            Place::Block => &self.block,
+            Place::Overlay | Place::Removed => &self.overlay,
+        }
+    }
+
+    pub(crate) fn value_of(&self, entry: &Entry) -> &[u8] {
+        let start = entry.value_start as usize;
+        &self.store(entry.place)[start..start + entry.value_len as usize]
+    }
+
+    pub(crate) fn name_of(&self, entry: &Entry) -> &[u8] {
+        let start = entry.start as usize;
+        &self.store(entry.place)[start..start + entry.name_len as usize]
+    }
+
+    fn header_of(&self, entry: &Entry) -> Header<'_> {
+        Header {
+            name: self.name_of(entry),
+            value: self.value_of(entry),
+            known: Known::ALL.get(usize::from(entry.known)).copied(),
+        }
+    }
+
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        match Known::from_name(name) {
+            Some(known) => self.find_known(known),
+            None => self.entries.iter().position(|entry| {
+                entry.place != Place::Removed
+                    && entry.known == UNKNOWN
+                    && self.name_of(entry).eq_ignore_ascii_case(name)
+            }),
+        }
+    }
+
+    fn find_known(&self, known: Known) -> Option<usize> {
+        match self.first.0[known as usize] {
+            0 => None,
+            FAR => self
+                .entries
+                .iter()
+                .position(|entry| entry.known == known as u8 && entry.place != Place::Removed),
+            slot => Some(usize::from(slot) - 1),
+        }
+    }
+
+    fn remove_from(&mut self, from: usize, known: Option<Known>, name: &[u8]) -> usize {
+        let mut removed = 0;
+        for index in from..self.entries.len() {
+            let entry = self.entries[index];
+            if entry.place != Place::Removed && matches(&self.header_of(&entry), known, name) {
+                self.entries[index].place = Place::Removed;
+                removed += 1;
+            }
+        }
+        self.live -= removed;
+        removed
+    }
+
+    fn forget(&mut self, known: Option<Known>) {
+        if let Some(known) = known {
+            self.first.0[known as usize] = 0;
+        }
+    }
+
+    fn rebuild_index(&mut self) {
+        self.first = FirstIndex::default();
+        for (index, entry) in self.entries.iter().enumerate() {
+            if entry.place != Place::Removed {
+                self.first.note(entry.known, index);
+            }
+        }
+    }
+
+    fn replace_value(&mut self, index: usize, value: &[u8]) {
+        if self.value_of(&self.entries[index]) != value {
+            self.replace_value_from(index, ValueSource::New(value));
+        }
+    }
+
+    /// Moves the line to the overlay under its own spelling.
+    fn replace_value_from(&mut self, index: usize, value: ValueSource<'_>) {
+        let old = self.entries[index];
+        let start = self.overlay.len();
+        let name = old.start as usize..(old.start + old.name_len) as usize;
+        let same = old.value_start as usize..(old.value_start + old.value_len) as usize;
+        match old.place {
+            Place::Block => self.overlay.extend_from_slice(&self.block[name]),
+            Place::Overlay | Place::Removed => self.overlay.extend_from_within(name),
+        }
+        self.overlay.extend_from_slice(b": ");
+        let value_start = self.overlay.len();
+        match (value, old.place) {
+            (ValueSource::New(value), _) => push_value(&mut self.overlay, value),
+            (ValueSource::Same, Place::Block) => self.overlay.extend_from_slice(&self.block[same]),
+            (ValueSource::Same, Place::Overlay | Place::Removed) => {
+                self.overlay.extend_from_within(same)
+            }
+        }
+        let value_end = self.overlay.len();
+        self.overlay.extend_from_slice(b"\r\n");
+        self.entries[index] = Entry {
+            start: offset(start),
+            end: offset(self.overlay.len()),
+            name_len: old.name_len,
+            value_start: offset(value_start),
+            value_len: offset(value_end - value_start),
+            known: old.known,
+            place: Place::Overlay,
+        };
+    }
+
+    fn write_line(&mut self, name: &[u8], value: &[u8]) -> Entry {
+        let start = self.overlay.len();
+        self.overlay.reserve(name.len() + value.len() + 4);
+        self.overlay.extend_from_slice(name);
+        for byte in &mut self.overlay[start..] {
+            if !is_token_byte(*byte) {
+                *byte = b'-';
+            }
+        }
+        self.overlay.extend_from_slice(b": ");
+        let value_start = self.overlay.len();
+        push_value(&mut self.overlay, value);
+        let value_end = self.overlay.len();
+        self.overlay.extend_from_slice(b"\r\n");
+        Entry {
+            start: offset(start),
+            end: offset(value_end + 2),
+            name_len: offset(name.len()),
+            value_start: offset(value_start),
+            value_len: offset(value_end - value_start),
+            known: known_byte(name),
+            place: Place::Overlay,
+        }
+    }
+}
+
+enum ValueSource<'a> {
+    Same,
+    New(&'a [u8]),
+}
+
+/// The `Entry::known` of a name.
+pub(crate) fn known_byte(name: &[u8]) -> u8 {
+    Known::from_name(name).map_or(UNKNOWN, |known| known as u8)
+}
+
+/// Head limits keep every offset far below the range of `u32`.
+pub(crate) fn offset(at: usize) -> u32 {
+    u32::try_from(at).expect("a head is limited to far less than 4 GiB")
+}
+
+/// `tchar` of RFC 9110 §5.6.2.
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
+}
+
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        table[byte] = b.is_ascii_alphanumeric()
+            || matches!(
+                b,
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
+            );
+        byte += 1;
+    }
+    table
+};
+
+fn push_value(overlay: &mut Vec<u8>, value: &[u8]) {
+    let value = value.trim_ascii();
+    let start = overlay.len();
+    overlay.extend_from_slice(value);
+    // RFC 9110 §5.5: a recipient may replace these with SP.
+    if memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
+        for byte in &mut overlay[start..] {
+            if matches!(*byte, b'\r' | b'\n' | 0) {
+                *byte = b' ';
+            }
+        }
+    }
+}
+
+fn matches(header: &Header<'_>, known: Option<Known>, name: &[u8]) -> bool {
+    match known {
+        Some(_) => header.known == known,
+        None => header.known.is_none() && header.name.eq_ignore_ascii_case(name),
+    }
+}
+
+/// Fields of a [`HeaderList`] in order.
+pub struct Iter<'a> {
+    list: &'a HeaderList,
+    next: usize,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = Header<'a>;
+
+    fn next(&mut self) -> Option<Header<'a>> {
+        loop {
+            let entry = self.list.entries.get(self.next)?;
+            self.next += 1;
+            if entry.place != Place::Removed {
+                return Some(self.list.header_of(entry));
+            }
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a HeaderList {
+    type Item = Header<'a>;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+impl<N: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(N, V)> for HeaderList {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(lines: I) -> Self {
+        let mut list = HeaderList::new();
+        for (name, value) in lines {
+            list.append(name, value);
+        }
+        list
+    }
+}
+
+/// Same names in the same spelling, same values, same order.
+impl PartialEq for HeaderList {
+    fn eq(&self, other: &Self) -> bool {
+        self.live == other.live && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for HeaderList {}
+
+impl std::fmt::Debug for HeaderList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.iter().map(|header| {
+                format!("{}: {}", header.name.escape_ascii(), header.value.escape_ascii())
+            }))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! Heads between HTTP/1 and HTTP/2 (RFC 9113 §8): pseudo fields for the request line, names in
+//! lower case, cookies joined, nothing connection-specific.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::hop;
+use crate::h1::{Connection, Upgrade, is_authority};
+use crate::headers::{HeaderList, Known, is_token_byte};
+use crate::message::{Method, RequestHead, ResponseHead, Scheme, Target, Version};
+
+/// The pseudo fields of a received HTTP/2 request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestPseudo {
+    pub method: Option<Bytes>,
+    pub scheme: Option<Bytes>,
+    pub authority: Option<Bytes>,
+    pub path: Option<Bytes>,
+    /// RFC 8441: the protocol of an extended CONNECT.
+    pub protocol: Option<Bytes>,
+}
+
+/// Why a received HTTP/2 head is malformed (RFC 9113 §8.1.1): answer 400 or reset the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum H2Error {
+    /// A pseudo field is missing or not allowed with this method.
+    #[error("http2.pseudo_fields")]
+    Pseudo,
+    /// `:method` is not a token.
+    #[error("http2.method")]
+    Method,
+    /// `:path` is empty, does not start with a slash, or holds bytes a request line cannot.
+    #[error("http2.path")]
+    Path,
+    /// `:authority` is not host and port, or `host` says otherwise.
+    #[error("http2.authority")]
+    Authority,
+    /// A field that speaks of a connection.
+    #[error("http2.connection_field")]
+    ConnectionField,
+    /// A name that is not lower-case token characters, or a value with CR, LF or NUL.
+    #[error("http2.field")]
+    Field,
+    /// `content-length` is not one number.
+    #[error("http2.content_length")]
+    ContentLength,
+}
+
+/// Pseudo fields in the order they are sent.
+pub type PseudoFields<'a> = SmallVec<[(&'static str, &'a [u8]); 5]>;
+
+/// A request head from what an HTTP/2 connection decoded. An extended CONNECT comes out as CONNECT
+/// with a path: give it to [`h2_connect_to_h1`].
+///
+/// # Errors
+/// [`H2Error`] when the head is malformed.
+pub fn request_from_h2(
+    pseudo: RequestPseudo,
+    mut headers: HeaderList,
+) -> Result<RequestHead, H2Error> {
+    check_fields(&headers)?;
+    let name = pseudo.method.ok_or(H2Error::Pseudo)?;
+    if name.is_empty() || !name.iter().all(|&byte| is_token_byte(byte)) {
+        return Err(H2Error::Method);
+    }
+    let method = Method::common(&name).unwrap_or(Method::Other(name));
+    let plain_connect = method == Method::Connect && pseudo.protocol.is_none();
+    if plain_connect != (pseudo.scheme.is_none() && pseudo.path.is_none())
+        || (pseudo.protocol.is_some() && method != Method::Connect)
+    {
+        return Err(H2Error::Pseudo);
+    }
+    let scheme = match pseudo.scheme.as_deref() {
+        Some(b"https") => Scheme::Https,
+        _ => Scheme::Http,
+    };
+    let target = match pseudo.path {
+        None if plain_connect => Target::Authority,
+        None => return Err(H2Error::Pseudo),
+        Some(path) => path_target(&method, path)?,
+    };
+    let authority = authority_of(pseudo.authority, &mut headers)?;
+    if plain_connect && authority.is_none() {
+        return Err(H2Error::Pseudo);
+    }
+    Ok(RequestHead { method, scheme, authority, target, version: Version::H2, headers })
+}
+
+fn path_target(method: &Method, path: Bytes) -> Result<Target, H2Error> {
+    if &path[..] == b"*" && *method == Method::Options {
+        return Ok(Target::Asterisk);
+    }
+    let clean = path.iter().all(|&byte| byte > b' ' && byte != 0x7f && byte != b'#');
+    match path.first() == Some(&b'/') && clean {
+        true => Ok(Target::Path(path)),
+        false => Err(H2Error::Path),
+    }
+}
+
+/// RFC 9113 §8.3.1: `host` may stand in for `:authority` and must not differ from it.
+fn authority_of(pseudo: Option<Bytes>, headers: &mut HeaderList) -> Result<Option<Bytes>, H2Error> {
+    let host = headers.get_bytes("host");
+    if headers.get_all("host").count() > 1 {
+        return Err(H2Error::Authority);
+    }
+    headers.remove("host");
+    let authority = match (pseudo, host) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(&host) => {
+            return Err(H2Error::Authority);
+        }
+        (Some(authority), _) => Some(authority),
+        (None, host) => host,
+    };
+    match &authority {
+        Some(text) if !is_authority(text) => Err(H2Error::Authority),
+        _ => Ok(authority),
+    }
+}
+
+fn check_fields(headers: &HeaderList) -> Result<(), H2Error> {
+    let mut length = None;
+    for header in headers {
+        if header.name.is_empty()
+            || !header.name.iter().all(|&b| is_token_byte(b) && !b.is_ascii_uppercase())
+            || memchr::memchr3(b'\r', b'\n', 0, header.value).is_some()
+        {
+            return Err(H2Error::Field);
+        }
+        match header.known {
+            Some(
+                Known::Connection
+                | Known::KeepAlive
+                | Known::ProxyConnection
+                | Known::TransferEncoding
+                | Known::Upgrade,
+            ) => return Err(H2Error::ConnectionField),
+            Some(Known::Te) if header.value != b"trailers" => {
+                return Err(H2Error::ConnectionField);
+            }
+            Some(Known::ContentLength) => {
+                let digits = header.value;
+                let good = !digits.is_empty()
+                    && digits.len() <= 18
+                    && digits.iter().all(u8::is_ascii_digit);
+                if !good || length.is_some_and(|earlier: &[u8]| earlier != digits) {
+                    return Err(H2Error::ContentLength);
+                }
+                length = Some(digits);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A response head from what an HTTP/2 connection decoded.
+///
+/// # Errors
+/// [`H2Error`] when the head is malformed.
+pub fn response_from_h2(status: u16, headers: HeaderList) -> Result<ResponseHead, H2Error> {
+    check_fields(&headers)?;
+    if !(100..=999).contains(&status) || status == 101 {
+        return Err(H2Error::Pseudo);
+    }
+    Ok(ResponseHead { status, reason: None, version: Version::H2, headers })
+}
+
+/// Makes a request fit for HTTP/1.1: cookies joined (RFC 9113 §8.2.3). `host` needs nothing, the
+/// writer says the authority. For requests from HTTP/2; harmless for others.
+pub fn request_to_h1(head: &mut RequestHead) {
+    if head.version == Version::H2 {
+        join_cookies(&mut head.headers);
+    }
+    head.version = Version::H11;
+}
+
+/// Makes a request fit for HTTP/2: hop-by-hop fields go, names in lower case, `host` only as
+/// `:authority`.
+pub fn request_to_h2(head: &mut RequestHead, conn: &Connection) {
+    hop::strip_request(&mut head.headers, conn, Version::H2);
+    head.headers.remove("transfer-encoding");
+    head.headers.remove("host");
+    head.headers.lowercase_names();
+    head.version = Version::H2;
+}
+
+/// Makes a response fit for HTTP/2. The reason phrase has no place there.
+pub fn response_to_h2(head: &mut ResponseHead, conn: &Connection) {
+    hop::strip_response(&mut head.headers, conn, Version::H2);
+    head.headers.remove("transfer-encoding");
+    head.headers.lowercase_names();
+    head.reason = None;
+    head.version = Version::H2;
+}
+
+/// Makes trailers fit for HTTP/2.
+pub fn trailers_to_h2(trailers: &mut HeaderList) {
+    hop::strip_trailers(trailers);
+    trailers.lowercase_names();
+}
+
+/// The pseudo fields that say what a request line and `Host` say. `protocol` makes an extended
+/// CONNECT (RFC 8441).
+pub fn request_pseudo<'a>(head: &'a RequestHead, protocol: Option<&'a [u8]>) -> PseudoFields<'a> {
+    let mut fields = PseudoFields::new();
+    fields.push((":method", head.method.as_bytes()));
+    if head.target != Target::Authority {
+        fields.push((":scheme", head.scheme.as_str().as_bytes()));
+    }
+    if let Some(authority) = &head.authority {
+        fields.push((":authority", authority));
+    }
+    if head.target != Target::Authority {
+        fields.push((":path", head.path_and_query()));
+    }
+    if let Some(protocol) = protocol {
+        fields.push((":protocol", protocol));
+    }
+    fields
+}
+
+/// Puts cookie crumbs back into one line, where the first one was.
+pub fn join_cookies(headers: &mut HeaderList) {
+    let mut crumbs = headers.get_all("cookie");
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = [first, b"; ", second].concat();
+    for crumb in crumbs {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb);
+    }
+    headers.set("cookie", joined);
+}
+
+/// Turns an extended CONNECT for WebSocket (RFC 8441 §5) into the HTTP/1 upgrade it stands for, so
+/// that the request path knows one form. Answer a resulting 101 with 200.
+pub fn h2_connect_to_h1(head: &mut RequestHead, protocol: &[u8]) -> Connection {
+    let websocket = protocol.eq_ignore_ascii_case(b"websocket");
+    head.method = Method::Get;
+    head.headers.set("upgrade", protocol);
+    head.headers.set("connection", "upgrade");
+    if websocket && !head.headers.contains("sec-websocket-key") {
+        // The key only proves that the server speaks WebSocket; over HTTP/2 nobody checks it.
+        head.headers.append("sec-websocket-key", "d2VmdC13ZWZ0LXdlZnQtMQ==");
+    }
+    let upgrade = if websocket { Upgrade::WebSocket } else { Upgrade::Other };
+    Connection { keep_alive: true, upgrade: Some(upgrade), expect_continue: false }
+}
+
+/// Turns an HTTP/1 upgrade request into an extended CONNECT; returns its `:protocol`.
+pub fn h1_upgrade_to_h2(head: &mut RequestHead, conn: &Connection) -> Option<Bytes> {
+    conn.upgrade?;
+    let protocol = head.headers.get_bytes("upgrade")?;
+    request_to_h2(head, conn);
+    head.headers.remove("sec-websocket-key");
+    head.method = Method::Connect;
+    Some(protocol)
+}

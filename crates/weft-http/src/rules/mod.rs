@@ -1,0 +1,23 @@
+//! What a gateway must do to a message between its two sides (RFC 9110 §7, RFC 9112 §§6-9, RFC 9113
+//! §8): hop-by-hop fields, framing for the other version, HTTP/1 and HTTP/2 head conversion,
+//! `X-Forwarded-*`, and the heads of replies made here.
+//!
+//! Pure decisions on heads. Must not know routes, connections or configuration sources.
+
+mod forwarded;
+mod framing;
+mod h2;
+mod hop;
+mod reply;
+mod singleton;
+
+pub use forwarded::{append_forwarded_for, client_address, set_forwarded_proto};
+pub use framing::{Framing, is_transfer_coded, request_framing, response_framing, set_connection};
+pub use h2::{
+    H2Error, PseudoFields, RequestPseudo, h1_upgrade_to_h2, h2_connect_to_h1, join_cookies,
+    request_from_h2, request_pseudo, request_to_h1, request_to_h2, response_from_h2,
+    response_to_h2, trailers_to_h2,
+};
+pub use hop::{names_trailers, strip_request, strip_response, strip_trailers};
+pub use reply::{grpc_reply, grpc_status_of, is_grpc, local_reply};
+pub use singleton::{Singleton, SingletonRepeated, apply_singleton};
