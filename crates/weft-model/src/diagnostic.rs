@@ -1,0 +1,189 @@
+//! What a user did wrong, as a value: severity, Istio's message code where one fits, the place
+//! in the file, the field path, the reason and what to do. Rendering for people and programs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::{Origin, ResourceKey};
+
+/// How bad a finding is. An `Error` leaves its resource out; the others change nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Error,
+    Warning,
+    Info,
+}
+
+/// One finding on one resource (or on a document that could not become one).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// Istio's code (`IST0101`) where one fits, else one of ours (`WEFT0001`).
+    pub code: &'static str,
+    /// File as named by the source; empty when the resource does not come from a file.
+    pub file: String,
+    /// Index of the YAML document in its file, from 0.
+    pub document: u32,
+    /// Line in the file, from 1; 0 when unknown.
+    pub line: u32,
+    pub resource: Option<ResourceKey>,
+    /// Field path in the document, as `spec.http[0].route[1].weight`; may be empty.
+    pub path: String,
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub help: String,
+}
+
+/// Codes: Istio's own from its message catalogue, ours where it has none.
+pub(crate) mod code {
+    /// Istio: SchemaValidationError.
+    pub(crate) const SCHEMA: &str = "IST0106";
+    /// Istio: SchemaWarning.
+    pub(crate) const SCHEMA_WARNING: &str = "IST0133";
+    /// Istio: Deprecated.
+    pub(crate) const DEPRECATED: &str = "IST0002";
+    /// Istio: ReferencedResourceNotFound.
+    pub(crate) const NOT_FOUND: &str = "IST0101";
+    /// Istio: ConflictingMeshGatewayVirtualServiceHosts.
+    pub(crate) const DUPLICATE_MESH_HOST: &str = "IST0109";
+    /// Istio: ConflictingSidecarWorkloadSelectors and MultipleSidecarsWithoutWorkloadSelectors.
+    pub(crate) const SIDECARS_WITHOUT_SELECTOR: &str = "IST0111";
+    /// Istio: VirtualServiceDestinationPortSelectorRequired.
+    pub(crate) const DESTINATION_PORT_REQUIRED: &str = "IST0112";
+    /// Istio: PortNameIsNotUnderNamingConvention.
+    pub(crate) const PORT_NAME: &str = "IST0118";
+    /// Istio: NoServerCertificateVerificationDestinationLevel.
+    pub(crate) const NO_SERVER_VERIFICATION: &str = "IST0128";
+    /// Istio: NoServerCertificateVerificationPortLevel.
+    pub(crate) const NO_SERVER_VERIFICATION_PORT: &str = "IST0129";
+    /// Istio: VirtualServiceUnreachableRule.
+    pub(crate) const UNREACHABLE_RULE: &str = "IST0130";
+    /// Istio: VirtualServiceIneffectiveMatch.
+    pub(crate) const INEFFECTIVE_MATCH: &str = "IST0131";
+    /// Istio: VirtualServiceHostNotFoundInGateway.
+    pub(crate) const HOST_NOT_IN_GATEWAY: &str = "IST0132";
+    /// Istio: ServiceEntryAddressesRequired.
+    pub(crate) const SERVICE_ENTRY_ADDRESSES: &str = "IST0134";
+    /// Ours: the text is not YAML, or passes a limit.
+    pub(crate) const SYNTAX: &str = "WEFT0001";
+    /// Ours: a kind that Weft does not read.
+    pub(crate) const IGNORED_KIND: &str = "WEFT0002";
+    /// Ours: one key defined twice.
+    pub(crate) const DUPLICATE_RESOURCE: &str = "WEFT0003";
+    /// Ours: two DestinationRules for one host disagree.
+    pub(crate) const DESTINATION_RULE_CONFLICT: &str = "WEFT0004";
+    /// Ours: a field that is understood but not acted on by this version.
+    pub(crate) const NOT_IMPLEMENTED: &str = "WEFT0005";
+}
+
+impl Diagnostic {
+    /// A finding at `path` of the document at `origin`.
+    pub fn new(
+        severity: Severity,
+        code: &'static str,
+        origin: &Origin,
+        path: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Diagnostic {
+            severity,
+            code,
+            file: origin.file.to_string(),
+            document: origin.document,
+            line: origin.line,
+            resource: None,
+            path: path.into(),
+            message: message.into(),
+            help: String::new(),
+        }
+    }
+
+    pub fn with_resource(mut self, key: ResourceKey) -> Self {
+        self.resource = Some(key);
+        self
+    }
+
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = help.into();
+        self
+    }
+
+    pub fn with_line(mut self, line: u32) -> Self {
+        if line != 0 {
+            self.line = line;
+        }
+        self
+    }
+
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// As a JSON object; shape of `weft analyze -o json` and of the API.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut object = serde_json::Map::new();
+        object.insert("severity".into(), serde_json::json!(self.severity));
+        object.insert("code".into(), self.code.into());
+        object.insert("file".into(), self.file.as_str().into());
+        object.insert("document".into(), self.document.into());
+        object.insert("line".into(), self.line.into());
+        if let Some(key) = &self.resource {
+            object.insert(
+                "resource".into(),
+                serde_json::json!({"kind": key.kind.as_str(), "namespace": &*key.namespace, "name": &*key.name}),
+            );
+        }
+        object.insert("path".into(), self.path.as_str().into());
+        object.insert("message".into(), self.message.as_str().into());
+        if !self.help.is_empty() {
+            object.insert("help".into(), self.help.as_str().into());
+        }
+        serde_json::Value::Object(object)
+    }
+}
+
+/// `Error [IST0106] VirtualService default/a (a.yaml:7, document 0) spec.http[0].timeout: why`.
+impl std::fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "Error",
+            Severity::Warning => "Warning",
+            Severity::Info => "Info",
+        };
+        write!(f, "{severity} [{}]", self.code)?;
+        if let Some(key) = &self.resource {
+            write!(f, " {key}")?;
+        }
+        if !self.file.is_empty() {
+            write!(f, " ({}:{}, document {})", self.file, self.line, self.document)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, " {}", self.path)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// One finding a line, help indented below it, a count at the end; for terminals.
+pub fn render_human(diagnostics: &[Diagnostic]) -> String {
+    let mut out = String::new();
+    for diagnostic in diagnostics {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{diagnostic}");
+        if !diagnostic.help.is_empty() {
+            let _ = writeln!(out, "    help: {}", diagnostic.help);
+        }
+    }
+    let count = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
+    let (errors, warnings, infos) =
+        (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
+    let _ = writeln!(out, "{errors} errors, {warnings} warnings, {infos} notes");
+    out
+}
+
+/// All findings as one JSON array.
+pub fn render_json(diagnostics: &[Diagnostic]) -> serde_json::Value {
+    serde_json::Value::Array(diagnostics.iter().map(Diagnostic::to_json).collect())
+}

@@ -1,0 +1,333 @@
+//! Folding changes into the next snapshot: resources first, then workloads, then only those
+//! services that a change can have touched.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::service::{self, ServiceKind, table_key};
+use super::table::Table;
+use super::{Change, ChangeKind, Inner, MeshService, Snapshot, Touched, Workload, selects};
+use crate::names::resolve_host;
+use crate::object::{Kind, Labels, Object, Resource, ResourceKey};
+use crate::spec;
+
+/// A Service or ServiceEntry whose MeshServices must be made anew.
+type Dirty = BTreeSet<(ServiceKind, Arc<str>, Arc<str>)>;
+
+impl Snapshot {
+    /// The next snapshot and what differs. Changes of one key apply in order. The cost follows
+    /// the changes and the sizes of the services they touch, not the world.
+    pub fn apply(&self, changes: Vec<Change>) -> (Snapshot, Touched) {
+        let mut inner = (*self.inner).clone();
+        let mut touched = Touched::default();
+        let mut dirty = Dirty::new();
+        for Change { key, kind } in changes {
+            match kind {
+                ChangeKind::Upsert(object) => inner.upsert(object, &mut dirty, &mut touched),
+                ChangeKind::Delete => inner.delete(&key, &mut dirty, &mut touched),
+            }
+        }
+        for (kind, namespace, name) in &dirty {
+            inner.rebuild_service(*kind, namespace, name, &mut touched);
+        }
+        touched.endpoints_only.retain(|host| !touched.services.contains(host));
+        if !touched.only_endpoints() || !touched.workloads.is_empty() {
+            inner.diagnostics = Default::default();
+        }
+        (Snapshot { inner: Arc::new(inner) }, touched)
+    }
+}
+
+impl Inner {
+    fn upsert(&mut self, object: Object, dirty: &mut Dirty, touched: &mut Touched) {
+        let Some(key) = object.key() else { return };
+        let changed = match object {
+            Object::Service(r) => {
+                dirty.insert((ServiceKind::Kubernetes, key.namespace.clone(), key.name.clone()));
+                put(&mut self.kube_services, r)
+            }
+            Object::ServiceEntry(r) => {
+                dirty.insert((ServiceKind::ServiceEntry, key.namespace.clone(), key.name.clone()));
+                put(&mut self.service_entries, r)
+            }
+            Object::Pod(r) => return self.put_workload(Workload::of_pod(&r), dirty, touched),
+            Object::WorkloadEntry(r) => {
+                return self.put_workload(Workload::of_entry(&r), dirty, touched);
+            }
+            Object::Endpoints(r) => {
+                dirty.insert((ServiceKind::Kubernetes, key.namespace, key.name));
+                put(&mut self.endpoints, r);
+                return;
+            }
+            Object::EndpointSlice(r) => {
+                self.dirty_slice(&r.meta.namespace, &r.meta.labels, dirty);
+                if let Some(old) = self.endpoint_slices.get(&key.namespace, &key.name).cloned() {
+                    self.dirty_slice(&old.meta.namespace, &old.meta.labels, dirty);
+                }
+                put(&mut self.endpoint_slices, r);
+                return;
+            }
+            Object::PodTemplate(r) => {
+                let name = Arc::from(format!("{}/{}", key.kind.as_str(), key.name));
+                self.pod_templates.insert(&key.namespace, &name, Arc::new(r));
+                return;
+            }
+            Object::ConfigMap(_) | Object::Ignored { .. } => return,
+            Object::Namespace(r) => put(&mut self.namespaces, r),
+            Object::Secret(r) => put(&mut self.secrets, r),
+            Object::VirtualService(r) => self.virtual_services.insert(&r),
+            Object::DestinationRule(r) => self.destination_rules.insert(&r),
+            Object::Gateway(r) => put(&mut self.gateways, normal_gateway(r)),
+            Object::Sidecar(r) => put(&mut self.sidecars, normal_sidecar(r)),
+            Object::PeerAuthentication(r) => put(&mut self.peer_authentications, r),
+            Object::MeshConfig(r) => {
+                let changed = put(&mut self.mesh_configs, r);
+                self.choose_mesh();
+                changed
+            }
+        };
+        if changed {
+            touched.config.insert(key);
+        }
+    }
+
+    fn delete(&mut self, key: &ResourceKey, dirty: &mut Dirty, touched: &mut Touched) {
+        let ResourceKey { kind, namespace, name } = key;
+        let removed = match kind {
+            Kind::Service => {
+                dirty.insert((ServiceKind::Kubernetes, namespace.clone(), name.clone()));
+                self.kube_services.remove(namespace, name).is_some()
+            }
+            Kind::ServiceEntry => {
+                dirty.insert((ServiceKind::ServiceEntry, namespace.clone(), name.clone()));
+                self.service_entries.remove(namespace, name).is_some()
+            }
+            Kind::Pod | Kind::WorkloadEntry => {
+                return self.remove_workload(namespace, name, dirty, touched);
+            }
+            Kind::Endpoints => {
+                dirty.insert((ServiceKind::Kubernetes, namespace.clone(), name.clone()));
+                self.endpoints.remove(namespace, name);
+                return;
+            }
+            Kind::EndpointSlice => {
+                if let Some(old) = self.endpoint_slices.remove(namespace, name) {
+                    self.dirty_slice(namespace, &old.meta.labels, dirty);
+                }
+                return;
+            }
+            Kind::Deployment
+            | Kind::StatefulSet
+            | Kind::DaemonSet
+            | Kind::ReplicaSet
+            | Kind::Job => {
+                self.pod_templates.remove(namespace, &format!("{}/{name}", kind.as_str()));
+                return;
+            }
+            Kind::ConfigMap => return,
+            Kind::Namespace => self.namespaces.remove(namespace, name).is_some(),
+            Kind::Secret => self.secrets.remove(namespace, name).is_some(),
+            Kind::VirtualService => self.virtual_services.remove(namespace, name),
+            Kind::DestinationRule => self.destination_rules.remove(namespace, name),
+            Kind::Gateway => self.gateways.remove(namespace, name).is_some(),
+            Kind::Sidecar => self.sidecars.remove(namespace, name).is_some(),
+            Kind::PeerAuthentication => self.peer_authentications.remove(namespace, name).is_some(),
+            Kind::MeshConfig => {
+                let removed = self.mesh_configs.remove(namespace, name).is_some();
+                self.choose_mesh();
+                removed
+            }
+        };
+        if removed {
+            touched.config.insert(key.clone());
+        }
+    }
+
+    /// A bare document before the ConfigMap; the first by name when there are several.
+    fn choose_mesh(&mut self) {
+        self.mesh = match self.mesh_configs.iter().next() {
+            Some(resource) => Arc::new(resource.spec.clone()),
+            None => Arc::default(),
+        };
+    }
+
+    fn put_workload(&mut self, workload: Workload, dirty: &mut Dirty, touched: &mut Touched) {
+        let old = self.workloads.get(&workload.namespace, &workload.name).cloned();
+        if old.as_deref() == Some(&workload) {
+            return;
+        }
+        let same = old.as_ref().is_some_and(|old| old.same_but_readiness(&workload));
+        if let Some(old) = old {
+            self.unindex_ips(&old);
+            self.dirty_selecting(&old, dirty);
+        }
+        let workload = Arc::new(workload);
+        if !same {
+            touched.workloads.insert((workload.namespace.clone(), workload.name.clone()));
+        }
+        self.workloads.insert(&workload.namespace, &workload.name, workload.clone());
+        let by_ip = Arc::make_mut(&mut self.workloads_by_ip);
+        for ip in &workload.ips {
+            let list = by_ip.entry(*ip).or_default();
+            let order = |w: &Arc<Workload>| (w.namespace.clone(), w.name.clone());
+            let at = list.partition_point(|other| order(other) < order(&workload));
+            list.insert(at, workload.clone());
+        }
+        self.dirty_selecting(&workload, dirty);
+    }
+
+    fn remove_workload(
+        &mut self,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+        dirty: &mut Dirty,
+        touched: &mut Touched,
+    ) {
+        let Some(old) = self.workloads.remove(namespace, name) else { return };
+        self.unindex_ips(&old);
+        self.dirty_selecting(&old, dirty);
+        touched.workloads.insert((namespace.clone(), name.clone()));
+    }
+
+    fn unindex_ips(&mut self, workload: &Arc<Workload>) {
+        let by_ip = Arc::make_mut(&mut self.workloads_by_ip);
+        for ip in &workload.ips {
+            if let Some(list) = by_ip.get_mut(ip) {
+                list.retain(|other| !Arc::ptr_eq(other, workload));
+                if list.is_empty() {
+                    by_ip.remove(ip);
+                }
+            }
+        }
+    }
+
+    /// Services of the workload's namespace that select it, or list its address.
+    fn dirty_selecting(&self, workload: &Workload, dirty: &mut Dirty) {
+        for service in self.services_by_namespace.namespace(&workload.namespace) {
+            let touches = match &service.selector {
+                Some(selector) => selects(selector, &workload.labels),
+                None => service.endpoints.iter().any(|endpoint| {
+                    endpoint.address.ip().is_some_and(|ip| workload.ips.contains(&ip))
+                }),
+            };
+            if touches {
+                dirty.insert((service.kind, service.namespace.clone(), service.name.clone()));
+            }
+        }
+    }
+
+    fn dirty_slice(&self, namespace: &Arc<str>, labels: &Labels, dirty: &mut Dirty) {
+        if let Some(name) = labels.get("kubernetes.io/service-name") {
+            dirty.insert((ServiceKind::Kubernetes, namespace.clone(), Arc::from(name.as_str())));
+        }
+    }
+
+    fn rebuild_service(
+        &mut self,
+        kind: ServiceKind,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+        touched: &mut Touched,
+    ) {
+        let built: Vec<MeshService> = match kind {
+            ServiceKind::Kubernetes => {
+                let service = self.kube_services.get(namespace, name);
+                service.map(|r| service::of_kube(self, r)).into_iter().collect()
+            }
+            ServiceKind::ServiceEntry => {
+                let entry = self.service_entries.get(namespace, name);
+                entry.map(|r| service::of_entry(self, r)).unwrap_or_default()
+            }
+        };
+        let prefix = table_key(kind, name, "");
+        let is_ours = |service: &&Arc<MeshService>| service.kind == kind && service.name == *name;
+        let old: Vec<Arc<MeshService>> =
+            self.services_by_namespace.namespace(namespace).filter(is_ours).cloned().collect();
+        let config_kind = match kind {
+            ServiceKind::Kubernetes => Kind::Service,
+            ServiceKind::ServiceEntry => Kind::ServiceEntry,
+        };
+        let key =
+            ResourceKey { kind: config_kind, namespace: namespace.clone(), name: name.clone() };
+        for gone in old.iter().filter(|old| !built.iter().any(|new| new.host == old.host)) {
+            self.services_by_namespace.remove(namespace, &gone.table_key());
+            self.unindex_host(gone);
+            touched.services.insert(gone.host.clone());
+            touched.config.insert(key.clone());
+        }
+        debug_assert!(old.iter().all(|service| service.table_key().starts_with(&*prefix)));
+        for new in built {
+            let before = old.iter().find(|old| old.host == new.host);
+            match before {
+                Some(before) if before.same_definition(&new) => {
+                    if before.endpoints == new.endpoints {
+                        continue;
+                    }
+                    touched.endpoints_only.insert(new.host.clone());
+                }
+                _ => {
+                    touched.services.insert(new.host.clone());
+                    touched.config.insert(key.clone());
+                }
+            }
+            if let Some(before) = before {
+                self.unindex_host(before);
+            }
+            self.index_service(Arc::new(new));
+        }
+    }
+
+    fn index_service(&mut self, service: Arc<MeshService>) {
+        let key = service.table_key();
+        self.services_by_namespace.insert(&service.namespace, &key, service.clone());
+        let services = Arc::make_mut(&mut self.services);
+        let list = services.entry(service.host.clone()).or_default();
+        let order = |s: &MeshService| {
+            (s.kind, s.creation.unwrap_or(i64::MAX), s.namespace.clone(), s.name.clone())
+        };
+        let at = list.partition_point(|other| order(other) < order(&service));
+        list.insert(at, service);
+    }
+
+    fn unindex_host(&mut self, service: &Arc<MeshService>) {
+        let services = Arc::make_mut(&mut self.services);
+        if let Some(list) = services.get_mut(&service.host) {
+            list.retain(|other| !Arc::ptr_eq(other, service));
+            if list.is_empty() {
+                services.remove(&service.host);
+            }
+        }
+    }
+}
+
+/// Stores; true when the content differs from what was there.
+fn put<T>(table: &mut Table<Resource<T>>, resource: Resource<T>) -> bool {
+    let generation = resource.meta.generation;
+    let (namespace, name) = (resource.meta.namespace.clone(), resource.meta.name.clone());
+    let old = table.insert(&namespace, &name, Arc::new(resource));
+    // 0 means the source gave no content hash: then any upsert counts as a change.
+    old.is_none_or(|old| generation == 0 || old.meta.generation != generation)
+}
+
+/// Server hosts in lower case.
+fn normal_gateway(mut gateway: Resource<spec::Gateway>) -> Resource<spec::Gateway> {
+    for server in &mut gateway.spec.servers {
+        for host in &mut server.hosts {
+            // The namespace part is case-sensitive, but Kubernetes names are lower case anyway.
+            host.make_ascii_lowercase();
+        }
+    }
+    gateway
+}
+
+/// Egress hosts as `namespace/host`, `.` replaced, short hosts resolved.
+fn normal_sidecar(mut sidecar: Resource<spec::Sidecar>) -> Resource<spec::Sidecar> {
+    let own = sidecar.meta.namespace.clone();
+    for host in sidecar.spec.egress.iter_mut().flat_map(|egress| &mut egress.hosts) {
+        let Some((namespace, name)) = host.split_once('/') else { continue };
+        let namespace = if namespace == "." { &own } else { namespace };
+        let home = if matches!(namespace, "*" | "~") { &own } else { namespace };
+        *host = format!("{namespace}/{}", resolve_host(name, home));
+    }
+    sidecar
+}

@@ -1,0 +1,226 @@
+//! The immutable, indexed world. Cheap to clone; the next one comes from [`Snapshot::apply`] and
+//! shares everything that did not change. Resources inside are normalised: hosts and gateways are
+//! resolved, lower case.
+//!
+//! `table` stores resources, `workload` and `service` derive what proxies talk to, `routing` and
+//! `policy` answer lookups, `apply` folds changes in, `check` finds cross-resource mistakes.
+
+mod apply;
+mod check;
+mod policy;
+mod protocol;
+mod routing;
+mod service;
+mod table;
+mod workload;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use crate::diagnostic::Diagnostic;
+use crate::object::{Labels, Object, Resource, ResourceKey};
+use crate::spec;
+
+pub use policy::MtlsMode;
+pub use protocol::Protocol;
+pub use routing::Visibility;
+pub use service::{
+    Address, Cidr, Endpoint, MeshService, Resolution, ServiceAccount, ServiceKind, ServicePort,
+    TargetPort,
+};
+pub use workload::{Workload, WorkloadKind};
+
+use routing::{DestinationRules, VirtualServices};
+use table::Table;
+
+/// One upsert or delete from a source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub key: ResourceKey,
+    pub kind: ChangeKind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChangeKind {
+    Upsert(Object),
+    Delete,
+}
+
+/// What a batch of changes touched. Equal content touches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Hosts of services of which only endpoints changed (address, port, label, readiness,
+    /// weight), not the set of service accounts: EDS alone.
+    pub endpoints_only: BTreeSet<Arc<str>>,
+    /// Hosts of services whose definition or set of service accounts changed, came or went.
+    pub services: BTreeSet<Arc<str>>,
+    /// Changed resources of configuration kinds: Service, ServiceEntry, VirtualService,
+    /// DestinationRule, Gateway, Sidecar, PeerAuthentication, MeshConfig, Secret, Namespace.
+    /// Also set for the resource behind an entry of `services`.
+    pub config: BTreeSet<ResourceKey>,
+    /// `(namespace, name)` of Pods and WorkloadEntries that came, went, or changed in anything
+    /// but readiness: what a proxy of that name gets may differ.
+    pub workloads: BTreeSet<(Arc<str>, Arc<str>)>,
+}
+
+impl Touched {
+    pub fn is_empty(&self) -> bool {
+        let Touched { endpoints_only, services, config, workloads } = self;
+        endpoints_only.is_empty()
+            && services.is_empty()
+            && config.is_empty()
+            && workloads.is_empty()
+    }
+
+    /// Nothing but endpoints changed.
+    pub fn only_endpoints(&self) -> bool {
+        self.services.is_empty() && self.config.is_empty()
+    }
+
+    /// Folds a later batch into this one.
+    pub fn merge(&mut self, later: Touched) {
+        let Touched { endpoints_only, services, config, workloads } = later;
+        self.endpoints_only.extend(endpoints_only);
+        self.services.extend(services);
+        self.config.extend(config);
+        self.workloads.extend(workloads);
+        self.endpoints_only.retain(|host| !self.services.contains(host));
+    }
+}
+
+/// The world at one moment.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone, Default)]
+struct Inner {
+    mesh: Arc<spec::MeshConfig>,
+    mesh_configs: Table<Resource<spec::MeshConfig>>,
+    namespaces: Table<Resource<spec::Namespace>>,
+    secrets: Table<Resource<spec::Secret>>,
+    kube_services: Table<Resource<spec::Service>>,
+    service_entries: Table<Resource<spec::ServiceEntry>>,
+    endpoints: Table<Resource<spec::Endpoints>>,
+    endpoint_slices: Table<Resource<spec::EndpointSlice>>,
+    pod_templates: Table<Resource<spec::PodTemplate>>,
+    gateways: Table<Resource<spec::Gateway>>,
+    sidecars: Table<Resource<spec::Sidecar>>,
+    peer_authentications: Table<Resource<spec::PeerAuthentication>>,
+    virtual_services: VirtualServices,
+    destination_rules: DestinationRules,
+    /// Pods and WorkloadEntries by namespace and resource name.
+    workloads: Table<Workload>,
+    workloads_by_ip: Arc<HashMap<IpAddr, Vec<Arc<Workload>>>>,
+    /// By host; several when namespaces define the same host, the first being the winner.
+    services: Arc<BTreeMap<Arc<str>, Vec<Arc<MeshService>>>>,
+    /// By namespace and `kind/name/host`.
+    services_by_namespace: Table<MeshService>,
+    /// Cross-resource findings, made when first asked for.
+    diagnostics: OnceLock<Arc<[Diagnostic]>>,
+}
+
+impl Snapshot {
+    /// The mesh's configuration; Istio's defaults when there is none.
+    pub fn mesh(&self) -> &spec::MeshConfig {
+        &self.inner.mesh
+    }
+
+    /// All services, ordered by host, then by precedence.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<MeshService>> {
+        self.inner.services.values().flatten()
+    }
+
+    /// By full host: `name.ns.svc.cluster.local` or a ServiceEntry's host. When several
+    /// namespaces define it: Kubernetes first, then the oldest.
+    pub fn service(&self, host: &str) -> Option<&Arc<MeshService>> {
+        self.inner.services.get(host)?.first()
+    }
+
+    /// As [`Self::service`], as seen from a namespace: its own definition first, then the first
+    /// one exported to it.
+    pub fn service_from(&self, host: &str, from_namespace: &str) -> Option<&Arc<MeshService>> {
+        let all = self.inner.services.get(host)?;
+        let own = all.iter().find(|service| &*service.namespace == from_namespace);
+        own.or_else(|| all.iter().find(|s| self.service_visible(s, from_namespace)))
+    }
+
+    /// Is the service exported to the namespace?
+    pub fn service_visible(&self, service: &MeshService, from_namespace: &str) -> bool {
+        let default = &self.mesh().default_service_export_to;
+        service.export_to.visible(default, &service.namespace, from_namespace)
+    }
+
+    /// Services defined in a namespace.
+    pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<MeshService>> {
+        self.inner.services_by_namespace.namespace(namespace)
+    }
+
+    /// Services that this workload serves, by host: what its inbound side needs.
+    pub fn services_of(&self, workload: &Workload) -> Vec<&Arc<MeshService>> {
+        let serves = |service: &&Arc<MeshService>| service.selects(workload);
+        self.services_in(&workload.namespace).filter(serves).collect()
+    }
+
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.inner.workloads.iter()
+    }
+
+    /// By the Pod's or WorkloadEntry's own name (not the Deployment's).
+    pub fn workload_by_name(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
+        self.inner.workloads.get(namespace, name)
+    }
+
+    /// The first workload (by namespace and name) with that address.
+    pub fn workload_by_ip(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads_by_ip(ip).first()
+    }
+
+    /// All workloads with that address; several on host networks and loopback.
+    pub fn workloads_by_ip(&self, ip: IpAddr) -> &[Arc<Workload>] {
+        self.inner.workloads_by_ip.get(&ip).map_or(&[], Vec::as_slice)
+    }
+
+    /// Does any workload run under this service account?
+    pub fn has_service_account(&self, namespace: &str, account: &str) -> bool {
+        self.inner.workloads.namespace(namespace).any(|w| &*w.service_account == account)
+    }
+
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<Resource<spec::Secret>>> {
+        self.inner.secrets.get(namespace, name)
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Resource<spec::Namespace>>> {
+        self.inner.namespaces.get("", name)
+    }
+
+    /// Labels of a namespace; none when it is not defined.
+    pub fn namespace_labels(&self, name: &str) -> Arc<Labels> {
+        self.namespace(name).map(|ns| ns.meta.labels.clone()).unwrap_or_default()
+    }
+
+    pub fn pod_templates(&self) -> impl Iterator<Item = &Arc<Resource<spec::PodTemplate>>> {
+        self.inner.pod_templates.iter()
+    }
+
+    /// Cross-resource findings; made when first asked for.
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        self.inner.diagnostics.get_or_init(|| check::all(self).into())
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("services", &self.inner.services.len())
+            .field("workloads", &self.workloads().count())
+            .finish()
+    }
+}
+
+/// Do `labels` have all of the selector's? An empty selector matches all.
+pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}

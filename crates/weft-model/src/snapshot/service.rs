@@ -1,0 +1,611 @@
+//! A service as clients see it, from a Kubernetes Service or a ServiceEntry host, with its
+//! endpoints resolved to addresses and ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::routing::Visibility;
+use super::workload::{Workload, numbered, tls_mode_label};
+use super::{Inner, Protocol, selects};
+use crate::names::CLUSTER_DOMAIN;
+use crate::object::{Labels, Meta, Origin, Resource};
+use crate::spec::{self, IntOrString, Location, ServiceEntryResolution};
+
+/// One host with ports and endpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshService {
+    pub kind: ServiceKind,
+    /// Full host, lower case.
+    pub host: Arc<str>,
+    /// Name and namespace of the Service or ServiceEntry.
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    /// Virtual addresses: cluster IPs, or a ServiceEntry's plain addresses.
+    pub addresses: Vec<IpAddr>,
+    /// A ServiceEntry's address ranges.
+    pub cidrs: Vec<Cidr>,
+    pub ports: Vec<ServicePort>,
+    pub resolution: Resolution,
+    /// Outside the mesh: no mTLS, no peer metadata.
+    pub mesh_external: bool,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    /// All endpoints, ready or not; see [`Endpoint::healthy`].
+    pub endpoints: Vec<Endpoint>,
+    pub labels: Arc<Labels>,
+    /// What picks its endpoints; none when they are listed.
+    pub selector: Option<Labels>,
+    pub export_to: Visibility,
+    /// Accounts that its endpoints run under; mTLS clients expect exactly these.
+    pub service_accounts: BTreeSet<ServiceAccount>,
+    /// A ServiceEntry's `subjectAltNames`.
+    pub subject_alt_names: Vec<String>,
+    /// `meta.creation` of the defining resource.
+    pub creation: Option<i64>,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceKind {
+    Kubernetes,
+    ServiceEntry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceAccount {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl ServiceAccount {
+    /// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+    pub fn spiffe_id(&self, trust_domain: &str) -> String {
+        format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.name)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServicePort {
+    pub number: u16,
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub target: TargetPort,
+}
+
+/// Which port of an endpoint serves a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TargetPort {
+    Number(u16),
+    /// A container port's name.
+    Name(Arc<str>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// Endpoints are known addresses.
+    Static,
+    /// Endpoints are names, all addresses used.
+    Dns,
+    /// Endpoints are names, the first address used.
+    DnsRoundRobin,
+    /// Traffic goes to the address the client chose.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cidr {
+    pub address: IpAddr,
+    pub prefix_len: u8,
+}
+
+impl Cidr {
+    /// `10.0.0.0/8`, or a plain address as a full-length prefix.
+    pub fn parse(text: &str) -> Option<Cidr> {
+        let (address, len) = match text.split_once('/') {
+            Some((address, len)) => (address, Some(len.parse::<u8>().ok()?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let full = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_len = len.unwrap_or(full);
+        (prefix_len <= full).then_some(Cidr { address, prefix_len })
+    }
+
+    /// Covers one address only.
+    pub fn is_host(&self) -> bool {
+        self.prefix_len == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    Ip(IpAddr),
+    /// DNS name.
+    Host(Arc<str>),
+    /// Path of a Unix socket.
+    Unix(Arc<str>),
+}
+
+impl Address {
+    /// An IP address, `unix://PATH`, or a name; none when empty.
+    pub fn parse(text: &str) -> Option<Address> {
+        if text.is_empty() {
+            return None;
+        }
+        if let Some(path) = text.strip_prefix("unix://") {
+            return Some(Address::Unix(Arc::from(path)));
+        }
+        Some(match text.parse() {
+            Ok(ip) => Address::Ip(ip),
+            Err(_) => Address::Host(Arc::from(text.to_ascii_lowercase())),
+        })
+    }
+
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Address::Ip(ip) => Some(*ip),
+            Address::Host(_) | Address::Unix(_) => None,
+        }
+    }
+}
+
+/// One backend of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    pub address: Address,
+    /// Service port number → port at this address. A missing port is not served here.
+    pub ports: BTreeMap<u16, u16>,
+    pub labels: Arc<Labels>,
+    /// `region/zone/subzone`; empty when unknown.
+    pub locality: Arc<str>,
+    pub network: Arc<str>,
+    pub weight: u32,
+    pub service_account: Option<ServiceAccount>,
+    /// Accepts mesh mTLS (Istio's `tlsMode: istio`), before PeerAuthentication; see
+    /// [`crate::Snapshot::endpoint_mtls`].
+    pub tls_mode_istio: bool,
+    /// Not ready ones are false; Istio leaves them out of EDS.
+    pub healthy: bool,
+    /// The Pod or WorkloadEntry behind it; none for listed endpoints.
+    pub workload: Option<Arc<Workload>>,
+}
+
+impl Endpoint {
+    /// The endpoint's port for a service port number.
+    pub fn port(&self, service_port: u16) -> Option<u16> {
+        self.ports.get(&service_port).copied()
+    }
+}
+
+impl MeshService {
+    pub fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+
+    /// Endpoints with all of the labels (a subset's).
+    pub fn endpoints_with<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Endpoint> {
+        self.endpoints.iter().filter(move |endpoint| selects(labels, &endpoint.labels))
+    }
+
+    /// Is the workload one of its endpoints?
+    pub fn selects(&self, workload: &Workload) -> bool {
+        if self.namespace != workload.namespace {
+            return false;
+        }
+        if let Some(selector) = &self.selector {
+            return selects(selector, &workload.labels);
+        }
+        let is_it = |endpoint: &Endpoint| match &endpoint.workload {
+            Some(other) => other.name == workload.name,
+            None => false,
+        };
+        self.endpoints.iter().any(is_it)
+    }
+
+    /// Key in its namespace's table.
+    pub(crate) fn table_key(&self) -> Arc<str> {
+        table_key(self.kind, &self.name, &self.host)
+    }
+
+    /// Equal but for endpoints (and where it was read).
+    pub(crate) fn same_definition(&self, other: &MeshService) -> bool {
+        let MeshService {
+            kind,
+            host,
+            name,
+            namespace,
+            addresses,
+            cidrs,
+            ports,
+            resolution,
+            mesh_external,
+            headless,
+            endpoints: _,
+            labels,
+            selector,
+            export_to,
+            service_accounts,
+            subject_alt_names,
+            creation,
+            origin: _,
+        } = self;
+        *kind == other.kind
+            && *host == other.host
+            && *name == other.name
+            && *namespace == other.namespace
+            && *addresses == other.addresses
+            && *cidrs == other.cidrs
+            && *ports == other.ports
+            && *resolution == other.resolution
+            && *mesh_external == other.mesh_external
+            && *headless == other.headless
+            && *labels == other.labels
+            && *selector == other.selector
+            && *export_to == other.export_to
+            && *service_accounts == other.service_accounts
+            && *subject_alt_names == other.subject_alt_names
+            && *creation == other.creation
+    }
+}
+
+pub(crate) fn table_key(kind: ServiceKind, name: &str, host: &str) -> Arc<str> {
+    let kind = match kind {
+        ServiceKind::Kubernetes => "s",
+        ServiceKind::ServiceEntry => "e",
+    };
+    Arc::from(format!("{kind}/{name}/{host}"))
+}
+
+/// The full host of a Kubernetes Service.
+pub(crate) fn kube_host(meta: &Meta) -> Arc<str> {
+    let (name, namespace) = (meta.name.to_ascii_lowercase(), &meta.namespace);
+    Arc::from(format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}"))
+}
+
+/// A Kubernetes Service with its endpoints in `world`.
+pub(crate) fn of_kube(world: &Inner, service: &Resource<spec::Service>) -> MeshService {
+    let Resource { meta, spec } = service;
+    let host = kube_host(meta);
+    let export = meta.annotations.get("networking.istio.io/exportTo");
+    let export: Vec<String> =
+        export.iter().flat_map(|v| v.split(',')).map(|v| v.trim().to_string()).collect();
+    let external = spec.service_type == "ExternalName";
+    let mut built = MeshService {
+        kind: ServiceKind::Kubernetes,
+        host,
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        addresses: Vec::new(),
+        cidrs: Vec::new(),
+        ports: spec.ports.iter().filter_map(kube_port).collect(),
+        resolution: if external { Resolution::Dns } else { Resolution::Static },
+        mesh_external: external,
+        headless: spec.cluster_ip == "None",
+        endpoints: Vec::new(),
+        labels: meta.labels.clone(),
+        selector: (!external && !spec.selector.is_empty()).then(|| spec.selector.clone()),
+        export_to: Visibility::parse(&export),
+        service_accounts: BTreeSet::new(),
+        subject_alt_names: Vec::new(),
+        creation: meta.creation,
+        origin: meta.origin.clone(),
+    };
+    for text in std::iter::once(&spec.cluster_ip).chain(&spec.cluster_ips) {
+        match text.parse() {
+            Ok(ip) if !built.addresses.contains(&ip) => built.addresses.push(ip),
+            _ => {}
+        }
+    }
+    built.endpoints = if external {
+        let ports = built.ports.iter().map(|port| (port.number, port.number)).collect();
+        Address::parse(&spec.external_name).map(|a| listed(a, ports)).into_iter().collect()
+    } else {
+        kube_endpoints(world, &built, spec.publish_not_ready_addresses)
+    };
+    with_accounts(built)
+}
+
+fn kube_port(port: &spec::KubeServicePort) -> Option<ServicePort> {
+    let number = u16::try_from(port.port).ok()?;
+    Some(ServicePort {
+        number,
+        name: Arc::from(port.name.as_str()),
+        protocol: Protocol::of_service_port(
+            port.port,
+            &port.name,
+            &port.protocol,
+            port.app_protocol.as_deref(),
+        ),
+        target: match &port.target_port {
+            None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
+            Some(IntOrString::Int(n)) => TargetPort::Number(u16::try_from(*n).ok()?),
+            Some(IntOrString::String(name)) => match name.parse() {
+                Ok(n) => TargetPort::Number(n),
+                Err(_) => TargetPort::Name(Arc::from(name.as_str())),
+            },
+        },
+    })
+}
+
+/// Selected Pods and WorkloadEntries; when there are none, EndpointSlices, then Endpoints.
+fn kube_endpoints(world: &Inner, service: &MeshService, not_ready_too: bool) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    if let Some(selector) = &service.selector {
+        for workload in world.workloads.namespace(&service.namespace) {
+            if selects(selector, &workload.labels) {
+                endpoints.extend(of_workload(service, workload));
+            }
+        }
+    }
+    if endpoints.is_empty() {
+        for slice in world.endpoint_slices.namespace(&service.namespace) {
+            let owner = slice.meta.labels.get("kubernetes.io/service-name");
+            if owner.is_some_and(|name| **name == *service.name) {
+                endpoints.extend(of_slice(world, service, slice));
+            }
+        }
+    }
+    if endpoints.is_empty()
+        && let Some(listed) = world.endpoints.get(&service.namespace, &service.name)
+    {
+        endpoints.extend(of_endpoints(world, service, listed));
+    }
+    if not_ready_too {
+        endpoints.iter_mut().for_each(|endpoint| endpoint.healthy = true);
+    }
+    endpoints
+}
+
+/// None when the workload has no address or serves none of the ports.
+fn of_workload(service: &MeshService, workload: &Arc<Workload>) -> Option<Endpoint> {
+    let address = workload.address.clone()?;
+    let mut ports = BTreeMap::new();
+    for port in &service.ports {
+        // A WorkloadEntry's port of the same name overrides what the service says.
+        let own = match workload.kind {
+            super::WorkloadKind::WorkloadEntry => workload.ports.get(&*port.name).copied(),
+            super::WorkloadKind::Pod => None,
+        };
+        let target = own.or_else(|| match &port.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => workload.ports.get(&**name).copied(),
+        });
+        ports.extend(target.map(|target| (port.number, target)));
+    }
+    if ports.is_empty() && !service.ports.is_empty() {
+        return None;
+    }
+    Some(backed(address, ports, workload))
+}
+
+fn backed(address: Address, ports: BTreeMap<u16, u16>, workload: &Arc<Workload>) -> Endpoint {
+    Endpoint {
+        address,
+        ports,
+        labels: workload.labels.clone(),
+        locality: workload.locality.clone(),
+        network: workload.network.clone(),
+        weight: workload.weight,
+        service_account: Some(ServiceAccount {
+            namespace: workload.namespace.clone(),
+            name: workload.service_account.clone(),
+        }),
+        tls_mode_istio: workload.sidecar,
+        healthy: workload.ready,
+        workload: Some(workload.clone()),
+    }
+}
+
+/// An endpoint that is only an address.
+fn listed(address: Address, ports: BTreeMap<u16, u16>) -> Endpoint {
+    Endpoint {
+        address,
+        ports,
+        labels: Arc::default(),
+        locality: Arc::from(""),
+        network: Arc::from(""),
+        weight: 1,
+        service_account: None,
+        tls_mode_istio: false,
+        healthy: true,
+        workload: None,
+    }
+}
+
+/// The Pod that an address belongs to, by reference, else by an address that is unique.
+fn pod_behind<'a>(
+    world: &'a Inner,
+    service: &MeshService,
+    target: Option<&spec::TargetRef>,
+    address: &Address,
+) -> Option<&'a Arc<Workload>> {
+    if let Some(target) = target.filter(|target| target.kind == "Pod") {
+        let namespace =
+            if target.namespace.is_empty() { &*service.namespace } else { &target.namespace };
+        return world.workloads.get(namespace, &target.name);
+    }
+    match world.workloads_by_ip.get(&address.ip()?).map(Vec::as_slice) {
+        Some([only]) => Some(only),
+        _ => None,
+    }
+}
+
+fn joined_ports(service: &MeshService, ports: &[spec::EndpointPort]) -> BTreeMap<u16, u16> {
+    let mut joined = BTreeMap::new();
+    for port in &service.ports {
+        let same = ports.iter().find(|p| *p.name == *port.name);
+        let number = same.and_then(|p| p.port).and_then(|n| u16::try_from(n).ok());
+        joined.extend(number.map(|number| (port.number, number)));
+    }
+    joined
+}
+
+fn of_slice(
+    world: &Inner,
+    service: &MeshService,
+    slice: &Resource<spec::EndpointSlice>,
+) -> Vec<Endpoint> {
+    let ports = joined_ports(service, &slice.spec.ports);
+    let mut endpoints = Vec::new();
+    for endpoint in &slice.spec.endpoints {
+        let healthy = endpoint.conditions.ready.unwrap_or(true);
+        // All addresses of one slice endpoint are the same backend; the first is the one to use.
+        let Some(address) = endpoint.addresses.first().and_then(|text| Address::parse(text)) else {
+            continue;
+        };
+        let pod = pod_behind(world, service, endpoint.target_ref.as_ref(), &address);
+        let mut built = match pod {
+            Some(pod) => backed(address, ports.clone(), pod),
+            None => listed(address, ports.clone()),
+        };
+        built.healthy = healthy;
+        if built.locality.is_empty() && !endpoint.zone.is_empty() {
+            built.locality = Arc::from(format!("/{}", endpoint.zone));
+        }
+        endpoints.push(built);
+    }
+    endpoints
+}
+
+fn of_endpoints(
+    world: &Inner,
+    service: &MeshService,
+    resource: &Resource<spec::Endpoints>,
+) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for subset in &resource.spec.subsets {
+        let ports = joined_ports(service, &subset.ports);
+        let ready = subset.addresses.iter().map(|address| (address, true));
+        let all = ready.chain(subset.not_ready_addresses.iter().map(|address| (address, false)));
+        for (entry, healthy) in all {
+            let Some(address) = Address::parse(&entry.ip) else { continue };
+            let pod = pod_behind(world, service, entry.target_ref.as_ref(), &address);
+            let mut built = match pod {
+                Some(pod) => backed(address, ports.clone(), pod),
+                None => listed(address, ports.clone()),
+            };
+            built.healthy = healthy;
+            endpoints.push(built);
+        }
+    }
+    endpoints
+}
+
+/// A ServiceEntry: one service for each host.
+pub(crate) fn of_entry(world: &Inner, entry: &Resource<spec::ServiceEntry>) -> Vec<MeshService> {
+    let Resource { meta, spec } = entry;
+    let cidrs: Vec<Cidr> = spec.addresses.iter().filter_map(|text| Cidr::parse(text)).collect();
+    let (hosts, ranges): (Vec<Cidr>, Vec<Cidr>) = cidrs.into_iter().partition(Cidr::is_host);
+    let mut services = Vec::new();
+    for host in &spec.hosts {
+        let mut built = MeshService {
+            kind: ServiceKind::ServiceEntry,
+            host: Arc::from(host.to_ascii_lowercase()),
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            addresses: hosts.iter().map(|cidr| cidr.address).collect(),
+            cidrs: ranges.clone(),
+            ports: spec.ports.iter().filter_map(entry_port).collect(),
+            resolution: match spec.resolution {
+                ServiceEntryResolution::None | ServiceEntryResolution::DynamicDns => {
+                    Resolution::None
+                }
+                ServiceEntryResolution::Static => Resolution::Static,
+                ServiceEntryResolution::Dns => Resolution::Dns,
+                ServiceEntryResolution::DnsRoundRobin => Resolution::DnsRoundRobin,
+            },
+            mesh_external: spec.location == Location::MeshExternal,
+            headless: false,
+            endpoints: Vec::new(),
+            labels: meta.labels.clone(),
+            selector: spec.workload_selector.as_ref().map(|selector| selector.labels.clone()),
+            export_to: Visibility::parse(&spec.export_to),
+            service_accounts: BTreeSet::new(),
+            subject_alt_names: spec.subject_alt_names.clone(),
+            creation: meta.creation,
+            origin: meta.origin.clone(),
+        };
+        built.endpoints = entry_endpoints(world, &built, spec);
+        services.push(with_accounts(built));
+    }
+    services
+}
+
+fn entry_port(port: &spec::ServiceEntryPort) -> Option<ServicePort> {
+    let number = u16::try_from(port.number).ok()?;
+    let target = port.target_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
+    let declared = Protocol::parse(&port.protocol);
+    Some(ServicePort {
+        number,
+        name: Arc::from(port.name.as_str()),
+        protocol: declared
+            .unwrap_or_else(|| Protocol::of_service_port(port.number, &port.name, "", None)),
+        target: TargetPort::Number(target.unwrap_or(number)),
+    })
+}
+
+fn entry_endpoints(
+    world: &Inner,
+    service: &MeshService,
+    spec: &spec::ServiceEntry,
+) -> Vec<Endpoint> {
+    if let Some(selector) = &service.selector {
+        let workloads = world.workloads.namespace(&service.namespace);
+        let selected = workloads.filter(|workload| selects(selector, &workload.labels));
+        return selected.filter_map(|workload| of_workload(service, workload)).collect();
+    }
+    if !spec.endpoints.is_empty() {
+        return spec.endpoints.iter().filter_map(|e| of_inline(service, e)).collect();
+    }
+    match service.resolution {
+        // Without endpoints the host itself is resolved; a wildcard cannot be.
+        Resolution::Dns | Resolution::DnsRoundRobin if !service.host.contains('*') => {
+            let port = |port: &ServicePort| match port.target {
+                TargetPort::Number(target) => Some((port.number, target)),
+                TargetPort::Name(_) => None,
+            };
+            let ports = service.ports.iter().filter_map(port).collect();
+            vec![listed(Address::Host(service.host.clone()), ports)]
+        }
+        // Istio takes the addresses of a STATIC entry without endpoints as its endpoints.
+        Resolution::Static => {
+            let ports: BTreeMap<u16, u16> =
+                service.ports.iter().map(|port| (port.number, port.number)).collect();
+            service.addresses.iter().map(|ip| listed(Address::Ip(*ip), ports.clone())).collect()
+        }
+        Resolution::Dns | Resolution::DnsRoundRobin | Resolution::None => Vec::new(),
+    }
+}
+
+/// An endpoint written inside the ServiceEntry.
+fn of_inline(service: &MeshService, entry: &spec::WorkloadEntry) -> Option<Endpoint> {
+    let own = numbered(&entry.ports);
+    let mut ports = BTreeMap::new();
+    for port in &service.ports {
+        let target = own.get(&*port.name).copied().or(match port.target {
+            TargetPort::Number(target) => Some(target),
+            TargetPort::Name(_) => None,
+        });
+        ports.extend(target.map(|target| (port.number, target)));
+    }
+    let account = (!entry.service_account.is_empty()).then(|| ServiceAccount {
+        namespace: service.namespace.clone(),
+        name: Arc::from(entry.service_account.as_str()),
+    });
+    Some(Endpoint {
+        labels: Arc::new(entry.labels.clone()),
+        locality: Arc::from(entry.locality.as_str()),
+        network: Arc::from(entry.network.as_str()),
+        weight: entry.weight.unwrap_or(1).max(1),
+        service_account: account,
+        tls_mode_istio: tls_mode_label(&entry.labels).unwrap_or(false),
+        ..listed(Address::parse(&entry.address)?, ports)
+    })
+}
+
+fn with_accounts(mut service: MeshService) -> MeshService {
+    let accounts = service.endpoints.iter().filter_map(|e| e.service_account.clone());
+    service.service_accounts = accounts.collect();
+    service
+}

@@ -1,0 +1,63 @@
+//! A namespaced table of resources with structural sharing: a change copies one namespace's map
+//! of pointers, never the resources.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+type ByName<T> = BTreeMap<Arc<str>, Arc<T>>;
+
+/// namespace → name → item.
+#[derive(Debug)]
+pub(crate) struct Table<T> {
+    namespaces: Arc<BTreeMap<Arc<str>, Arc<ByName<T>>>>,
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Table { namespaces: self.namespaces.clone() }
+    }
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Table { namespaces: Arc::default() }
+    }
+}
+
+impl<T> Table<T> {
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<T>> {
+        self.namespaces.get(namespace)?.get(name)
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+        item: Arc<T>,
+    ) -> Option<Arc<T>> {
+        let namespaces = Arc::make_mut(&mut self.namespaces);
+        let names = namespaces.entry(namespace.clone()).or_default();
+        Arc::make_mut(names).insert(name.clone(), item)
+    }
+
+    pub(crate) fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<T>> {
+        self.get(namespace, name)?;
+        let namespaces = Arc::make_mut(&mut self.namespaces);
+        let names = Arc::make_mut(namespaces.get_mut(namespace)?);
+        let old = names.remove(name);
+        if names.is_empty() {
+            namespaces.remove(namespace);
+        }
+        old
+    }
+
+    /// Of one namespace, by name.
+    pub(crate) fn namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<T>> {
+        self.namespaces.get(namespace).into_iter().flat_map(|names| names.values())
+    }
+
+    /// By namespace, then name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.namespaces.values().flat_map(|names| names.values())
+    }
+}

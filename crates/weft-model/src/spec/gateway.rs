@@ -1,0 +1,96 @@
+//! networking.istio.io Gateway.
+
+use serde::Deserialize;
+
+use crate::Labels;
+
+/// Ports, hosts and TLS of the proxies that `selector` picks.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Gateway {
+    pub servers: Vec<Server>,
+    pub selector: Labels,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Server {
+    pub port: Option<Port>,
+    pub bind: String,
+    /// `host`, `*.host`, `ns/host`, `./host`, `*/host`.
+    pub hosts: Vec<String>,
+    pub tls: Option<ServerTlsSettings>,
+    pub default_endpoint: String,
+    pub name: String,
+}
+
+/// Port of a Gateway server or a Sidecar listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Port {
+    pub number: u32,
+    /// `HTTP`, `HTTPS`, `GRPC`, `HTTP2`, `MONGO`, `TCP`, `TLS` in any case; see
+    /// [`crate::Protocol::parse`].
+    pub protocol: String,
+    pub name: String,
+    pub target_port: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ServerTlsSettings {
+    pub https_redirect: bool,
+    pub mode: ServerTlsMode,
+    pub server_certificate: String,
+    pub private_key: String,
+    pub ca_certificates: String,
+    pub ca_crl: String,
+    pub credential_name: String,
+    pub credential_names: Vec<String>,
+    pub ca_cert_credential_name: String,
+    pub tls_certificates: Vec<TlsCertificate>,
+    pub subject_alt_names: Vec<String>,
+    pub verify_certificate_spki: Vec<String>,
+    pub verify_certificate_hash: Vec<String>,
+    pub min_protocol_version: TlsProtocol,
+    pub max_protocol_version: TlsProtocol,
+    pub cipher_suites: Vec<String>,
+    pub ecdh_curves: Vec<String>,
+    pub insecure_skip_verify: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct TlsCertificate {
+    pub server_certificate: String,
+    pub private_key: String,
+    pub ca_certificates: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ServerTlsMode {
+    /// The zero value of the API: SNI passthrough.
+    #[default]
+    Passthrough,
+    Simple,
+    Mutual,
+    AutoPassthrough,
+    IstioMutual,
+    OptionalMutual,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub enum TlsProtocol {
+    #[default]
+    #[serde(rename = "TLS_AUTO")]
+    Auto,
+    #[serde(rename = "TLSV1_0")]
+    V1_0,
+    #[serde(rename = "TLSV1_1")]
+    V1_1,
+    #[serde(rename = "TLSV1_2")]
+    V1_2,
+    #[serde(rename = "TLSV1_3")]
+    V1_3,
+}

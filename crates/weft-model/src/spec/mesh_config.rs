@@ -1,0 +1,131 @@
+//! Istio's MeshConfig (mesh.istio.io), as far as Weft reads it; the rest of its fields are known
+//! to [`super::unread_fields`] so that they raise no warning.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::value::duration;
+use super::{HttpRetry, LocalityLbSetting, OutboundTrafficPolicy, TcpKeepalive, TlsProtocol};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MeshConfig {
+    /// `cluster.local` when not set.
+    pub trust_domain: String,
+    pub trust_domain_aliases: Vec<String>,
+    /// `istio-system` when not set.
+    pub root_namespace: String,
+    pub enable_auto_mtls: bool,
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    pub default_config: ProxyConfig,
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Option<Duration>,
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    #[serde(deserialize_with = "duration")]
+    pub protocol_detection_timeout: Option<Duration>,
+    pub default_http_retry_policy: Option<HttpRetry>,
+    pub default_service_export_to: Vec<String>,
+    pub default_virtual_service_export_to: Vec<String>,
+    pub default_destination_rule_export_to: Vec<String>,
+    pub path_normalization: Option<PathNormalization>,
+    pub locality_lb_setting: Option<LocalityLbSetting>,
+    #[serde(rename = "meshMTLS")]
+    pub mesh_mtls: Option<MeshTls>,
+    pub enable_tracing: Option<bool>,
+    pub access_log_file: String,
+    pub access_log_format: String,
+    pub access_log_encoding: Option<String>,
+    pub enable_prometheus_merge: Option<bool>,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        MeshConfig {
+            trust_domain: crate::CLUSTER_DOMAIN.to_string(),
+            trust_domain_aliases: Vec::new(),
+            root_namespace: crate::ROOT_NAMESPACE.to_string(),
+            enable_auto_mtls: true,
+            outbound_traffic_policy: None,
+            default_config: ProxyConfig::default(),
+            connect_timeout: None,
+            tcp_keepalive: None,
+            protocol_detection_timeout: None,
+            default_http_retry_policy: None,
+            default_service_export_to: Vec::new(),
+            default_virtual_service_export_to: Vec::new(),
+            default_destination_rule_export_to: Vec::new(),
+            path_normalization: None,
+            locality_lb_setting: None,
+            mesh_mtls: None,
+            enable_tracing: None,
+            access_log_file: String::new(),
+            access_log_format: String::new(),
+            access_log_encoding: None,
+            enable_prometheus_merge: None,
+        }
+    }
+}
+
+/// Mesh-wide ProxyConfig (`defaultConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProxyConfig {
+    pub concurrency: Option<i32>,
+    #[serde(deserialize_with = "duration")]
+    pub drain_duration: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub termination_drain_duration: Option<Duration>,
+    pub tracing: Option<Tracing>,
+    pub proxy_metadata: BTreeMap<String, String>,
+    pub gateway_topology: Option<Topology>,
+    pub hold_application_until_proxy_starts: Option<bool>,
+    pub discovery_address: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Tracing {
+    /// Percent of requests; Istio's default is 1.
+    pub sampling: Option<f64>,
+    pub zipkin: Option<Zipkin>,
+    pub max_path_tag_length: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Zipkin {
+    pub address: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Topology {
+    pub num_trusted_proxies: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PathNormalization {
+    pub normalization: NormalizationType,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum NormalizationType {
+    #[default]
+    Default,
+    None,
+    Base,
+    MergeSlashes,
+    DecodeAndMergeSlashes,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MeshTls {
+    pub min_protocol_version: TlsProtocol,
+    pub ecdh_curves: Vec<String>,
+    pub cipher_suites: Vec<String>,
+}
