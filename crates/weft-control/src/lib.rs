@@ -1,1 +1,3 @@
 //! The control plane: sources, push, certificate authority, status.
+
+pub mod ca;

@@ -1,0 +1,27 @@
+//! The certificate authority: who is who in the mesh, and the proof of it.
+//!
+//! Owns the root key, the join key, and every private key the control plane makes. A workload's
+//! name comes from a verified credential (join token), never from what it asks for; its
+//! certificate carries that name as a SPIFFE URI. Nothing outside this folder sees a CA key.
+//! Must not know: how resources are made or pushed, where snapshots come from.
+
+mod error;
+mod files;
+mod identity;
+mod issue;
+mod join;
+mod root;
+mod secrets;
+mod service;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::CaError;
+pub use identity::Identity;
+pub use issue::{Authority, Certificate, Lifetimes, renew_at};
+pub use join::{JoinKey, TokenError};
+pub use secrets::{StreamSecrets, WorkloadSecrets};
+pub use service::{CertificateIssuer, authenticate};
+pub use tls::server_config;
