@@ -1,0 +1,141 @@
+//! The HTTP connection manager as Istio sets it up, minus what stock Envoy does not have.
+
+use std::time::Duration;
+
+use weft_xds::pb::envoy::config::accesslog::v3 as accesslog;
+use weft_xds::pb::envoy::config::listener::v3 as listener;
+use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use weft_xds::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use weft_xds::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use weft_xds::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use weft_xds::pb::envoy::extensions::filters::http::router::v3::Router;
+use weft_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use weft_xds::pb::envoy::r#type::v3::Percent;
+
+use super::{ads, any, boolean, duration, filter};
+use crate::view::Flavor;
+
+/// Where the routes of a connection manager come from.
+pub(crate) enum Routes {
+    /// A route configuration of this name, over ADS.
+    Rds(String),
+    Inline(Box<RouteConfiguration>),
+}
+
+/// Which way the traffic goes, seen from the workload or the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Inbound,
+    Outbound,
+    Gateway,
+}
+
+/// What differs between one connection manager and the next.
+pub(crate) struct Http {
+    pub(crate) stat_prefix: String,
+    pub(crate) routes: Routes,
+    pub(crate) side: Side,
+    pub(crate) flavor: Flavor,
+    /// Percent of traces started here that are sampled, 0 to 100.
+    pub(crate) sampling: f64,
+    /// File that access-log lines go to (`/dev/stdout`), if any.
+    pub(crate) access_log: Option<String>,
+}
+
+pub(crate) fn http(options: Http) -> listener::Filter {
+    use hcm::http_connection_manager as manager;
+    let percent = |value| Some(Percent { value });
+    let (forward, details) = client_certificate(options.side);
+    let config = hcm::HttpConnectionManager {
+        codec_type: manager::CodecType::Auto as i32,
+        stat_prefix: options.stat_prefix,
+        http_filters: http_filters(options.flavor),
+        tracing: Some(manager::Tracing {
+            client_sampling: percent(100.0),
+            random_sampling: percent(options.sampling),
+            overall_sampling: percent(100.0),
+            ..Default::default()
+        }),
+        server_name: "istio-envoy".to_owned(),
+        server_header_transformation: manager::ServerHeaderTransformation::PassThrough as i32,
+        // Istio's choice: streams may idle for ever, timeouts are the routes' business.
+        stream_idle_timeout: duration(Duration::ZERO),
+        access_log: options.access_log.iter().map(|path| file_log(path)).collect(),
+        use_remote_address: boolean(options.side == Side::Gateway),
+        forward_client_cert_details: forward as i32,
+        set_current_client_cert_details: details,
+        upgrade_configs: vec![manager::UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
+        normalize_path: boolean(true),
+        route_specifier: Some(match options.routes {
+            Routes::Rds(name) => manager::RouteSpecifier::Rds(hcm::Rds {
+                config_source: Some(ads()),
+                route_config_name: name,
+            }),
+            Routes::Inline(routes) => manager::RouteSpecifier::RouteConfig(*routes),
+        }),
+        ..Default::default()
+    };
+    filter("envoy.filters.network.http_connection_manager", &config)
+}
+
+fn client_certificate(
+    side: Side,
+) -> (
+    hcm::http_connection_manager::ForwardClientCertDetails,
+    Option<hcm::http_connection_manager::SetCurrentClientCertDetails>,
+) {
+    use hcm::http_connection_manager::{ForwardClientCertDetails, SetCurrentClientCertDetails};
+    let details = SetCurrentClientCertDetails {
+        subject: boolean(true),
+        dns: true,
+        uri: true,
+        ..Default::default()
+    };
+    match side {
+        Side::Inbound => (ForwardClientCertDetails::AppendForward, Some(details)),
+        Side::Gateway => (ForwardClientCertDetails::SanitizeSet, Some(details)),
+        Side::Outbound => (ForwardClientCertDetails::Sanitize, None),
+    }
+}
+
+/// The filters are the same whether or not a route uses them: adding a fault to a route must not
+/// change the listener, which would drain its connections.
+fn http_filters(flavor: Flavor) -> Vec<hcm::HttpFilter> {
+    let mut filters = Vec::new();
+    if flavor == Flavor::Envoy {
+        filters.push(http_filter("envoy.filters.http.fault", any(&HttpFault::default())));
+        filters.push(http_filter("envoy.filters.http.cors", any(&Cors {})));
+    }
+    filters.push(router());
+    filters
+}
+
+pub(crate) fn router() -> hcm::HttpFilter {
+    http_filter("envoy.filters.http.router", any(&Router::default()))
+}
+
+pub(crate) fn http_filter(
+    name: &str,
+    config: weft_xds::pb::google::protobuf::Any,
+) -> hcm::HttpFilter {
+    hcm::HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
+
+/// An access log in Envoy's default text format.
+pub(crate) fn file_log(path: &str) -> accesslog::AccessLog {
+    accesslog::AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(any(&FileAccessLog {
+            path: path.to_owned(),
+            access_log_format: None,
+        }))),
+        filter: None,
+    }
+}

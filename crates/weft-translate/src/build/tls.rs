@@ -1,0 +1,196 @@
+//! Transport sockets: who proves what to whom.
+//!
+//! The workload certificate and the mesh roots are always the SDS names `default` and `ROOTCA`;
+//! this module never sees key material.
+
+use weft_xds::pb::envoy::config::core::v3 as core;
+use weft_xds::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use weft_xds::pb::envoy::r#type::matcher::v3::StringMatcher;
+
+use super::{ads, any, boolean, exact, file, prefix};
+
+/// SDS name of the workload's own certificate.
+pub(crate) const WORKLOAD_CERT: &str = "default";
+/// SDS name of the mesh's trust roots.
+pub(crate) const MESH_ROOTS: &str = "ROOTCA";
+
+/// The certificate a server or client presents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Certificate {
+    /// Fetched over SDS by this name.
+    Sds(String),
+    /// Read from files by the proxy itself (paths on the proxy's disk).
+    Files { chain: String, key: String },
+}
+
+/// How the peer's certificate is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// The peer is not asked for, or not checked.
+    None,
+    /// Roots over SDS; `names` are the exact or prefix subject names accepted (empty: any).
+    Sds { roots: String, names: Vec<String> },
+    /// Roots from a file on the proxy's disk.
+    File { roots: String, names: Vec<String>, crl: Option<String> },
+    /// The operating system's roots; `names` as above.
+    System { names: Vec<String> },
+}
+
+pub(crate) fn sds(name: &str) -> tls::SdsSecretConfig {
+    tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(ads()) }
+}
+
+fn common(
+    certificate: Option<&Certificate>,
+    trust: &Trust,
+    alpn: &[&str],
+) -> tls::CommonTlsContext {
+    let mut context = tls::CommonTlsContext {
+        alpn_protocols: alpn.iter().map(|protocol| (*protocol).to_owned()).collect(),
+        validation_context_type: validation(trust),
+        ..Default::default()
+    };
+    match certificate {
+        None => {}
+        Some(Certificate::Sds(name)) => {
+            context.tls_certificate_sds_secret_configs = vec![sds(name)];
+        }
+        Some(Certificate::Files { chain, key }) => {
+            context.tls_certificates = vec![tls::TlsCertificate {
+                certificate_chain: Some(file(chain)),
+                private_key: Some(file(key)),
+                ..Default::default()
+            }];
+        }
+    }
+    context
+}
+
+fn validation(trust: &Trust) -> Option<tls::common_tls_context::ValidationContextType> {
+    use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+    match trust {
+        Trust::None => None,
+        Trust::Sds { roots, names } => Some(ValidationContextType::CombinedValidationContext(
+            CombinedCertificateValidationContext {
+                default_validation_context: Some(names_only(names)),
+                validation_context_sds_secret_config: Some(sds(roots)),
+                ..Default::default()
+            },
+        )),
+        Trust::File { roots, names, crl } => {
+            Some(ValidationContextType::ValidationContext(tls::CertificateValidationContext {
+                trusted_ca: Some(file(roots)),
+                crl: crl.as_deref().map(file),
+                ..names_only(names)
+            }))
+        }
+        Trust::System { names } => {
+            Some(ValidationContextType::ValidationContext(tls::CertificateValidationContext {
+                system_root_certs: Some(Default::default()),
+                ..names_only(names)
+            }))
+        }
+    }
+}
+
+fn names_only(names: &[String]) -> tls::CertificateValidationContext {
+    tls::CertificateValidationContext {
+        match_typed_subject_alt_names: names.iter().map(|name| subject_name(name)).collect(),
+        ..Default::default()
+    }
+}
+
+/// A name with `://` is a URI (SPIFFE), anything else a DNS name; a trailing `*` is a prefix.
+fn subject_name(name: &str) -> tls::SubjectAltNameMatcher {
+    use tls::subject_alt_name_matcher::SanType;
+    let matcher: StringMatcher = match name.strip_suffix('*') {
+        Some(start) => prefix(start),
+        None => exact(name),
+    };
+    let san_type = if name.contains("://") { SanType::Uri } else { SanType::Dns };
+    tls::SubjectAltNameMatcher {
+        san_type: san_type as i32,
+        matcher: Some(matcher),
+        ..Default::default()
+    }
+}
+
+/// A client's TLS socket.
+pub(crate) fn upstream(
+    certificate: Option<&Certificate>,
+    trust: &Trust,
+    sni: &str,
+    alpn: &[&str],
+) -> core::TransportSocket {
+    socket(any(&tls::UpstreamTlsContext {
+        common_tls_context: Some(common(certificate, trust, alpn)),
+        sni: sni.to_owned(),
+        ..Default::default()
+    }))
+}
+
+/// A client's TLS socket that accepts any certificate (`insecureSkipVerify`).
+pub(crate) fn upstream_unverified(
+    certificate: Option<&Certificate>,
+    sni: &str,
+    alpn: &[&str],
+) -> core::TransportSocket {
+    upstream(certificate, &Trust::None, sni, alpn)
+}
+
+/// Protocol floor and ceiling and ciphers of a server, as Istio's Gateway spells them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ServerParams {
+    /// `TLSV1_2` and so on; `None` is Istio's default floor of 1.2.
+    pub(crate) minimum: Option<i32>,
+    pub(crate) maximum: Option<i32>,
+    pub(crate) ciphers: Vec<String>,
+}
+
+/// A server's TLS socket. A client certificate is required exactly when there is `trust`,
+/// unless `optional_client` is set.
+pub(crate) fn downstream(
+    certificates: &[Certificate],
+    trust: &Trust,
+    optional_client: bool,
+    alpn: &[&str],
+    params: &ServerParams,
+) -> core::TransportSocket {
+    let mut context = common(None, trust, alpn);
+    for certificate in certificates {
+        let one = common(Some(certificate), &Trust::None, &[]);
+        context.tls_certificates.extend(one.tls_certificates);
+        context.tls_certificate_sds_secret_configs.extend(one.tls_certificate_sds_secret_configs);
+    }
+    context.tls_params = Some(tls::TlsParameters {
+        tls_minimum_protocol_version: params
+            .minimum
+            .unwrap_or(tls::tls_parameters::TlsProtocol::TlSv12 as i32),
+        tls_maximum_protocol_version: params
+            .maximum
+            .unwrap_or(tls::tls_parameters::TlsProtocol::TlsAuto as i32),
+        cipher_suites: params.ciphers.clone(),
+        ..Default::default()
+    });
+    let require = *trust != Trust::None && !optional_client;
+    socket(any(&tls::DownstreamTlsContext {
+        common_tls_context: Some(context),
+        require_client_certificate: boolean(require),
+        ..Default::default()
+    }))
+}
+
+fn socket(config: weft_xds::pb::google::protobuf::Any) -> core::TransportSocket {
+    core::TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(config)),
+    }
+}
+
+pub(crate) fn raw_buffer() -> core::TransportSocket {
+    core::TransportSocket {
+        name: "envoy.transport_sockets.raw_buffer".to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(&RawBuffer {}))),
+    }
+}

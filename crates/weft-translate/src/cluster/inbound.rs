@@ -1,0 +1,76 @@
+//! Clusters from the proxy to its own application.
+
+use weft_xds::names;
+use weft_xds::pb::envoy::config::cluster::v3 as pb;
+use weft_xds::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, LbPolicy,
+};
+use weft_xds::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use weft_xds::pb::envoy::config::core::v3::{Address, BindConfig, SocketAddress};
+
+use super::{CONNECT_TIMEOUT, declared, limits, metadata, passthrough};
+use crate::build::{duration, pipe_address, socket_address};
+use crate::endpoint;
+use crate::ports::{self, Application, WorkloadPort};
+use crate::scope::Scope;
+use crate::view::Interception;
+
+/// Source address of connections to the application: capture rules let it through untouched.
+const LOOP_GUARD: &str = "127.0.0.6";
+
+pub(crate) fn clusters(scope: &Scope<'_>) -> Vec<pb::Cluster> {
+    let mut clusters: Vec<_> =
+        ports::of_workload(scope).iter().map(|port| to_application(port)).collect();
+    if scope.view.interception != Interception::None {
+        let mut undeclared = passthrough(names::INBOUND_PASSTHROUGH_CLUSTER);
+        undeclared.upstream_bind_config = Some(loop_guard());
+        clusters.push(undeclared);
+    }
+    clusters
+}
+
+fn to_application(port: &WorkloadPort<'_>) -> pb::Cluster {
+    // `h2UpgradePolicy` lets a client speak HTTP/2 to a plain HTTP port; the application did not
+    // agree to that, so its version is the port's own.
+    let upstream = declared(port.protocol);
+    let mut cluster = pb::Cluster {
+        name: names::inbound_cluster(port.port),
+        connect_timeout: duration(CONNECT_TIMEOUT),
+        circuit_breakers: Some(limits::breakers(port.pool)),
+        metadata: port.service.map(|service| metadata(service, "")),
+        ..Default::default()
+    };
+    cluster.typed_extension_protocol_options =
+        limits::protocol_options(upstream, port.pool).into_iter().collect();
+    let kind = match &port.application {
+        Application::Captured => {
+            cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+            cluster.upstream_bind_config = Some(loop_guard());
+            DiscoveryType::OriginalDst
+        }
+        Application::Socket(address) => {
+            let address = socket_address(&address.ip().to_string(), address.port());
+            set_endpoint(&mut cluster, address);
+            DiscoveryType::Static
+        }
+        Application::Unix(path) => {
+            set_endpoint(&mut cluster, pipe_address(path));
+            DiscoveryType::Static
+        }
+    };
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
+    cluster
+}
+
+fn set_endpoint(cluster: &mut pb::Cluster, address: Address) {
+    cluster.load_assignment = Some(endpoint::single(&cluster.name, address));
+}
+
+fn loop_guard() -> BindConfig {
+    let source = SocketAddress {
+        address: LOOP_GUARD.to_owned(),
+        port_specifier: Some(PortSpecifier::PortValue(0)),
+        ..Default::default()
+    };
+    BindConfig { source_address: Some(source), ..Default::default() }
+}

@@ -1,0 +1,268 @@
+//! Clusters: one for each port of each visible service, one more for each subset, the workload's
+//! own ports, and the fixed ones for traffic nobody declared.
+
+mod inbound;
+pub(crate) mod limits;
+mod tls;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use weft_model::spec::{DestinationRule, SimpleLb, Subset};
+use weft_model::{MeshService, Protocol, Resolution, Resource, ServicePort};
+use weft_xds::names;
+use weft_xds::pb::envoy::config::cluster::v3 as pb;
+use weft_xds::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use weft_xds::pb::envoy::config::core::v3::Metadata;
+use weft_xds::pb::envoy::r#type::v3::Percent;
+
+use crate::build::{ads, duration, list_value, struct_value, structure, text};
+use crate::endpoint;
+use crate::policy::{self, Policy};
+use crate::scope::Scope;
+use crate::view::ProxyKind;
+
+pub(crate) use tls::kubernetes as kubernetes_secret;
+
+/// Istio's default for `connectTimeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a cluster's connections carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upstream {
+    Tcp,
+    Http1,
+    Http2,
+    /// The version the client used.
+    AsClient,
+}
+
+/// All clusters of a proxy, ordered by name.
+pub(crate) fn all(scope: &Scope<'_>) -> Vec<pb::Cluster> {
+    let mut clusters = Vec::new();
+    for service in scope.services() {
+        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+            of_port(scope, service, port, &mut clusters);
+        }
+    }
+    match scope.view.kind {
+        ProxyKind::Grpc => {}
+        ProxyKind::Gateway => clusters.push(black_hole()),
+        ProxyKind::Sidecar => {
+            clusters.push(black_hole());
+            clusters.push(passthrough(names::PASSTHROUGH_CLUSTER));
+            clusters.extend(inbound::clusters(scope));
+        }
+    }
+    clusters.sort_by(|a, b| a.name.cmp(&b.name));
+    clusters.dedup_by(|a, b| a.name == b.name);
+    clusters
+}
+
+/// The port's cluster and those of its subsets.
+fn of_port(
+    scope: &Scope<'_>,
+    service: &MeshService,
+    port: &ServicePort,
+    clusters: &mut Vec<pb::Cluster>,
+) {
+    let rule = scope.rule(&service.host);
+    clusters.push(outbound(scope, service, port, rule.map(|rule| &**rule), None));
+    let Some(rule) = rule else { return };
+    let mut seen = BTreeSet::new();
+    for subset in &rule.spec.subsets {
+        if seen.insert(&subset.name) {
+            clusters.push(outbound(scope, service, port, Some(rule), Some(subset)));
+        }
+    }
+}
+
+fn outbound(
+    scope: &Scope<'_>,
+    service: &MeshService,
+    port: &ServicePort,
+    rule: Option<&Resource<DestinationRule>>,
+    subset: Option<&Subset>,
+) -> pb::Cluster {
+    let subset_name = subset.map_or("", |subset| subset.name.as_str());
+    let policy = policy::policy(rule.map(|rule| &rule.spec), subset, port.number);
+    let upstream = limits::upstream_of(declared(port.protocol), policy.connection_pool);
+    let mut cluster = pb::Cluster {
+        name: names::outbound_cluster(port.number, subset_name, &service.host),
+        connect_timeout: duration(connect_timeout(scope, &policy)),
+        metadata: Some(metadata(service, subset_name)),
+        ..Default::default()
+    };
+    discover(scope, &mut cluster, service, port, subset, &policy);
+    if scope.view.kind == ProxyKind::Grpc {
+        tls_for_grpc(scope, &mut cluster, service, port, subset_name, &policy);
+        return cluster;
+    }
+    apply_limits(scope, &mut cluster, &policy, upstream);
+    let target = tls::Target { service, port: port.number, subset: subset_name, upstream };
+    tls::apply(scope, &mut cluster, &target, policy.tls);
+    cluster
+}
+
+fn declared(protocol: Protocol) -> Upstream {
+    match protocol {
+        Protocol::Auto => Upstream::AsClient,
+        protocol if protocol.is_http2() => Upstream::Http2,
+        protocol if protocol.is_http() => Upstream::Http1,
+        _ => Upstream::Tcp,
+    }
+}
+
+fn connect_timeout(scope: &Scope<'_>, policy: &Policy<'_>) -> Duration {
+    let tcp = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
+    tcp.and_then(|tcp| tcp.connect_timeout)
+        .or(scope.snapshot.mesh().connect_timeout)
+        .unwrap_or(CONNECT_TIMEOUT)
+}
+
+/// Where endpoints come from.
+fn discover(
+    scope: &Scope<'_>,
+    cluster: &mut pb::Cluster,
+    service: &MeshService,
+    port: &ServicePort,
+    subset: Option<&Subset>,
+    policy: &Policy<'_>,
+) {
+    let (balancing, ring) = limits::balancing(policy.load_balancer);
+    cluster.lb_policy = balancing as i32;
+    cluster.lb_config = ring;
+    let is_passthrough =
+        policy.load_balancer.and_then(|lb| lb.simple) == Some(SimpleLb::Passthrough);
+    let kind = match service.resolution {
+        Resolution::None => DiscoveryType::OriginalDst,
+        Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin if is_passthrough => {
+            DiscoveryType::OriginalDst
+        }
+        Resolution::Static => DiscoveryType::Eds,
+        Resolution::Dns => DiscoveryType::StrictDns,
+        Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
+    };
+    match kind {
+        DiscoveryType::OriginalDst => {
+            cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+            cluster.lb_config = None;
+        }
+        DiscoveryType::Eds => {
+            cluster.eds_cluster_config = Some(EdsClusterConfig {
+                eds_config: Some(ads()),
+                service_name: cluster.name.clone(),
+            });
+        }
+        _ => {
+            cluster.dns_lookup_family = lookup_family(scope) as i32;
+            let mut assignment =
+                endpoint::assignment(scope, &cluster.name, service, port.number, subset);
+            if kind == DiscoveryType::LogicalDns {
+                endpoint::keep_one(&mut assignment);
+            }
+            cluster.load_assignment = Some(assignment);
+        }
+    }
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
+}
+
+/// Addresses of a family the proxy itself has.
+fn lookup_family(scope: &Scope<'_>) -> pb::cluster::DnsLookupFamily {
+    use pb::cluster::DnsLookupFamily;
+    let addresses = &scope.view.addresses;
+    match (addresses.iter().any(|ip| ip.is_ipv4()), addresses.iter().any(|ip| ip.is_ipv6())) {
+        (true, true) => DnsLookupFamily::All,
+        (false, true) => DnsLookupFamily::V6Only,
+        (true, false) | (false, false) => DnsLookupFamily::V4Only,
+    }
+}
+
+fn apply_limits(
+    scope: &Scope<'_>,
+    cluster: &mut pb::Cluster,
+    policy: &Policy<'_>,
+    upstream: Upstream,
+) {
+    let pool = policy.connection_pool;
+    cluster.circuit_breakers = Some(limits::breakers(pool));
+    cluster.upstream_connection_options =
+        limits::keepalive(pool, scope.snapshot.mesh().tcp_keepalive.as_ref());
+    cluster.outlier_detection = policy.outlier_detection.map(limits::outliers);
+    if policy.outlier_detection.is_some() {
+        cluster.common_lb_config = Some(CommonLbConfig {
+            healthy_panic_threshold: Some(Percent {
+                value: limits::panic_threshold(policy.outlier_detection),
+            }),
+            ..Default::default()
+        });
+    }
+    cluster.typed_extension_protocol_options =
+        limits::protocol_options(upstream, pool).into_iter().collect();
+}
+
+/// grpc's client knows round robin and ring hash, breakers of requests, and TLS in the cluster's
+/// own socket only (no choice by endpoint).
+fn tls_for_grpc(
+    scope: &Scope<'_>,
+    cluster: &mut pb::Cluster,
+    service: &MeshService,
+    port: &ServicePort,
+    subset: &str,
+    policy: &Policy<'_>,
+) {
+    if cluster.lb_policy != LbPolicy::RingHash as i32 {
+        cluster.lb_policy = LbPolicy::RoundRobin as i32;
+        cluster.lb_config = None;
+    }
+    cluster.circuit_breakers = policy.connection_pool.map(|pool| limits::breakers(Some(pool)));
+    cluster.outlier_detection = policy.outlier_detection.map(limits::outliers);
+    cluster.transport_socket = tls::for_grpc(
+        scope,
+        &tls::Target { service, port: port.number, subset, upstream: Upstream::Http2 },
+        policy.tls,
+    );
+}
+
+/// `istio.services` (and `subset`): what metrics and access logs call the destination.
+fn metadata(service: &MeshService, subset: &str) -> Metadata {
+    let named = structure([
+        ("host", text(&service.host)),
+        ("name", text(&service.name)),
+        ("namespace", text(&service.namespace)),
+    ]);
+    let mut fields = structure([("services", list_value(vec![struct_value(named)]))]);
+    if !subset.is_empty() {
+        fields.fields.insert("subset".to_owned(), text(subset));
+    }
+    Metadata {
+        filter_metadata: [("istio".to_owned(), fields)].into_iter().collect(),
+        ..Default::default()
+    }
+}
+
+fn black_hole() -> pb::Cluster {
+    pb::Cluster {
+        name: names::BLACK_HOLE_CLUSTER.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        connect_timeout: duration(CONNECT_TIMEOUT),
+        ..Default::default()
+    }
+}
+
+/// To wherever the client wanted to go.
+fn passthrough(name: &str) -> pb::Cluster {
+    let mut cluster = pb::Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32)),
+        connect_timeout: duration(CONNECT_TIMEOUT),
+        lb_policy: LbPolicy::ClusterProvided as i32,
+        circuit_breakers: Some(limits::breakers(None)),
+        ..Default::default()
+    };
+    cluster.typed_extension_protocol_options =
+        limits::protocol_options(Upstream::AsClient, None).into_iter().collect();
+    cluster
+}

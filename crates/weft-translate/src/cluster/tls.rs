@@ -1,0 +1,161 @@
+//! How a client connects: plaintext, mutual TLS inside the mesh, or TLS the rule asks for.
+
+use weft_model::spec::{ClientTlsMode, ClientTlsSettings};
+use weft_model::{MeshService, Resolution};
+use weft_xds::names;
+use weft_xds::pb::envoy::config::cluster::v3::Cluster;
+use weft_xds::pb::envoy::config::cluster::v3::cluster::TransportSocketMatch;
+use weft_xds::pb::envoy::config::core::v3::TransportSocket;
+
+use super::Upstream;
+use crate::build::tls::{
+    Certificate, MESH_ROOTS, Trust, WORKLOAD_CERT, raw_buffer, upstream, upstream_unverified,
+};
+use crate::build::{structure, text};
+use crate::scope::Scope;
+use crate::view::Flavor;
+
+/// The part of a cluster's identity that TLS needs.
+pub(crate) struct Target<'a> {
+    pub(crate) service: &'a MeshService,
+    pub(crate) port: u16,
+    pub(crate) subset: &'a str,
+    pub(crate) upstream: Upstream,
+}
+
+/// Sets the cluster's transport sockets.
+pub(crate) fn apply(
+    scope: &Scope<'_>,
+    cluster: &mut Cluster,
+    target: &Target<'_>,
+    settings: Option<&ClientTlsSettings>,
+) {
+    match settings {
+        None if is_automatic(scope, target.service) => {
+            cluster.transport_socket_matches = automatic(scope, target);
+        }
+        None => {}
+        Some(settings) => cluster.transport_socket = explicit(scope, target, settings),
+    }
+}
+
+/// Mutual TLS by endpoint: only inside the mesh, and only where endpoints are known one by one.
+fn is_automatic(scope: &Scope<'_>, service: &MeshService) -> bool {
+    scope.snapshot.mesh().enable_auto_mtls
+        && !service.mesh_external
+        && service.resolution == Resolution::Static
+}
+
+fn automatic(scope: &Scope<'_>, target: &Target<'_>) -> Vec<TransportSocketMatch> {
+    let mesh = mutual(scope, target, &[], "");
+    vec![
+        TransportSocketMatch {
+            name: "tlsMode-istio".to_owned(),
+            r#match: Some(structure([("tlsMode", text("istio"))])),
+            transport_socket: Some(mesh),
+        },
+        TransportSocketMatch {
+            name: "tlsMode-disabled".to_owned(),
+            r#match: Some(structure([])),
+            transport_socket: Some(raw_buffer()),
+        },
+    ]
+}
+
+/// The mesh's own mutual TLS. Without `names` the service's accounts are what is accepted.
+fn mutual(scope: &Scope<'_>, target: &Target<'_>, names: &[String], sni: &str) -> TransportSocket {
+    let names = match names {
+        [] => scope.identities(target.service),
+        given => given.to_vec(),
+    };
+    let own_sni = names::outbound_sni(target.port, target.subset, &target.service.host);
+    let alpn: &[&str] = match target.upstream {
+        Upstream::Http2 => &["istio", "h2"],
+        Upstream::Tcp | Upstream::Http1 | Upstream::AsClient => &["istio"],
+    };
+    upstream(
+        Some(&Certificate::Sds(WORKLOAD_CERT.to_owned())),
+        &Trust::Sds { roots: MESH_ROOTS.to_owned(), names },
+        if sni.is_empty() { &own_sni } else { sni },
+        alpn,
+    )
+}
+
+/// gRPC's client: mutual TLS only when a rule says so, without SNI tricks.
+pub(crate) fn for_grpc(
+    scope: &Scope<'_>,
+    target: &Target<'_>,
+    settings: Option<&ClientTlsSettings>,
+) -> Option<TransportSocket> {
+    settings.and_then(|settings| explicit(scope, target, settings))
+}
+
+fn explicit(
+    scope: &Scope<'_>,
+    target: &Target<'_>,
+    settings: &ClientTlsSettings,
+) -> Option<TransportSocket> {
+    let certificate = match settings.mode {
+        ClientTlsMode::Disable => return None,
+        ClientTlsMode::IstioMutual => {
+            return Some(mutual(scope, target, &settings.subject_alt_names, &settings.sni));
+        }
+        ClientTlsMode::Simple => None,
+        ClientTlsMode::Mutual => Some(client_certificate(scope, settings)),
+    };
+    let sni = match settings.sni.as_str() {
+        "" if !target.service.host.starts_with('*') => &*target.service.host,
+        given => given,
+    };
+    let alpn: &[&str] = if target.upstream == Upstream::Http2 { &["h2"] } else { &[] };
+    if settings.insecure_skip_verify == Some(true) {
+        return Some(upstream_unverified(certificate.as_ref(), sni, alpn));
+    }
+    let trust = trust(scope, settings, sni);
+    Some(upstream(certificate.as_ref(), &trust, sni, alpn))
+}
+
+fn client_certificate(scope: &Scope<'_>, settings: &ClientTlsSettings) -> Certificate {
+    if !settings.credential_name.is_empty() {
+        return Certificate::Sds(kubernetes(&settings.credential_name));
+    }
+    let (chain, key) = (settings.client_certificate.clone(), settings.private_key.clone());
+    match scope.view.flavor {
+        Flavor::Weft => {
+            Certificate::Sds(names::SecretName::File { certificate: &chain, key: &key }.to_string())
+        }
+        Flavor::Envoy | Flavor::Grpc => Certificate::Files { chain, key },
+    }
+}
+
+/// Roots: the credential's, a file's, or the system's. The server must carry one of the given
+/// names, by default the one asked for in SNI.
+fn trust(scope: &Scope<'_>, settings: &ClientTlsSettings, sni: &str) -> Trust {
+    let names = match settings.subject_alt_names.as_slice() {
+        [] if sni.is_empty() => Vec::new(),
+        [] => vec![sni.to_owned()],
+        given => given.to_vec(),
+    };
+    if !settings.credential_name.is_empty() {
+        let roots =
+            format!("{}{}", kubernetes(&settings.credential_name), names::SECRET_CACERT_SUFFIX);
+        return Trust::Sds { roots, names };
+    }
+    match (settings.ca_certificates.as_str(), scope.view.flavor) {
+        ("" | "system", _) => Trust::System { names },
+        (path, Flavor::Weft) => Trust::Sds {
+            roots: names::SecretName::FileRoot { certificate: path }.to_string(),
+            names,
+        },
+        (path, Flavor::Envoy | Flavor::Grpc) => Trust::File {
+            roots: path.to_owned(),
+            names,
+            crl: (!settings.ca_crl.is_empty()).then(|| settings.ca_crl.clone()),
+        },
+    }
+}
+
+/// SDS name of a Kubernetes secret.
+pub(crate) fn kubernetes(credential: &str) -> String {
+    names::SecretName::Kubernetes { credential }.to_string()
+}

@@ -1,0 +1,49 @@
+//! Collects what translation cannot express, each finding once.
+
+use weft_model::{Diagnostic, Kind, Meta, ResourceKey, Severity};
+
+/// A field is understood, but the reader of this configuration does not do it yet.
+pub const NOT_IMPLEMENTED: &str = "WEFT0005";
+/// Two listeners want the same address and port; the later one is left out.
+pub const LISTENER_CONFLICT: &str = "WEFT0101";
+
+/// The diagnostics of one translation.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    list: Vec<Diagnostic>,
+}
+
+impl Findings {
+    pub(crate) fn add(
+        &mut self,
+        kind: Kind,
+        meta: &Meta,
+        code: &'static str,
+        path: &str,
+        message: &str,
+    ) {
+        let key = ResourceKey { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
+        // One VirtualService is translated once per listener; tell its problems once.
+        let known = self.list.iter().any(|other| {
+            other.resource.as_ref() == Some(&key) && other.path == path && other.message == message
+        });
+        if !known {
+            let finding = Diagnostic::new(Severity::Warning, code, &meta.origin, path, message);
+            self.list.push(finding.with_resource(key));
+        }
+    }
+
+    pub(crate) fn not_implemented(&mut self, kind: Kind, meta: &Meta, path: &str) {
+        self.add(
+            kind,
+            meta,
+            NOT_IMPLEMENTED,
+            path,
+            "not implemented yet by this proxy; the field has no effect",
+        );
+    }
+
+    pub(crate) fn into_list(self) -> Vec<Diagnostic> {
+        self.list
+    }
+}

@@ -1,0 +1,207 @@
+//! Filter chains of one workload port: mutual TLS or plaintext, HTTP or bytes, as
+//! PeerAuthentication and the port's protocol say.
+//!
+//! Where no single chain can tell, the order of Envoy's matching decides: destination port, then
+//! transport protocol (TLS or not), then the protocols the client offered.
+
+use weft_model::{MtlsMode, Protocol};
+use weft_xds::pb::envoy::config::core::v3::TransportSocket;
+use weft_xds::pb::envoy::config::listener::v3 as listener;
+use weft_xds::pb::envoy::config::route::v3 as route;
+
+use crate::build::hcm::{Http, Routes, Side, http};
+use crate::build::tcp::tcp_to;
+use crate::build::tls::{Certificate, MESH_ROOTS, ServerParams, Trust, WORKLOAD_CERT, downstream};
+use crate::build::{duration, uint32};
+use crate::route::matching::everything;
+use crate::scope::Scope;
+
+/// What Istio's clients offer in ALPN when they speak mutual TLS, by what they know is inside.
+const ISTIO_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
+const ISTIO_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
+/// What the HTTP inspector reports for plaintext HTTP.
+const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
+
+/// One port on which the workload receives traffic.
+#[derive(Debug, Clone)]
+pub(crate) struct InboundPort {
+    /// The workload's port (a Service's target port).
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) mode: MtlsMode,
+    /// Cluster that leads to the application.
+    pub(crate) cluster: String,
+    /// Host of the service, for the trace operation name.
+    pub(crate) host: String,
+}
+
+/// What a chain does with its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Http,
+    Bytes,
+}
+
+/// Which connections a chain takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    /// TLS that we terminate as mutual TLS.
+    Mutual,
+    /// TLS that belongs to the application; passed on untouched.
+    Foreign,
+    Plain,
+}
+
+struct Chain {
+    transport: Transport,
+    offered: &'static [&'static str],
+    content: Content,
+}
+
+/// All ALPN names of Istio's clients.
+const ISTIO_ANY: [&str; 5] =
+    ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
+
+/// Chains of a port; with `by_port` they match on the destination port (one listener for all
+/// ports), else the listener is the port's own.
+pub(crate) fn chains(
+    scope: &Scope<'_>,
+    port: &InboundPort,
+    by_port: bool,
+) -> Vec<listener::FilterChain> {
+    let wanted = plan(port.mode, content(port.protocol));
+    wanted.iter().map(|chain| build(scope, port, chain, by_port)).collect()
+}
+
+/// Does choosing among the port's chains need to look at the first bytes? (TLS, HTTP)
+pub(crate) fn inspection(port: &InboundPort) -> (bool, bool) {
+    let tls = port.mode != MtlsMode::Disable;
+    let http = content(port.protocol).is_none() && port.mode != MtlsMode::Strict;
+    (tls, http)
+}
+
+/// `None`: not declared, to be found out per connection.
+fn content(protocol: Protocol) -> Option<Content> {
+    if protocol == Protocol::Auto {
+        return None;
+    }
+    Some(if protocol.is_http() { Content::Http } else { Content::Bytes })
+}
+
+fn plan(mode: MtlsMode, content: Option<Content>) -> Vec<Chain> {
+    let chain = |transport, offered, content| Chain { transport, offered, content };
+    match (mode, content) {
+        (MtlsMode::Disable, Some(known)) => vec![chain(Transport::Plain, &[], known)],
+        (MtlsMode::Disable, None) => vec![
+            chain(Transport::Plain, &PLAIN_HTTP, Content::Http),
+            chain(Transport::Plain, &[], Content::Bytes),
+        ],
+        (MtlsMode::Strict, Some(known)) => vec![chain(Transport::Mutual, &[], known)],
+        (MtlsMode::Strict, None) => vec![
+            chain(Transport::Mutual, &ISTIO_HTTP, Content::Http),
+            chain(Transport::Mutual, &[], Content::Bytes),
+        ],
+        (MtlsMode::Permissive, Some(known)) => vec![
+            chain(Transport::Mutual, &ISTIO_ANY, known),
+            chain(Transport::Plain, &[], known),
+            chain(Transport::Foreign, &[], Content::Bytes),
+        ],
+        (MtlsMode::Permissive, None) => vec![
+            chain(Transport::Mutual, &ISTIO_HTTP, Content::Http),
+            chain(Transport::Mutual, &ISTIO_TCP, Content::Bytes),
+            chain(Transport::Plain, &PLAIN_HTTP, Content::Http),
+            chain(Transport::Plain, &[], Content::Bytes),
+            chain(Transport::Foreign, &[], Content::Bytes),
+        ],
+    }
+}
+
+fn build(
+    scope: &Scope<'_>,
+    port: &InboundPort,
+    chain: &Chain,
+    by_port: bool,
+) -> listener::FilterChain {
+    let filter = match chain.content {
+        Content::Http => http(Http {
+            stat_prefix: format!("inbound_0.0.0.0_{}", port.port),
+            routes: Routes::Inline(Box::new(routes(port))),
+            side: Side::Inbound,
+            flavor: scope.view.flavor,
+            sampling: scope.sampling(),
+            access_log: scope.access_log(),
+        }),
+        Content::Bytes => tcp_to(&port.cluster),
+    };
+    let transport_protocol = match chain.transport {
+        Transport::Mutual | Transport::Foreign => "tls",
+        // A listener that is never inspected cannot match on "not TLS".
+        Transport::Plain if port.mode == MtlsMode::Disable => "",
+        Transport::Plain => "raw_buffer",
+    };
+    let matching = listener::FilterChainMatch {
+        destination_port: if by_port { uint32(u32::from(port.port)) } else { None },
+        transport_protocol: transport_protocol.to_owned(),
+        application_protocols: chain.offered.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    };
+    listener::FilterChain {
+        name: chain_name(port.port, chain),
+        filter_chain_match: (matching != Default::default()).then_some(matching),
+        filters: vec![filter],
+        transport_socket: (chain.transport == Transport::Mutual).then(|| mutual_tls(scope)),
+        ..Default::default()
+    }
+}
+
+fn chain_name(port: u16, chain: &Chain) -> String {
+    let transport = match chain.transport {
+        Transport::Mutual => "mtls",
+        Transport::Foreign => "tls",
+        Transport::Plain => "plain",
+    };
+    let content = match chain.content {
+        Content::Http => "http",
+        Content::Bytes => "tcp",
+    };
+    format!("0.0.0.0_{port}_{transport}_{content}")
+}
+
+/// Clients prove an identity of our trust domains.
+pub(crate) fn mutual_tls(scope: &Scope<'_>) -> TransportSocket {
+    let trust = Trust::Sds { roots: MESH_ROOTS.to_owned(), names: scope.trusted_clients() };
+    let certificate = Certificate::Sds(WORKLOAD_CERT.to_owned());
+    downstream(&[certificate], &trust, false, &["h2", "http/1.1"], &ServerParams::default())
+}
+
+/// All requests to the application.
+fn routes(port: &InboundPort) -> route::RouteConfiguration {
+    let action = route::RouteAction {
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
+            port.cluster.clone(),
+        )),
+        timeout: duration(std::time::Duration::ZERO),
+        ..Default::default()
+    };
+    let only = route::Route {
+        name: "default".to_owned(),
+        r#match: Some(everything()),
+        decorator: Some(route::Decorator {
+            operation: format!("{}:{}/*", port.host, port.port),
+            ..Default::default()
+        }),
+        action: Some(route::route::Action::Route(action)),
+        ..Default::default()
+    };
+    route::RouteConfiguration {
+        name: port.cluster.clone(),
+        virtual_hosts: vec![route::VirtualHost {
+            name: format!("inbound|http|{}", port.port),
+            domains: vec!["*".to_owned()],
+            routes: vec![only],
+            ..Default::default()
+        }],
+        validate_clusters: crate::build::boolean(false),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,184 @@
+//! The rules of one VirtualService, in order, for one place (a gateway or the mesh, and a port).
+
+use weft_model::spec::{HttpMatchRequest, HttpRoute, VirtualService};
+use weft_model::{Kind, MESH_GATEWAY, Resource};
+use weft_xds::pb::envoy::config::route::v3 as route;
+
+use super::{action, matching};
+use crate::build::istio_config;
+use crate::findings::Findings;
+use crate::scope::Scope;
+use crate::view::{Flavor, ProxyKind};
+
+/// Where requests are when the rules are asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// `mesh` or the Gateway's `namespace/name`.
+    pub(crate) gateway: &'a str,
+    /// The port that clients address; rules may be for one port only.
+    pub(crate) port: u16,
+}
+
+/// Routes of the rules that apply here. Ends early at a rule that takes everything: what follows
+/// could never match (Istio's own cut, which its analysis reports as unreachable).
+pub(crate) fn of_virtual_service(
+    scope: &Scope<'_>,
+    rules: &Resource<VirtualService>,
+    place: &Place<'_>,
+    findings: &mut Findings,
+) -> Vec<route::Route> {
+    let mut routes = Vec::new();
+    for (index, rule) in rules.spec.http.iter().enumerate() {
+        report_unsupported(scope, rules, rule, index, findings);
+        if rule.delegate.is_some() {
+            continue;
+        }
+        let action = action::of_rule(scope, rule, place.port);
+        for (name, matched) in matches(scope, rule, place) {
+            let everything = matching::is_everything(&matched);
+            let mut built = action.clone();
+            built.name = name;
+            built.r#match = Some(matched);
+            built.metadata = istio_config(config_path(rules));
+            built.decorator = decorator(scope, &built, place);
+            routes.push(built);
+            if everything {
+                return routes;
+            }
+        }
+    }
+    routes
+}
+
+/// The route of a service without rules: everything, to its cluster.
+pub(crate) fn default_route(
+    scope: &Scope<'_>,
+    cluster: String,
+    host: &str,
+    port: u16,
+) -> route::Route {
+    let action = action::to_cluster(scope, cluster, host, port);
+    let mut built = route::Route {
+        name: "default".to_owned(),
+        r#match: Some(matching::everything()),
+        action: Some(route::route::Action::Route(action)),
+        ..Default::default()
+    };
+    built.decorator = match scope.view.kind {
+        ProxyKind::Grpc => None,
+        ProxyKind::Sidecar | ProxyKind::Gateway => Some(operation(host, port)),
+    };
+    built
+}
+
+/// `/apis/networking.istio.io/v1/namespaces/NS/virtual-service/NAME`
+fn config_path(rules: &Resource<VirtualService>) -> String {
+    format!(
+        "/apis/networking.istio.io/v1/namespaces/{}/virtual-service/{}",
+        rules.meta.namespace, rules.meta.name
+    )
+}
+
+/// Route names and matches of a rule; a rule's `match` entries are alternatives.
+fn matches(
+    scope: &Scope<'_>,
+    rule: &HttpRoute,
+    place: &Place<'_>,
+) -> Vec<(String, route::RouteMatch)> {
+    if rule.matches.is_empty() {
+        return vec![(rule.name.clone(), matching::everything())];
+    }
+    let here = rule.matches.iter().filter(|conditions| applies(scope, conditions, place));
+    here.map(|conditions| {
+        let name = match (rule.name.as_str(), conditions.name.as_str()) {
+            (rule, "") => rule.to_owned(),
+            ("", own) => own.to_owned(),
+            (rule, own) => format!("{rule}.{own}"),
+        };
+        (name, matching::request(conditions))
+    })
+    .collect()
+}
+
+/// Conditions on where the request is, not on what it is.
+fn applies(scope: &Scope<'_>, conditions: &HttpMatchRequest, place: &Place<'_>) -> bool {
+    let gateway = conditions.gateways.is_empty()
+        || conditions.gateways.iter().any(|gateway| gateway == place.gateway);
+    let port = conditions.port.is_none_or(|port| port == u32::from(place.port));
+    gateway
+        && port
+        && source_matches(scope, place, &conditions.source_labels, &conditions.source_namespace)
+}
+
+/// Source conditions hold for a sidecar by its own labels; at a gateway the source is outside, so
+/// Istio ignores labels there but keeps the namespace.
+pub(crate) fn source_matches(
+    scope: &Scope<'_>,
+    place: &Place<'_>,
+    labels: &weft_model::Labels,
+    namespace: &str,
+) -> bool {
+    let own_labels = labels.iter().all(|(key, value)| scope.view.labels.get(key) == Some(value));
+    (own_labels || place.gateway != MESH_GATEWAY)
+        && (namespace.is_empty() || namespace == &*scope.view.namespace)
+}
+
+/// Trace operation of the route's (first) destination: `host:port/*`.
+fn decorator(
+    scope: &Scope<'_>,
+    built: &route::Route,
+    place: &Place<'_>,
+) -> Option<route::Decorator> {
+    use weft_xds::names::ClusterName;
+    if scope.view.kind == ProxyKind::Grpc {
+        return None;
+    }
+    let Some(route::route::Action::Route(forward)) = &built.action else { return None };
+    let cluster = match forward.cluster_specifier.as_ref()? {
+        route::route_action::ClusterSpecifier::Cluster(name) => name,
+        route::route_action::ClusterSpecifier::WeightedClusters(split) => {
+            &split.clusters.first()?.name
+        }
+        _ => return None,
+    };
+    match ClusterName::parse(cluster)? {
+        ClusterName::Outbound { port, host, .. } => Some(operation(host, port)),
+        _ => Some(operation("unknown", place.port)),
+    }
+}
+
+fn operation(host: &str, port: u16) -> route::Decorator {
+    route::Decorator { operation: format!("{host}:{port}/*"), ..Default::default() }
+}
+
+/// Fields that stock Envoy acts on but our own proxy would refuse, and fields nobody does yet.
+fn report_unsupported(
+    scope: &Scope<'_>,
+    rules: &Resource<VirtualService>,
+    rule: &HttpRoute,
+    index: usize,
+    findings: &mut Findings,
+) {
+    let mut report = |field: &str| {
+        let path = format!("spec.http[{index}].{field}");
+        findings.not_implemented(Kind::VirtualService, &rules.meta, &path);
+    };
+    if rule.delegate.is_some() {
+        report("delegate");
+    }
+    if scope.view.flavor == Flavor::Envoy {
+        return;
+    }
+    if rule.fault.is_some() {
+        report("fault");
+    }
+    if rule.cors_policy.is_some() {
+        report("corsPolicy");
+    }
+    if rule.mirror.is_some() {
+        report("mirror");
+    }
+    if !rule.mirrors.is_empty() {
+        report("mirrors");
+    }
+}

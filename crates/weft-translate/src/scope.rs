@@ -1,0 +1,310 @@
+//! What one proxy may see: services and rules after `exportTo`, Sidecar imports and namespaces.
+//!
+//! Every lookup of translation goes through here, so "does this proxy depend on that resource"
+//! has one answer.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weft_model::spec::{
+    CaptureMode, Destination, DestinationRule, EgressListener, OutboundMode, Sidecar,
+    VirtualService,
+};
+use weft_model::{MESH_GATEWAY, MeshService, Protocol, Resource, Snapshot, Workload, host_matches};
+use weft_xds::names;
+
+use crate::view::{Interception, ProxyKind, ProxyView};
+
+/// Istio's default share of traces started here, in percent.
+const SAMPLING: f64 = 1.0;
+
+/// The world as one proxy sees it.
+pub(crate) struct Scope<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) view: &'a ProxyView,
+    /// The Sidecar resource that applies; never for gateways.
+    pub(crate) sidecar: Option<&'a Arc<Resource<Sidecar>>>,
+    /// The Pod or WorkloadEntry beside the proxy, if the snapshot knows it.
+    pub(crate) workload: Option<&'a Arc<Workload>>,
+    /// Made when first asked for: the endpoints of one cluster do not need the whole world.
+    services: OnceCell<BTreeMap<&'a str, &'a Arc<MeshService>>>,
+}
+
+/// One outbound listener of a Sidecar resource, or the implicit one that imports everything.
+pub(crate) struct Egress<'a> {
+    pub(crate) declared: Option<&'a EgressListener>,
+    imports: Imports<'a>,
+}
+
+/// `hosts` of an egress listener, as `(namespace, host)` patterns.
+#[derive(Debug, Clone)]
+struct Imports<'a> {
+    /// Empty list: everything.
+    all: bool,
+    wanted: Vec<(&'a str, &'a str)>,
+    excluded: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Scope<'a> {
+    pub(crate) fn new(snapshot: &'a Snapshot, view: &'a ProxyView) -> Self {
+        let sidecar = match view.kind {
+            ProxyKind::Gateway => None,
+            ProxyKind::Sidecar | ProxyKind::Grpc => {
+                snapshot.sidecar_for(&view.namespace, &view.labels)
+            }
+        };
+        let workload = snapshot.workload_by_name(&view.namespace, &view.name).or_else(|| {
+            let own = |workload: &&Arc<Workload>| workload.namespace == view.namespace;
+            view.addresses.iter().find_map(|ip| snapshot.workloads_by_ip(*ip).iter().find(own))
+        });
+        Scope { snapshot, view, sidecar, workload, services: OnceCell::new() }
+    }
+
+    /// Services by host: exported to the proxy's namespace and imported by its Sidecar, or needed
+    /// by a VirtualService that is.
+    fn visible_services(&self) -> BTreeMap<&'a str, &'a Arc<MeshService>> {
+        let mut exported: BTreeMap<&'a str, &'a Arc<MeshService>> = BTreeMap::new();
+        for service in self.snapshot.services() {
+            let host: &'a str = &service.host;
+            if exported.contains_key(host) {
+                continue;
+            }
+            if let Some(service) = self.snapshot.service_from(host, &self.view.namespace) {
+                exported.insert(host, service);
+            }
+        }
+        if self.sidecar.is_none() {
+            return exported;
+        }
+        let egress = self.egress();
+        let imported = |namespace: &str, host: &str| {
+            egress.iter().any(|listener| listener.imports.cover(namespace, host))
+        };
+        let mut services: BTreeMap<_, _> = exported
+            .iter()
+            .filter(|(host, service)| imported(&service.namespace, host))
+            .map(|(host, service)| (*host, *service))
+            .collect();
+        for rules in self.snapshot.virtual_services(MESH_GATEWAY, &self.view.namespace) {
+            let namespace = &rules.meta.namespace;
+            if rules.spec.hosts.iter().any(|host| imported(namespace, host)) {
+                for host in destinations(&rules.spec) {
+                    services.extend(
+                        exported.get_key_value(host).map(|(host, service)| (*host, *service)),
+                    );
+                }
+            }
+        }
+        services
+    }
+
+    /// Visible services, ordered by host.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &'a Arc<MeshService>> {
+        self.map().values().copied()
+    }
+
+    pub(crate) fn service(&self, host: &str) -> Option<&'a Arc<MeshService>> {
+        let service = self.snapshot.service_from(host, &self.view.namespace)?;
+        let listeners = self.egress();
+        let imported =
+            listeners.iter().any(|listener| listener.imports.cover(&service.namespace, host));
+        if imported { Some(service) } else { self.map().get(host).copied() }
+    }
+
+    fn map(&self) -> &BTreeMap<&'a str, &'a Arc<MeshService>> {
+        self.services.get_or_init(|| self.visible_services())
+    }
+
+    /// Services that the proxy's own workload serves.
+    pub(crate) fn own_services(&self) -> Vec<&'a Arc<MeshService>> {
+        self.workload.map(|workload| self.snapshot.services_of(workload)).unwrap_or_default()
+    }
+
+    pub(crate) fn rule(&self, host: &str) -> Option<&'a Arc<Resource<DestinationRule>>> {
+        self.snapshot.destination_rule_for_workload(host, &self.view.namespace, &self.view.labels)
+    }
+
+    /// Outbound listeners as declared; without a Sidecar resource (or without `egress` in it) the
+    /// implicit one.
+    pub(crate) fn egress(&self) -> Vec<Egress<'a>> {
+        let declared = self.sidecar.map_or(&[][..], |sidecar| &sidecar.spec.egress);
+        if declared.is_empty() {
+            return vec![Egress { declared: None, imports: Imports::everything() }];
+        }
+        declared
+            .iter()
+            .map(|listener| Egress {
+                declared: Some(listener),
+                imports: Imports::parse(&listener.hosts),
+            })
+            .collect()
+    }
+
+    /// What happens to traffic for hosts nobody declared.
+    pub(crate) fn outbound_mode(&self) -> OutboundMode {
+        let own = self.sidecar.and_then(|sidecar| sidecar.spec.outbound_traffic_policy.as_ref());
+        let mesh = self.snapshot.mesh().outbound_traffic_policy.as_ref();
+        own.or(mesh).map_or(OutboundMode::AllowAny, |policy| policy.mode)
+    }
+
+    /// The port a destination means: its own, the service's only one, else the port the request
+    /// came in on.
+    pub(crate) fn destination_port(&self, destination: &Destination, listen_port: u16) -> u16 {
+        if let Some(port) = destination.port
+            && let Ok(number) = u16::try_from(port.number)
+            && number != 0
+        {
+            return number;
+        }
+        match self.service(&destination.host).map(|service| service.ports.as_slice()) {
+            Some([only]) => only.number,
+            Some(_) | None => listen_port,
+        }
+    }
+
+    pub(crate) fn destination_cluster(
+        &self,
+        destination: &Destination,
+        listen_port: u16,
+    ) -> String {
+        let port = self.destination_port(destination, listen_port);
+        names::outbound_cluster(port, &destination.subset, &destination.host)
+    }
+
+    /// SPIFFE ids that servers of a service may have; sorted.
+    pub(crate) fn identities(&self, service: &MeshService) -> Vec<String> {
+        let trust_domain = &self.snapshot.mesh().trust_domain;
+        let accounts =
+            service.service_accounts.iter().map(|account| account.spiffe_id(trust_domain));
+        let mut ids: Vec<String> =
+            accounts.chain(service.subject_alt_names.iter().cloned()).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    /// Prefixes of SPIFFE ids that clients may have: those of our trust domains.
+    pub(crate) fn trusted_clients(&self) -> Vec<String> {
+        let mesh = self.snapshot.mesh();
+        std::iter::once(&mesh.trust_domain)
+            .chain(&mesh.trust_domain_aliases)
+            .map(|domain| format!("spiffe://{domain}/*"))
+            .collect()
+    }
+
+    /// Percent of traces started here.
+    pub(crate) fn sampling(&self) -> f64 {
+        let tracing = self.snapshot.mesh().default_config.tracing.as_ref();
+        tracing.and_then(|tracing| tracing.sampling).unwrap_or(SAMPLING)
+    }
+
+    /// File that access logs go to, when the mesh turns them on.
+    pub(crate) fn access_log(&self) -> Option<String> {
+        let path = &self.snapshot.mesh().access_log_file;
+        (!path.is_empty()).then(|| path.clone())
+    }
+
+    /// Is the traffic of this listener not captured, so that it must bind its port?
+    pub(crate) fn binds(&self, mode: CaptureMode) -> bool {
+        match mode {
+            CaptureMode::None => true,
+            CaptureMode::Iptables => false,
+            CaptureMode::Default => self.view.interception == Interception::None,
+        }
+    }
+}
+
+impl<'a> Egress<'a> {
+    /// The listener's own port, if it has one.
+    pub(crate) fn port(&self) -> Option<u16> {
+        let port = self.declared?.port.as_ref()?;
+        u16::try_from(port.number).ok().filter(|number| *number != 0)
+    }
+
+    /// `HTTP_PROXY`: the listener is a forward proxy for every host and port.
+    pub(crate) fn is_forward_proxy(&self) -> bool {
+        let port = self.declared.and_then(|listener| listener.port.as_ref());
+        port.is_some_and(|port| port.protocol.eq_ignore_ascii_case("http_proxy"))
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        let port = self.declared.and_then(|listener| listener.port.as_ref());
+        port.and_then(|port| Protocol::parse(&port.protocol)).unwrap_or(Protocol::Auto)
+    }
+
+    /// Visible services that this listener imports, ordered by host.
+    pub(crate) fn services(&self, scope: &Scope<'a>) -> Vec<&'a Arc<MeshService>> {
+        let imported =
+            |service: &&Arc<MeshService>| self.imports.cover(&service.namespace, &service.host);
+        scope.services().filter(imported).collect()
+    }
+
+    /// The VirtualService that speaks for a host here: the most specific, oldest one.
+    pub(crate) fn virtual_service(
+        &self,
+        scope: &Scope<'a>,
+        host: &str,
+    ) -> Option<&'a Arc<Resource<VirtualService>>> {
+        let candidates =
+            scope.snapshot.virtual_services_for(host, &scope.view.namespace, MESH_GATEWAY);
+        candidates.into_iter().find(|rules| self.imports.cover(&rules.meta.namespace, host))
+    }
+
+    /// VirtualServices with hosts that are no service's; (host, rules), ordered by host.
+    pub(crate) fn virtual_hosts(
+        &self,
+        scope: &Scope<'a>,
+    ) -> BTreeMap<&'a str, &'a Arc<Resource<VirtualService>>> {
+        let mut hosts = BTreeMap::new();
+        for rules in scope.snapshot.virtual_services(MESH_GATEWAY, &scope.view.namespace) {
+            for host in &rules.spec.hosts {
+                let known = scope.map().keys().any(|service| host_matches(host, service));
+                if !known && self.imports.cover(&rules.meta.namespace, host) {
+                    hosts.entry(host.as_str()).or_insert(rules);
+                }
+            }
+        }
+        hosts
+    }
+}
+
+impl<'a> Imports<'a> {
+    fn everything() -> Self {
+        Imports { all: true, wanted: Vec::new(), excluded: Vec::new() }
+    }
+
+    fn parse(hosts: &'a [String]) -> Self {
+        let mut imports = Imports { all: false, wanted: Vec::new(), excluded: Vec::new() };
+        for pattern in hosts {
+            let (namespace, host) = pattern.split_once('/').unwrap_or(("*", pattern));
+            match namespace.strip_prefix('~') {
+                // `~/*`: nothing at all.
+                Some("") => {}
+                Some(excluded) => imports.excluded.push((excluded, host)),
+                None => imports.wanted.push((namespace, host)),
+            }
+        }
+        imports
+    }
+
+    fn cover(&self, namespace: &str, host: &str) -> bool {
+        let one = |(wanted_namespace, pattern): &(&str, &str)| {
+            (*wanted_namespace == "*" || *wanted_namespace == namespace)
+                && host_matches(pattern, host)
+        };
+        self.all || (self.wanted.iter().any(one) && !self.excluded.iter().any(one))
+    }
+}
+
+/// Hosts a VirtualService sends traffic to.
+fn destinations(rules: &VirtualService) -> impl Iterator<Item = &str> {
+    let http = rules.http.iter().flat_map(|rule| {
+        let routes = rule.route.iter().map(|route| &route.destination);
+        let mirrors = rule.mirrors.iter().map(|mirror| &mirror.destination);
+        routes.chain(&rule.mirror).chain(mirrors)
+    });
+    let tcp = rules.tcp.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
+    let tls = rules.tls.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
+    http.chain(tcp).chain(tls).map(|destination| destination.host.as_str())
+}

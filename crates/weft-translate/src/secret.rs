@@ -1,0 +1,61 @@
+//! Gateway credentials from Kubernetes secrets. The workload's own certificate and the mesh's
+//! roots are the CA's business, never found here.
+
+use weft_model::spec;
+use weft_xds::Resource;
+use weft_xds::names::{SECRET_CACERT_SUFFIX, SecretName};
+use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+
+use crate::build::inline_bytes;
+use crate::scope::Scope;
+use crate::view::ProxyKind;
+
+/// Keys of a certificate, a private key and roots, in Kubernetes' and in Istio's older spelling.
+const CERTIFICATE: [&str; 2] = ["tls.crt", "cert"];
+const PRIVATE_KEY: [&str; 2] = ["tls.key", "key"];
+const ROOTS: [&str; 2] = ["ca.crt", "cacert"];
+
+/// The secret of this SDS name, if it exists and this proxy may have it.
+pub(crate) fn of_name(scope: &Scope<'_>, name: &str) -> Option<Resource> {
+    let SecretName::Kubernetes { credential } = SecretName::parse(name)? else { return None };
+    // Only a gateway serves credentials, and only those of its own namespace: a sidecar could
+    // otherwise ask for any key in the cluster.
+    if scope.view.kind != ProxyKind::Gateway {
+        return None;
+    }
+    let credential = match credential.split_once('/') {
+        Some((namespace, credential)) if namespace == &*scope.view.namespace => credential,
+        Some(_) => return None,
+        None => credential,
+    };
+    let find = |name: &str| scope.snapshot.secret(&scope.view.namespace, name);
+    let secret_type = match credential.strip_suffix(SECRET_CACERT_SUFFIX) {
+        // Roots live in a secret of that very name, or beside the certificate.
+        Some(base) => {
+            let own = find(credential).and_then(|secret| roots(&secret.spec));
+            own.or_else(|| find(base).and_then(|secret| roots(&secret.spec)))?
+        }
+        None => certificate(&find(credential)?.spec)?,
+    };
+    let secret = pb::Secret { name: name.to_owned(), r#type: Some(secret_type) };
+    Some(Resource::new(name, &secret))
+}
+
+fn value<'a>(secret: &'a spec::Secret, keys: &[&str]) -> Option<&'a Vec<u8>> {
+    keys.iter().find_map(|key| secret.data.get(*key)).filter(|value| !value.is_empty())
+}
+
+fn certificate(secret: &spec::Secret) -> Option<pb::secret::Type> {
+    Some(pb::secret::Type::TlsCertificate(pb::TlsCertificate {
+        certificate_chain: Some(inline_bytes(value(secret, &CERTIFICATE)?.clone())),
+        private_key: Some(inline_bytes(value(secret, &PRIVATE_KEY)?.clone())),
+        ..Default::default()
+    }))
+}
+
+fn roots(secret: &spec::Secret) -> Option<pb::secret::Type> {
+    Some(pb::secret::Type::ValidationContext(pb::CertificateValidationContext {
+        trusted_ca: Some(inline_bytes(value(secret, &ROOTS)?.clone())),
+        ..Default::default()
+    }))
+}

@@ -1,0 +1,100 @@
+//! What translation knows of the proxy it writes for.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use weft_xds::NodeView;
+use weft_xds::node::NodeKind;
+
+/// The proxy's place in the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProxyKind {
+    /// Beside one workload, inbound and outbound.
+    Sidecar,
+    /// At the edge, configured by `Gateway` resources.
+    Gateway,
+    /// No proxy: an application's gRPC library that speaks xDS.
+    Grpc,
+}
+
+/// Who will read the configuration. Only used where readers differ in what they accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Flavor {
+    /// `weft-proxy`.
+    Weft,
+    /// Stock Envoy without Istio's own filters.
+    Envoy,
+    /// A gRPC library.
+    Grpc,
+}
+
+/// How the workload's traffic gets to the proxy (`INTERCEPTION_MODE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Interception {
+    /// Not at all: applications address the listeners of their `Sidecar` resource.
+    None,
+    /// iptables REDIRECT.
+    Redirect,
+    /// iptables TPROXY, keeps the source address.
+    Tproxy,
+}
+
+/// Everything about one proxy that its configuration depends on. Proxies with equal views share
+/// configuration, so nothing else (connection ids, versions) may enter here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ProxyView {
+    pub kind: ProxyKind,
+    pub flavor: Flavor,
+    /// Pod or WorkloadEntry name.
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    pub service_account: Arc<str>,
+    /// The workload's own addresses, the primary one first.
+    pub addresses: Vec<IpAddr>,
+    pub labels: BTreeMap<String, String>,
+    pub cluster_id: Arc<str>,
+    pub interception: Interception,
+}
+
+impl ProxyView {
+    /// The address that listeners bind to when traffic is not captured.
+    pub(crate) fn primary_address(&self) -> IpAddr {
+        self.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+}
+
+impl ProxyView {
+    /// What a client claims in its first request. The caller has checked name, namespace and
+    /// service account against the client's credential, where it has one.
+    pub fn from_node(node: &NodeView) -> Self {
+        let (kind, flavor) = match (node.kind, node.generator.as_str()) {
+            (_, "grpc") => (ProxyKind::Grpc, Flavor::Grpc),
+            (NodeKind::Sidecar, _) => (ProxyKind::Sidecar, flavor(node)),
+            (NodeKind::Router, _) => (ProxyKind::Gateway, flavor(node)),
+        };
+        let mut addresses = node.instance_ips.clone();
+        if addresses.is_empty() {
+            addresses.extend(node.ip);
+        }
+        ProxyView {
+            kind,
+            flavor,
+            name: node.name.as_str().into(),
+            namespace: node.namespace.as_str().into(),
+            service_account: node.service_account.as_str().into(),
+            addresses,
+            labels: node.labels.clone(),
+            cluster_id: node.cluster_id.as_str().into(),
+            interception: match node.interception_mode.as_str() {
+                "NONE" => Interception::None,
+                "TPROXY" => Interception::Tproxy,
+                _ => Interception::Redirect,
+            },
+        }
+    }
+}
+
+fn flavor(node: &NodeView) -> Flavor {
+    if node.weft_version.is_some() { Flavor::Weft } else { Flavor::Envoy }
+}
