@@ -7,7 +7,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// No test request may take longer.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -90,27 +93,77 @@ async fn exchange(
     to: SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> anyhow::Result<Reply> {
-    let io = TokioIo::new(TcpStream::connect(to).await?);
-    let response = match wire {
-        Wire::H1 => {
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-            tokio::spawn(connection);
-            sender.send_request(request).await?
-        }
-        Wire::H2 => {
-            let (mut sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
-            tokio::spawn(connection);
-            sender.send_request(request).await?
-        }
-    };
-    let (head, body) = response.into_parts();
-    let body = body.collect().await?;
-    let trailers = body.trailers().cloned().unwrap_or_default();
-    Ok(Reply {
-        status: head.status.as_u16(),
-        headers: head.headers,
-        body: body.to_bytes(),
-        trailers,
-    })
+    Connection::open(wire, TcpStream::connect(to).await?).await?.exchange(request).await
+}
+
+/// One connection, kept and used for many requests.
+pub struct Connection {
+    sender: Sender,
+    address: SocketAddr,
+}
+
+enum Sender {
+    H1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
+    H2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+}
+
+impl Connection {
+    /// Connects in plaintext.
+    pub async fn connect(wire: Wire, to: SocketAddr) -> anyhow::Result<Self> {
+        let mut connection = Self::open(wire, TcpStream::connect(to).await?).await?;
+        connection.address = to;
+        Ok(connection)
+    }
+
+    /// Speaks over a stream that is already connected (TLS, say).
+    pub async fn open<S>(wire: Wire, stream: S) -> anyhow::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
+        let sender = match wire {
+            Wire::H1 => {
+                let (sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+                tokio::spawn(connection);
+                Sender::H1(sender)
+            }
+            Wire::H2 => {
+                let executor = TokioExecutor::new();
+                let (sender, connection) =
+                    hyper::client::conn::http2::handshake(executor, io).await?;
+                tokio::spawn(connection);
+                Sender::H2(sender)
+            }
+        };
+        Ok(Self { sender, address: SocketAddr::from(([127, 0, 0, 1], 80)) })
+    }
+
+    /// GET on this connection; an error means that the connection is gone.
+    pub async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
+        let wire = match self.sender {
+            Sender::H1(_) => Wire::H1,
+            Sender::H2(_) => Wire::H2,
+        };
+        let request = request(wire, self.address, Method::GET, path, headers, Bytes::new())?;
+        tokio::time::timeout(LIMIT, self.exchange(request)).await.context("request timed out")?
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Reply> {
+        let response = match &mut self.sender {
+            Sender::H1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Sender::H2(sender) => sender.send_request(request).await?,
+        };
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        Ok(Reply {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.to_bytes(),
+            trailers,
+        })
+    }
 }

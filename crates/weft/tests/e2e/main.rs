@@ -6,5 +6,6 @@ mod harness;
 
 mod control_restart;
 mod grpc_xds;
+mod live;
 mod pairs;
 mod samples;
