@@ -10,10 +10,12 @@
 pub use envoy_types::pb;
 
 pub mod ca;
+pub mod client;
 pub mod connect;
 pub mod json;
 pub mod names;
 pub mod node;
+pub mod server;
 pub mod session;
 pub mod type_url;
 pub mod wire;

@@ -67,6 +67,15 @@ pub struct ControlPlane {
     pub identifier: String,
 }
 
+/// gRPC path of state-of-the-world ADS.
+pub const STREAM_PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+/// gRPC path of incremental ADS.
+pub const DELTA_PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// gRPC name of the ADS service.
+pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+
 /// The name of a resource from its encoded body.
 ///
 /// In every type we carry (Listener, RouteConfiguration, Cluster,

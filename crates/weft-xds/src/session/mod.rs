@@ -4,10 +4,26 @@
 //! each end knows the other to have. Must not know how resources are made or
 //! used, nor clocks, tasks and transports.
 
+mod client;
+mod server;
+#[cfg(test)]
+mod simulation;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::{Message, Name};
+
+use crate::pb::envoy::config::core::v3::Node;
+use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use crate::pb::google::rpc::Status;
+use crate::wire;
+
+pub use client::{ClientSession, Received, Rejection, Update, Wanted};
+pub use server::{
+    Action, Limits, Nack, ServerSession, SessionError, Source, Stamp, Subscription, TypeStatus,
+    Want,
+};
 
 /// One resource as it is sent: encoded once, shared by all who get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,5 +56,112 @@ impl Resource {
     /// The body is not an `M`.
     pub fn decode<M: Message + Default>(&self) -> Result<M, prost::DecodeError> {
         M::decode(self.body.clone())
+    }
+}
+
+/// Which of the two ADS protocols a stream speaks; fixed by the gRPC method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// `StreamAggregatedResources`: state of the world.
+    Sotw,
+    /// `DeltaAggregatedResources`: incremental.
+    Delta,
+}
+
+/// A request of either protocol.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    Sotw(DiscoveryRequest),
+    Delta(DeltaDiscoveryRequest),
+}
+
+impl Request {
+    /// The client's identity, given on the first request of a stream.
+    pub fn node(&self) -> Option<&Node> {
+        match self {
+            Self::Sotw(request) => request.node.as_ref(),
+            Self::Delta(request) => request.node.as_ref(),
+        }
+    }
+
+    /// The type asked for.
+    pub fn type_url(&self) -> &str {
+        match self {
+            Self::Sotw(request) => &request.type_url,
+            Self::Delta(request) => &request.type_url,
+        }
+    }
+
+    /// The nonce answered, empty on a first request.
+    pub fn nonce(&self) -> &str {
+        match self {
+            Self::Sotw(request) => &request.response_nonce,
+            Self::Delta(request) => &request.response_nonce,
+        }
+    }
+
+    /// Why the answered response was rejected, if it was.
+    pub fn error(&self) -> Option<&Status> {
+        match self {
+            Self::Sotw(request) => request.error_detail.as_ref(),
+            Self::Delta(request) => request.error_detail.as_ref(),
+        }
+    }
+}
+
+impl From<DiscoveryRequest> for Request {
+    fn from(request: DiscoveryRequest) -> Self {
+        Self::Sotw(request)
+    }
+}
+
+impl From<DeltaDiscoveryRequest> for Request {
+    fn from(request: DeltaDiscoveryRequest) -> Self {
+        Self::Delta(request)
+    }
+}
+
+/// A response of either protocol.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    Sotw(wire::DiscoveryResponse),
+    Delta(wire::DeltaDiscoveryResponse),
+}
+
+impl Response {
+    /// The type carried.
+    pub fn type_url(&self) -> &str {
+        match self {
+            Self::Sotw(response) => &response.type_url,
+            Self::Delta(response) => &response.type_url,
+        }
+    }
+
+    /// Size on the wire in bytes.
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Self::Sotw(response) => response.encoded_len(),
+            Self::Delta(response) => response.encoded_len(),
+        }
+    }
+
+    /// How many resources it carries, removals not counted.
+    pub fn resource_count(&self) -> usize {
+        match self {
+            Self::Sotw(response) => response.resources.len(),
+            Self::Delta(response) => response.resources.len(),
+        }
+    }
+}
+
+impl From<wire::DiscoveryResponse> for Response {
+    fn from(response: wire::DiscoveryResponse) -> Self {
+        Self::Sotw(response)
+    }
+}
+
+impl From<wire::DeltaDiscoveryResponse> for Response {
+    fn from(response: wire::DeltaDiscoveryResponse) -> Self {
+        Self::Delta(response)
     }
 }
