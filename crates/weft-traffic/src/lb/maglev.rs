@@ -1,0 +1,97 @@
+//! Maglev hashing (Eisenbud et al., NSDI 2016), with weights as Envoy does them.
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::cluster::{Endpoint, EndpointSet, LbConfig};
+
+/// Slots to host indexes.
+#[derive(Debug)]
+pub(super) struct Maglev {
+    table: Vec<u32>,
+}
+
+/// A host that still claims slots.
+struct Claim {
+    index: u32,
+    offset: u64,
+    skip: u64,
+    weight: f64,
+    target: f64,
+    /// Position in the host's permutation.
+    next: u64,
+}
+
+const FREE: u32 = u32::MAX;
+
+impl Maglev {
+    /// `size` is prime (lowering checks it), so every permutation reaches every slot.
+    pub(super) fn build(lb: &LbConfig, set: &EndpointSet, list: &[usize], size: u64) -> Maglev {
+        let mut claims: Vec<Claim> = list
+            .iter()
+            .map(|&index| {
+                let endpoint = &set.endpoints[index];
+                let key = hash_key(lb, endpoint);
+                Claim {
+                    index: index as u32,
+                    offset: xxh64(key.as_bytes(), 0) % size,
+                    skip: xxh64(key.as_bytes(), 1) % (size - 1) + 1,
+                    weight: f64::from(endpoint.weight.max(1)),
+                    target: 0.0,
+                    next: 0,
+                }
+            })
+            .collect();
+        let heaviest = claims.iter().map(|claim| claim.weight).fold(0.0, f64::max);
+        let mut table = vec![FREE; size as usize];
+        let mut taken = 0;
+        let mut round = 1.0;
+        while taken < size && !claims.is_empty() {
+            for claim in &mut claims {
+                if taken == size {
+                    break;
+                }
+                // Lighter hosts sit out rounds until their weight has added up.
+                if round * claim.weight < claim.target {
+                    continue;
+                }
+                claim.target += heaviest;
+                let slot = claim.take_free(&mut table, size);
+                table[slot] = claim.index;
+                taken += 1;
+            }
+            round += 1.0;
+        }
+        Maglev { table }
+    }
+
+    /// A further attempt hashes to another slot.
+    pub(super) fn pick(&self, hash: u64, attempt: u32) -> Option<usize> {
+        let hash = match attempt {
+            0 => hash,
+            // As Envoy: flips high bits so that the slot is unrelated.
+            attempt => hash ^ !(u64::from(attempt) - 1),
+        };
+        let slot = hash % self.table.len().max(1) as u64;
+        self.table.get(slot as usize).filter(|index| **index != FREE).map(|index| *index as usize)
+    }
+}
+
+impl Claim {
+    fn take_free(&mut self, table: &mut [u32], size: u64) -> usize {
+        loop {
+            let slot = (self.offset + self.skip * self.next) % size;
+            self.next += 1;
+            if table[slot as usize] == FREE {
+                return slot as usize;
+            }
+        }
+    }
+}
+
+/// What is hashed for a host: its address, or its name if the cluster says so.
+pub(super) fn hash_key(lb: &LbConfig, endpoint: &Endpoint) -> String {
+    match lb.hash_by_hostname && !endpoint.hostname.is_empty() {
+        true => endpoint.hostname.to_string(),
+        false => endpoint.address.to_string(),
+    }
+}
