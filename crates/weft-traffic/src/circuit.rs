@@ -118,7 +118,8 @@ impl Circuit {
             Resource::Retries => match limits.retry_budget {
                 None => limits.retries_max,
                 Some(budget) => {
-                    let under_way = self.active(Resource::Requests) + self.active(Resource::Pending);
+                    let under_way =
+                        self.active(Resource::Requests) + self.active(Resource::Pending);
                     let allowed = f64::from(under_way) * budget.percent / 100.0;
                     (allowed as u32).max(budget.retries_min)
                 }

@@ -226,7 +226,10 @@ pub struct Endpoint {
 pub enum EndpointAddress {
     Ip(SocketAddr),
     /// To be resolved by the proxy (DNS clusters).
-    Name { host: Arc<str>, port: u16 },
+    Name {
+        host: Arc<str>,
+        port: u16,
+    },
     /// Unix domain socket.
     Pipe(Arc<str>),
 }
@@ -347,6 +350,10 @@ impl EndpointSet {
                 endpoints.push(Arc::new(one));
             }
         }
-        EndpointSet { endpoints, overprovisioning: self.overprovisioning, drops: self.drops.clone() }
+        EndpointSet {
+            endpoints,
+            overprovisioning: self.overprovisioning,
+            drops: self.drops.clone(),
+        }
     }
 }

@@ -9,8 +9,8 @@
 
 mod host;
 mod level;
-mod picker;
 mod maglev;
+mod picker;
 mod ring;
 
 use std::collections::HashMap;
@@ -40,9 +40,14 @@ pub enum LbPolicy {
     },
     /// Ignores weights, as Envoy's.
     Random,
-    RingHash { ring_min: u64, ring_max: u64 },
+    RingHash {
+        ring_min: u64,
+        ring_max: u64,
+    },
     /// A prime table size.
-    Maglev { table_size: u64 },
+    Maglev {
+        table_size: u64,
+    },
     /// The cluster chooses (ORIGINAL_DST).
     ClusterProvided,
 }

@@ -14,21 +14,21 @@
 
 pub mod lower;
 
+pub mod http;
 pub mod listener;
 pub mod tls;
-pub mod http;
 
-pub mod matcher;
-pub mod route;
-pub mod headers;
 pub mod cors;
 pub mod fault;
+pub mod headers;
+pub mod matcher;
+pub mod route;
 pub mod timeout;
 
+pub mod circuit;
 pub mod cluster;
 pub mod lb;
 pub mod outlier;
-pub mod circuit;
 pub mod retry;
 
 pub mod tables;
@@ -40,5 +40,3 @@ pub use lower::LowerError;
 pub use retry::RetryPolicy;
 pub use route::{Action, Route, RouteAction, RouteResult, RouteTable, VirtualHost};
 pub use tables::Tables;
-
-pub(crate) use envoy_types::pb;

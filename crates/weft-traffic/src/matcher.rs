@@ -73,7 +73,10 @@ fn translate_replacement(text: &str, groups: usize) -> Result<String, String> {
                 Some(digit) if digit.is_ascii_digit() => {
                     let group = digit as usize - '0' as usize;
                     if group >= groups {
-                        return Err(format!("substitution {text:?} names group {group}, there are {}", groups - 1));
+                        return Err(format!(
+                            "substitution {text:?} names group {group}, there are {}",
+                            groups - 1
+                        ));
                     }
                     out.push_str(&format!("${{{group}}}"));
                 }
@@ -194,7 +197,10 @@ mod tests {
             let replaced = Substitution::new(pattern, with).unwrap().replace(subject.as_bytes());
             String::from_utf8(replaced).unwrap()
         };
-        assert_eq!(check("^/service/([^/]+)(/.*)$", r"\2/instance/\1", "/service/foo/v1/api"), "/v1/api/instance/foo");
+        assert_eq!(
+            check("^/service/([^/]+)(/.*)$", r"\2/instance/\1", "/service/foo/v1/api"),
+            "/v1/api/instance/foo"
+        );
         assert_eq!(check("one", "two", "/xxx/one/yyy/one/zzz"), "/xxx/two/yyy/two/zzz");
         assert_eq!(check("a", "$1", "a"), "$1");
         assert!(Substitution::new("a", r"\1").is_err());

@@ -221,7 +221,8 @@ mod tests {
 
     #[test]
     fn istio_default_policy() {
-        let policy = policy("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes");
+        let policy =
+            policy("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes");
         let reset = |request_started, refused| AttemptOutcome::Reset { request_started, refused };
         assert!(policy.should_retry(&AttemptOutcome::ConnectFailure));
         assert!(policy.should_retry(&reset(true, true)));
@@ -230,7 +231,9 @@ mod tests {
         assert!(!policy.should_retry(&AttemptOutcome::PerTryTimeout));
         assert!(!policy.should_retry(&AttemptOutcome::Overflow));
         let headers = |text: &str| -> HeaderList { [("grpc-status", text)].into_iter().collect() };
-        let grpc = |text| policy.should_retry(&AttemptOutcome::Response { status: 200, headers: &headers(text) });
+        let grpc = |text| {
+            policy.should_retry(&AttemptOutcome::Response { status: 200, headers: &headers(text) })
+        };
         assert!(grpc("14") && grpc("1") && !grpc("13") && !grpc("0"));
     }
 

@@ -139,7 +139,8 @@ impl Tables {
             .clusters
             .values()
             .filter_map(|cluster| {
-                let service = cluster.eds_service().filter(|service| services.contains(*service))?;
+                let service =
+                    cluster.eds_service().filter(|service| services.contains(*service))?;
                 let endpoints = self.endpoints.get(service).unwrap_or(&empty);
                 Some((cluster.name.clone(), Arc::new(cluster.with_endpoints(endpoints.clone()))))
             })

@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn grpc_timeout_is_bounded() {
-        let route = RouteTimeouts { request: Some(S(15)), grpc_max: Some(S(10)), ..Default::default() };
+        let route =
+            RouteTimeouts { request: Some(S(15)), grpc_max: Some(S(10)), ..Default::default() };
         let check = |text: Option<&str>| {
             let headers = text.iter().map(|t| ("grpc-timeout", *t)).collect();
             route.for_request(&headers, true, None, false).request
@@ -130,6 +131,9 @@ mod tests {
         let headers: HeaderList = [("x-envoy-upstream-rq-timeout-ms", "200")].into_iter().collect();
         assert_eq!(route.for_request(&headers, false, Some(S(20)), false).request, Some(S(15)));
         let trusted = route.for_request(&headers, false, Some(S(20)), true);
-        assert_eq!(trusted, RequestTimeouts { request: Some(Duration::from_millis(200)), per_try: None });
+        assert_eq!(
+            trusted,
+            RequestTimeouts { request: Some(Duration::from_millis(200)), per_try: None }
+        );
     }
 }

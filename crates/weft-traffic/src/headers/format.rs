@@ -350,7 +350,9 @@ impl TimeFormat {
                 let (year, month, day) = civil_date(secs / 86_400);
                 let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
                 let millis = nanos / 1_000_000;
-                format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+                format!(
+                    "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+                )
             }
         }
     }

@@ -4,7 +4,8 @@ use super::*;
 use crate::route::test_head;
 
 fn render(format: &str) -> String {
-    let head = test_head("GET", "a.com", "/p?q=1", &[("X-User", "jason"), ("x-two", "1"), ("x-two", "2")]);
+    let head =
+        test_head("GET", "a.com", "/p?q=1", &[("X-User", "jason"), ("x-two", "1"), ("x-two", "2")]);
     let context = FormatContext {
         downstream_remote: Some("10.0.0.7:1234".parse().unwrap()),
         downstream_local: Some("[::1]:80".parse().unwrap()),
@@ -57,7 +58,8 @@ fn append_actions() {
             action,
             keep_empty,
         };
-        let edits = HeaderEdits { remove: vec!["X-B".into()], edits: vec![edit("x-a"), edit("x-c")] };
+        let edits =
+            HeaderEdits { remove: vec!["X-B".into()], edits: vec![edit("x-a"), edit("x-c")] };
         edits.apply_request(&mut head, &FormatContext::default());
         let text = |h: weft_http::Header<'_>| {
             format!("{}={}", String::from_utf8_lossy(h.name), String::from_utf8_lossy(h.value))

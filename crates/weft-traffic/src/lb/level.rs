@@ -40,12 +40,7 @@ struct Members {
 }
 
 impl Levels {
-    pub(super) fn build(
-        lb: &LbConfig,
-        set: &EndpointSet,
-        hosts: &[Rc<Host>],
-        seed: u64,
-    ) -> Levels {
+    pub(super) fn build(lb: &LbConfig, set: &EndpointSet, hosts: &[Rc<Host>], seed: u64) -> Levels {
         let members = by_priority(set, hosts);
         let loads = loads(&members, set.overprovisioning, lb.panic_threshold);
         let mut levels = Vec::new();

@@ -12,11 +12,23 @@ use crate::cluster::{EndpointSet, LbConfig};
 /// Ready to pick; lists hold indexes into the endpoint set and are not empty.
 #[derive(Debug)]
 pub(super) enum Picker {
-    RoundRobin { list: Vec<usize>, next: usize },
+    RoundRobin {
+        list: Vec<usize>,
+        next: usize,
+    },
     /// Unequal weights: earliest deadline first. `active_bias` is set for least request.
-    Weighted { schedule: Schedule, active_bias: Option<f64> },
-    LeastRequest { list: Vec<usize>, choices: u32, full_scan: bool },
-    Random { list: Vec<usize> },
+    Weighted {
+        schedule: Schedule,
+        active_bias: Option<f64>,
+    },
+    LeastRequest {
+        list: Vec<usize>,
+        choices: u32,
+        full_scan: bool,
+    },
+    Random {
+        list: Vec<usize>,
+    },
     Ring(Ring),
     Maglev(Maglev),
 }
@@ -62,10 +74,11 @@ impl Picker {
                 *next = (*next + 1) % list.len();
                 Some(index)
             }
-            Picker::Weighted { schedule, active_bias } => schedule.pick(|index| match active_bias {
-                None => 1.0,
-                Some(bias) => (f64::from(hosts[index].active()) + 1.0).powf(*bias),
-            }),
+            Picker::Weighted { schedule, active_bias: None } => schedule.pick(|_| 1.0),
+            Picker::Weighted { schedule, active_bias: Some(bias) } => {
+                let load = |index: usize| f64::from(hosts[index].active()) + 1.0;
+                schedule.pick(|index| load(index).powf(*bias))
+            }
             Picker::LeastRequest { list, choices, full_scan } => match full_scan {
                 true => least_of_all(list, rng(), hosts),
                 false => least_of_drawn(list, *choices, rng, hosts),
@@ -156,7 +169,8 @@ impl Schedule {
         self.push(entry);
         if self.now > CLOCK_MAX {
             let back = self.now;
-            self.heap = self.heap.drain().map(|e| Entry { deadline: e.deadline - back, ..e }).collect();
+            self.heap =
+                self.heap.drain().map(|e| Entry { deadline: e.deadline - back, ..e }).collect();
             self.now = 0.0;
         }
         Some(index)

@@ -14,7 +14,13 @@ pub(super) struct Ring {
 impl Ring {
     /// Every host gets points in proportion to its weight; the lightest host decides the scale so that
     /// it has a whole number of them.
-    pub(super) fn build(lb: &LbConfig, set: &EndpointSet, list: &[usize], min: u64, max: u64) -> Ring {
+    pub(super) fn build(
+        lb: &LbConfig,
+        set: &EndpointSet,
+        list: &[usize],
+        min: u64,
+        max: u64,
+    ) -> Ring {
         let weight = |index: usize| f64::from(set.endpoints[index].weight.max(1));
         let total: f64 = list.iter().map(|&index| weight(index)).sum();
         let lightest = list.iter().map(|&i| weight(i) / total).fold(f64::INFINITY, f64::min);

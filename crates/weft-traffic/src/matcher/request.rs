@@ -23,7 +23,10 @@ pub enum HeaderPredicate {
     Present(bool),
     Value(StringMatch),
     /// A whole decimal number in `start..end`.
-    Range { start: i64, end: i64 },
+    Range {
+        start: i64,
+        end: i64,
+    },
 }
 
 impl HeaderMatch {

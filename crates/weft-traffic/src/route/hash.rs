@@ -26,7 +26,11 @@ pub enum HashInput {
     /// Lower case name.
     Header(Box<str>),
     /// With a `ttl`, a missing cookie is made and sent to the client.
-    Cookie { name: Box<str>, ttl: Option<Duration>, path: Box<str> },
+    Cookie {
+        name: Box<str>,
+        ttl: Option<Duration>,
+        path: Box<str>,
+    },
     SourceIp,
     Query(Box<[u8]>),
 }

@@ -49,8 +49,12 @@ impl HostIndex {
         }
         Ok(match (name.strip_prefix(b"*"), name.strip_suffix(b"*")) {
             (Some(b""), _) => self.any.replace(host),
-            (Some(suffix), _) => by_length(&mut self.suffixes, suffix.len()).insert(suffix.into(), host),
-            (None, Some(prefix)) => by_length(&mut self.prefixes, prefix.len()).insert(prefix.into(), host),
+            (Some(suffix), _) => {
+                by_length(&mut self.suffixes, suffix.len()).insert(suffix.into(), host)
+            }
+            (None, Some(prefix)) => {
+                by_length(&mut self.prefixes, prefix.len()).insert(prefix.into(), host)
+            }
             (None, None) => self.exact.insert(name.into(), host),
         })
     }
@@ -127,7 +131,8 @@ mod tests {
 
     #[test]
     fn most_specific_domain_wins() {
-        let domains = ["*", "www.foo.com", "*.foo.com", "*-bar.foo.com", "*.com", "foo.*", "foo.b*"];
+        let domains =
+            ["*", "www.foo.com", "*.foo.com", "*-bar.foo.com", "*.com", "foo.*", "foo.b*"];
         for (authority, expect) in [
             ("www.foo.com", 1),
             ("WWW.Foo.COM", 1),

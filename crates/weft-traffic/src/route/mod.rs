@@ -21,7 +21,8 @@ use crate::matcher::{CookieMatch, Fraction, HeaderMatch, QueryMatch};
 use crate::retry::RetryPolicy;
 
 pub use action::{
-    ClusterChoice, ClusterRef, HostRewrite, Mirror, PathRewrite, RouteAction, WeightedCluster, WeightedClusters,
+    ClusterChoice, ClusterRef, HostRewrite, Mirror, PathRewrite, RouteAction, WeightedCluster,
+    WeightedClusters,
 };
 pub use hash::{HashInput, HashPolicy, HashSource, SetCookie, hash_ip};
 pub use host::HostIndex;
@@ -114,7 +115,10 @@ pub struct RouteMatch {
 pub enum Action {
     Forward(RouteAction),
     Redirect(Redirect),
-    Direct { status: u16, body: bytes::Bytes },
+    Direct {
+        status: u16,
+        body: bytes::Bytes,
+    },
     /// `non_forwarding_action`: for configurations of servers only; answered 404 by a proxy.
     NonForwarding,
 }
@@ -143,7 +147,11 @@ pub struct Found<'t> {
 
 impl RouteTable {
     /// Puts a table together. `hosts` and their domains must already be checked by [`HostIndex::build`].
-    pub(crate) fn new(name: Arc<str>, hosts: Vec<Arc<VirtualHost>>, index: HostIndex) -> RouteTable {
+    pub(crate) fn new(
+        name: Arc<str>,
+        hosts: Vec<Arc<VirtualHost>>,
+        index: HostIndex,
+    ) -> RouteTable {
         RouteTable {
             name,
             hosts,
@@ -183,7 +191,9 @@ impl RouteTable {
         let mut names = Vec::new();
         for route in self.hosts.iter().flat_map(|host| &host.routes) {
             let Action::Forward(action) = &route.action else { continue };
-            for name in action.clusters.names().chain(action.mirrors.iter().filter_map(Mirror::name)) {
+            for name in
+                action.clusters.names().chain(action.mirrors.iter().filter_map(Mirror::name))
+            {
                 if seen.insert(name.clone()) {
                     names.push(name.clone());
                 }

@@ -7,10 +7,19 @@ use crate::matcher::{FullRegex, eq};
 /// `RouteMatch.path_specifier`.
 #[derive(Debug, Clone)]
 pub enum PathMatch {
-    Prefix { prefix: Box<[u8]>, ignore_case: bool },
-    Exact { path: Box<[u8]>, ignore_case: bool },
+    Prefix {
+        prefix: Box<[u8]>,
+        ignore_case: bool,
+    },
+    Exact {
+        path: Box<[u8]>,
+        ignore_case: bool,
+    },
     /// The path itself or anything below it; the text has no trailing slash.
-    SeparatedPrefix { prefix: Box<[u8]>, ignore_case: bool },
+    SeparatedPrefix {
+        prefix: Box<[u8]>,
+        ignore_case: bool,
+    },
     Regex(FullRegex),
     /// CONNECT requests.
     Connect,

@@ -51,7 +51,8 @@ impl Redirect {
             (Some(port), _) => out.extend_from_slice(format!(":{port}").as_bytes()),
             (None, Some(_)) => {}
             // The old scheme's default port means nothing under the new scheme.
-            (None, None) if scheme != head.scheme.as_str() && old_port == default_port(head.scheme) => {}
+            (None, None)
+                if scheme != head.scheme.as_str() && old_port == default_port(head.scheme) => {}
             (None, None) => out.extend_from_slice(old_port),
         }
     }
