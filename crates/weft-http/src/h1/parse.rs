@@ -185,7 +185,7 @@ fn read_request<'b>(
 ) -> Result<Option<RequestRead>, ParseError> {
     let mut request = httparse::Request::new(&mut []);
     let status = request.parse_with_uninit_headers(window, slots);
-    let head_len = match status.map_err(|error| refusal(error, window))? {
+    let head_len = match status.map_err(|error| refusal(error, window, false))? {
         httparse::Status::Partial => return Ok(None),
         httparse::Status::Complete(head_len) => head_len,
     };
@@ -278,7 +278,7 @@ fn read_response<'b>(
         window,
         slots,
     );
-    let head_len = match status.map_err(|error| refusal(error, window))? {
+    let head_len = match status.map_err(|error| refusal(error, window, true))? {
         httparse::Status::Partial => return Ok(None),
         httparse::Status::Complete(head_len) => head_len,
     };
@@ -318,11 +318,10 @@ fn response_body(
     method: &Method,
     limits: &Limits,
 ) -> Result<BodyLength, ParseError> {
-    let bodiless = match (method, status) {
-        (Method::Head, _) | (_, 100..=199 | 204 | 304) => true,
-        (Method::Connect, 200..=299) => true,
-        _ => false,
-    };
+    let bodiless = matches!(
+        (method, status),
+        (Method::Head, _) | (_, 100..=199 | 204 | 304) | (Method::Connect, 200..=299)
+    );
     if framing.coding != Coding::Absent && framing.length.is_some() {
         return Err(ParseError::LengthAndCoding);
     }
@@ -403,11 +402,11 @@ impl Lines {
         response: bool,
     ) -> Result<(), ParseError> {
         match known {
-            Known::Host if !response => {
-                if self.host.replace(range_in(window, value)).is_some() {
-                    return Err(ParseError::HostRepeated);
-                }
-            }
+            Known::Host if response => {}
+            Known::Host => match self.host {
+                None => self.host = Some(range_in(window, value)),
+                Some(_) => return Err(ParseError::HostRepeated),
+            },
             Known::ContentLength => self.framing.content_length(value, response)?,
             Known::TransferEncoding => self.framing.transfer_encoding(value)?,
             Known::Connection => {
@@ -515,23 +514,25 @@ fn version_of(minor: Option<u8>) -> Version {
 }
 
 /// Which rule a refusal of `httparse` stands for.
-fn refusal(error: httparse::Error, window: &[u8]) -> ParseError {
+fn refusal(error: httparse::Error, window: &[u8], response: bool) -> ParseError {
     match error {
         httparse::Error::TooManyHeaders => ParseError::TooManyHeaders,
         httparse::Error::HeaderName => bad_line(window),
         httparse::Error::HeaderValue => ParseError::HeaderValue,
         httparse::Error::NewLine => ParseError::LineEnding,
         httparse::Error::Status => ParseError::Status,
-        httparse::Error::Version => bad_version(window),
+        httparse::Error::Version => bad_version(window, response),
         httparse::Error::Token => ParseError::StartLine,
     }
 }
 
 /// Another version of HTTP is answered as such, anything else is garbage.
-fn bad_version(window: &[u8]) -> ParseError {
-    let named = window.starts_with(b"HTTP/")
-        || window.splitn(3, |&byte| byte == b' ').nth(2).is_some_and(|v| v.starts_with(b"HTTP/"));
-    match named {
+fn bad_version(window: &[u8], response: bool) -> ParseError {
+    let version = match response {
+        true => Some(window),
+        false => window.splitn(3, |&byte| byte == b' ').nth(2),
+    };
+    match version.is_some_and(|text| text.starts_with(b"HTTP/")) {
         true => ParseError::Version,
         false => ParseError::StartLine,
     }

@@ -71,10 +71,8 @@ impl Default for FirstIndex {
 impl FirstIndex {
     /// Notes entry `index` unless an earlier line has the name.
     pub(crate) fn note(&mut self, known: u8, index: usize) {
-        if let Some(slot) = self.0.get_mut(usize::from(known)) {
-            if *slot == 0 {
-                *slot = u8::try_from(index + 1).unwrap_or(FAR);
-            }
+        if let Some(slot @ 0) = self.0.get_mut(usize::from(known)) {
+            *slot = u8::try_from(index + 1).unwrap_or(FAR);
         }
     }
 }

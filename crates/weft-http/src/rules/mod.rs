@@ -21,3 +21,6 @@ pub use h2::{
 pub use hop::{names_trailers, strip_request, strip_response, strip_trailers};
 pub use reply::{grpc_reply, grpc_status_of, is_grpc, local_reply};
 pub use singleton::{Singleton, SingletonRepeated, apply_singleton};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! Replays the committed fuzzing corpora, so that what a fuzzer once found stays found on stable.
+
+use std::path::Path;
+
+use crate::checks;
+
+#[test]
+fn committed_corpora_pass() {
+    replay("h1_request", checks::requests);
+    replay("h1_response", checks::responses);
+    replay("h1_body", checks::body);
+    replay("h1_roundtrip", checks::roundtrip);
+}
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+    {
+        let path = entry.unwrap().path();
+        let input = std::fs::read(&path).unwrap();
+        eprintln!("{}", path.display());
+        check(&input);
+        inputs += 1;
+    }
+    assert!(inputs > 0, "no inputs in {}", folder.display());
+}
