@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Limits;
 use super::error::ParseError;
-use super::parse::read_entries;
+use super::lines::read_entries;
 use crate::headers::{FirstIndex, HeaderList, Known, UNKNOWN};
 use crate::message::{BodyLength as Length, Frame};
 

@@ -8,8 +8,10 @@ mod decode;
 mod encode;
 mod error;
 mod framing;
+mod lines;
 mod outbuf;
-mod parse;
+mod request;
+mod response;
 mod target;
 mod write;
 
@@ -20,7 +22,8 @@ pub use decode::{BodyDecoder, Decoded, DecodedSlice};
 pub use encode::{BodyEncoder, EncodeError};
 pub use error::ParseError;
 pub use outbuf::OutBuf;
-pub use parse::{ParsedRequest, ParsedResponse, parse_request, parse_response};
+pub use request::{ParsedRequest, parse_request};
+pub use response::{ParsedResponse, parse_response};
 pub use write::{write_request, write_response};
 
 /// Bounds on what a peer may send, and the named tolerances. `Default` is Envoy's where it has one.
