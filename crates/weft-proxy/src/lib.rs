@@ -8,6 +8,7 @@
 pub mod worker;
 
 pub mod net;
+pub mod listener;
 pub mod tls;
 
 pub mod http;

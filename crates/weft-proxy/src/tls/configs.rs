@@ -1,0 +1,271 @@
+//! rustls configurations made from lowered TLS settings and the secrets of the moment. One cache
+//! per worker, keyed by the settings themselves and the version of the secrets, so a rotated
+//! certificate serves the next handshake and nothing has to be told about it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use weft_traffic::tls::{CertSource, DownstreamTls, RootSource, TlsVersions, UpstreamTls, Validation};
+
+use super::TlsError;
+use super::secrets::{Certificate, Roots, SecretMap, Secrets};
+use super::verify::{DownstreamVerifier, Expected, UpstreamVerifier};
+
+/// More settings than any configuration has live at once; past it the cache starts afresh.
+const CACHED_MAX: usize = 4096;
+/// Sessions a client configuration remembers for resumption, over all its upstreams.
+const CLIENT_SESSIONS_MAX: usize = 32;
+
+/// One worker's TLS configurations.
+pub struct TlsConfigs {
+    secrets: Arc<Secrets>,
+    server: RefCell<Cache<(Arc<DownstreamTls>, AlpnAnswer), ServerConfig>>,
+    client: RefCell<Cache<(Arc<UpstreamTls>, Option<Arc<str>>), ClientConfig>>,
+}
+
+/// Built configurations of one secrets version.
+struct Cache<K, V> {
+    version: u64,
+    built: HashMap<K, Arc<V>>,
+}
+
+/// Whether a server configuration answers ALPN at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum AlpnAnswer {
+    Ours,
+    /// rustls aborts a handshake whose ALPN lists do not overlap; Istio clients offer `istio` to
+    /// servers that want `h2`. Such a client gets no ALPN and is recognised by its first bytes.
+    None,
+}
+
+/// SDS name under which a certificate pair on disk is kept, as Istio spells it.
+pub fn file_certificate_name(chain: &str, key: &str) -> String {
+    format!("file-cert:{chain}~{key}")
+}
+
+/// SDS name under which a root bundle on disk is kept, as Istio spells it.
+pub fn file_roots_name(path: &str) -> String {
+    format!("file-root:{path}")
+}
+
+/// Name of the machine's own trust roots in [`Secrets`].
+pub const SYSTEM_ROOTS: &str = "file-root:system";
+
+impl TlsConfigs {
+    /// An empty cache over the process' secrets.
+    pub fn new(secrets: Arc<Secrets>) -> TlsConfigs {
+        TlsConfigs { secrets, server: RefCell::default(), client: RefCell::default() }
+    }
+
+    /// The configuration for a client that offers these ALPN names.
+    pub fn server(
+        &self,
+        tls: &Arc<DownstreamTls>,
+        offered: &[&[u8]],
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        let overlap = tls.alpn.iter().any(|ours| offered.contains(&&**ours));
+        let answer = match overlap {
+            true => AlpnAnswer::Ours,
+            false => AlpnAnswer::None,
+        };
+        let secrets = self.secrets.current();
+        let key = (tls.clone(), answer);
+        self.server.borrow_mut().get(secrets.version, key, || server_config(tls, answer, &secrets))
+    }
+
+    /// The configuration towards an upstream. `auto_name` is the endpoint's host name, used where
+    /// the settings ask for SNI or name checks after it.
+    pub fn client(
+        &self,
+        tls: &Arc<UpstreamTls>,
+        auto_name: Option<&str>,
+    ) -> Result<Arc<ClientConfig>, TlsError> {
+        let checked = tls
+            .auto_sni_san_validation
+            .then(|| auto_name.filter(|_| tls.auto_host_sni).or(tls.sni.as_deref()))
+            .flatten()
+            .map(Arc::<str>::from);
+        let secrets = self.secrets.current();
+        let key = (tls.clone(), checked.clone());
+        self.client
+            .borrow_mut()
+            .get(secrets.version, key, || client_config(tls, checked.as_deref(), &secrets))
+    }
+}
+
+impl<K, V> Default for Cache<K, V> {
+    fn default() -> Self {
+        Cache { version: 0, built: HashMap::new() }
+    }
+}
+
+impl<K: std::hash::Hash + Eq, V> Cache<K, V> {
+    fn get(
+        &mut self,
+        version: u64,
+        key: K,
+        build: impl FnOnce() -> Result<V, TlsError>,
+    ) -> Result<Arc<V>, TlsError> {
+        if self.version != version || self.built.len() >= CACHED_MAX {
+            self.built.clear();
+            self.version = version;
+        }
+        if let Some(config) = self.built.get(&key) {
+            return Ok(config.clone());
+        }
+        let config = Arc::new(build()?);
+        self.built.insert(key, config.clone());
+        Ok(config)
+    }
+}
+
+fn server_config(
+    tls: &DownstreamTls,
+    answer: AlpnAnswer,
+    secrets: &SecretMap,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(super::provider())
+        .with_protocol_versions(versions(tls.versions))
+        .map_err(|error| TlsError::BadSecret(format!("protocol versions: {error}")))?;
+    let verifier = match &tls.validation {
+        Some(validation) if tls.require_client_cert || validation.roots.is_some() => {
+            client_verifier(tls, validation, secrets)?
+        }
+        _ => WebPkiClientVerifier::no_client_auth(),
+    };
+    let certificates = certificates(&tls.certificates, secrets)?;
+    if certificates.is_empty() {
+        return Err(TlsError::MissingSecret("of a listener without any certificate".into()));
+    }
+    let picker = Arc::new(CertificatePicker { certificates });
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(picker);
+    if answer == AlpnAnswer::Ours {
+        config.alpn_protocols = tls.alpn.iter().map(|name| name.to_vec()).collect();
+    }
+    // One ticket: every ticket is a signature's worth of CPU, and clients here keep connections.
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+fn client_verifier(
+    tls: &DownstreamTls,
+    validation: &Validation,
+    secrets: &SecretMap,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    let Some(source) = &validation.roots else {
+        return Err(TlsError::BadSecret(
+            "client certificates are required but no trusted CA is configured".into(),
+        ));
+    };
+    let roots = roots(source, secrets)?;
+    let expected = Expected::new(validation, None);
+    let required = tls.require_client_cert;
+    let verifier =
+        DownstreamVerifier::new(&roots, expected, required, validation.accept_untrusted)?;
+    Ok(Arc::new(verifier))
+}
+
+fn client_config(
+    tls: &UpstreamTls,
+    checked_name: Option<&str>,
+    secrets: &SecretMap,
+) -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_provider(super::provider())
+        .with_protocol_versions(versions(tls.versions))
+        .map_err(|error| TlsError::BadSecret(format!("protocol versions: {error}")))?;
+    let verifier = match &tls.validation {
+        None => UpstreamVerifier::new(None, Expected::default()),
+        Some(validation) => {
+            let roots = match &validation.roots {
+                Some(source) => Some(roots(source, secrets)?),
+                None => None,
+            };
+            UpstreamVerifier::new(roots.as_deref(), Expected::new(validation, checked_name))
+        }
+    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match certificates(&tls.certificates, secrets)?.first() {
+        Some(key) => builder
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(key)))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = tls.alpn.iter().map(|name| name.to_vec()).collect();
+    config.enable_sni = tls.sni.is_some() || tls.auto_host_sni;
+    config.resumption = rustls::client::Resumption::in_memory_sessions(CLIENT_SESSIONS_MAX);
+    Ok(config)
+}
+
+fn versions(versions: TlsVersions) -> &'static [&'static SupportedProtocolVersion] {
+    match versions {
+        TlsVersions { v12: true, v13: true } => rustls::ALL_VERSIONS,
+        TlsVersions { v12: true, v13: false } => &[&rustls::version::TLS12],
+        TlsVersions { v12: false, .. } => &[&rustls::version::TLS13],
+    }
+}
+
+fn certificates(
+    sources: &[CertSource],
+    secrets: &SecretMap,
+) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+    let one = |source: &CertSource| {
+        let name = match source {
+            CertSource::Sds(name) => name.clone(),
+            CertSource::Files { chain, key } => file_certificate_name(chain, key).into(),
+            CertSource::Inline { chain, key } => {
+                return Certificate::from_pem(chain, key).map(|certificate| certificate.key);
+            }
+        };
+        match secrets.certificate(&name) {
+            Some(certificate) => Ok(certificate.key.clone()),
+            None => Err(TlsError::MissingSecret(name)),
+        }
+    };
+    sources.iter().map(one).collect()
+}
+
+fn roots(source: &RootSource, secrets: &SecretMap) -> Result<Arc<Roots>, TlsError> {
+    let name: Arc<str> = match source {
+        RootSource::Sds(name) => name.clone(),
+        RootSource::File(path) => file_roots_name(path).into(),
+        RootSource::System => SYSTEM_ROOTS.into(),
+        RootSource::Inline(bundle) => return Roots::from_pem(bundle).map(Arc::new),
+    };
+    secrets.roots(&name).cloned().ok_or(TlsError::MissingSecret(name))
+}
+
+/// Chooses among several certificates: one for the name the client asked and with a key the client
+/// can verify, else the first the client can verify.
+#[derive(Debug)]
+struct CertificatePicker {
+    certificates: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for CertificatePicker {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let usable: Vec<&Arc<CertifiedKey>> = self
+            .certificates
+            .iter()
+            .filter(|key| key.key.choose_scheme(hello.signature_schemes()).is_some())
+            .collect();
+        let named = match (usable.len(), hello.server_name()) {
+            (2.., Some(name)) => usable.iter().find(|key| covers(key, name)),
+            _ => None,
+        };
+        named.or(usable.first()).map(|key| (*key).clone())
+    }
+}
+
+fn covers(key: &CertifiedKey, name: &str) -> bool {
+    let Some(leaf) = key.cert.first() else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(leaf) else { return false };
+    super::verify::subject_alt_names(&certificate).iter().any(|san| {
+        san.value == name
+            || san.value.strip_prefix("*.").is_some_and(|suffix| {
+                name.split_once('.').is_some_and(|(_, parent)| parent == suffix)
+            })
+    })
+}
