@@ -5,6 +5,7 @@
 //! are single-threaded and share nothing but immutable tables; xDS, admin and certificates live on
 //! a runtime of their own. No Istio resource kind is known here: only xDS, already lowered.
 
+pub mod cli;
 pub mod worker;
 
 pub mod net;
@@ -12,7 +13,10 @@ pub mod listener;
 pub mod tls;
 
 pub mod http;
+pub mod tcp;
+pub mod upstream;
 
+pub mod state;
 pub mod drain;
 pub mod error;
 

@@ -1,10 +1,11 @@
 //! Files this process keeps for its next run: written whole, renamed into place, readable by us
-//! alone. Must not know what is in them.
+//! alone; and the wall clock they are dated with. Must not know what is in them.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes `dir/name` atomically with mode 0600; makes `dir` with 0700 when it is missing.
 pub fn write_private(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
@@ -19,6 +20,14 @@ pub fn write_private(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join(name))
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(_) => 0,
+    }
 }
 
 #[cfg(test)]

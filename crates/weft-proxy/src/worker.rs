@@ -1,26 +1,58 @@
 //! One worker: a thread with its own runtime, connections, pools and counters. This is what code
 //! on the request path holds; everything here is used by one thread only, so plain cells suffice.
+//! What all workers share is immutable (tables, secrets) or counts rarely (drain).
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet};
+use weft_telemetry::{PeerInfo, Shard};
+use weft_traffic::{ListenerConfig, Tables};
 
 use crate::drain::DrainSignal;
-use crate::tls::TlsInfo;
+use crate::listener::accept::accept_loop;
+use crate::listener::set::SocketKey;
+use crate::tcp::{SCRATCH_BYTES, Scratch};
+use crate::tls::{Secrets, TlsConfigs, TlsInfo};
+use crate::upstream::balance::Balancers;
+use crate::upstream::endpoints::{EndpointCounters, EndpointTable};
 
 /// A worker's state. Lives in an `Rc`; never crosses threads.
 pub struct Worker {
     /// 0-based.
     pub id: usize,
+    /// How many workers there are.
+    pub count: usize,
+    tables: RefCell<TablesRef>,
+    /// This worker's metrics.
+    pub metrics: Shard,
+    /// Connection-level counters.
+    pub counters: Counters,
+    /// TLS configurations of both sides.
+    pub tls: TlsConfigs,
     /// The way out of the whole process.
     pub drain: DrainSignal,
     /// Who this proxy is.
-    pub node: std::sync::Arc<NodeInfo>,
+    pub node: Arc<NodeInfo>,
+    /// Bounds of the process.
+    pub limits: Limits,
+    /// Balancer state by cluster.
+    pub balancers: Balancers,
+    /// Read buffer for bodies of TCP connections; borrow it only inside one poll.
+    pub scratch: Scratch,
+    endpoints: EndpointTable,
     rng: RefCell<SmallRng>,
 }
+
+/// The tables of the moment, counted per worker: cloning touches no other core's cache line.
+pub type TablesRef = Rc<Arc<Tables>>;
 
 /// Who this proxy is, for metrics, peer metadata and log lines.
 #[derive(Debug, Clone, Default)]
@@ -31,24 +63,118 @@ pub struct NodeInfo {
     pub gateway: bool,
     /// Trust domain of the mesh, `cluster.local`.
     pub trust_domain: String,
+    /// This workload as peers and metrics see it.
+    pub peer: Arc<PeerInfo>,
+}
+
+/// Bounds of the whole process.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Downstream connections; further ones are closed at once.
+    pub connections_max: usize,
 }
 
 /// What is known of a downstream connection when its protocol handler starts.
 #[derive(Debug)]
 pub struct ConnContext {
+    /// The listener that serves it, as it was when the connection came.
+    pub listener: Arc<ListenerConfig>,
+    /// Its filter chain, for [`ListenerConfig::chain`].
+    pub chain: usize,
     /// The client as the socket (or a PROXY protocol header) names it.
     pub peer: SocketAddr,
     /// Local address of the accepted socket.
     pub local: SocketAddr,
     /// Where the client meant to go, when capture rules redirected it to us.
     pub original_dst: Option<SocketAddr>,
+    /// Server name the client asked for, whether or not TLS ended here.
+    pub sni: Option<Arc<str>>,
     /// Set when TLS ended here.
     pub tls: Option<TlsInfo>,
     /// When the socket was accepted.
     pub accepted: Instant,
 }
 
+/// Connection-level counters of one worker.
+pub struct Counters {
+    /// Accepted connections.
+    pub connections: weft_telemetry::LocalCounter,
+    /// Connections closed because of [`Limits::connections_max`].
+    pub overflow: weft_telemetry::LocalCounter,
+    /// `accept` calls that failed for want of a resource.
+    pub accept_errors: weft_telemetry::LocalCounter,
+    metrics: Shard,
+    refused: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
+}
+
+/// What the control runtime tells a worker.
+pub enum ToWorker {
+    /// Use these tables from now on.
+    Tables(Arc<Tables>),
+    /// Accept on this socket.
+    Listen(SocketKey, TcpListener),
+    /// Stop accepting; connections go on.
+    Unlisten(SocketKey),
+}
+
+/// What a worker is made of.
+#[derive(Clone)]
+pub struct WorkerParts {
+    /// Shared metrics.
+    pub registry: weft_telemetry::Registry,
+    /// Shared secrets.
+    pub secrets: Arc<Secrets>,
+    /// Shared drain state.
+    pub drain: DrainSignal,
+    /// Who this proxy is.
+    pub node: Arc<NodeInfo>,
+    /// Bounds of the process.
+    pub limits: Limits,
+}
+
 impl Worker {
+    /// A worker with empty tables. Call it on the worker's own thread.
+    pub fn new(id: usize, count: usize, parts: WorkerParts, endpoints: EndpointTable) -> Worker {
+        let WorkerParts { registry, secrets, drain, node, limits } = parts;
+        let metrics = registry.shard();
+        Worker {
+            id,
+            count,
+            tables: RefCell::default(),
+            counters: Counters::new(&metrics),
+            metrics,
+            tls: TlsConfigs::new(secrets),
+            drain,
+            node,
+            limits,
+            balancers: Balancers::new(id, count),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            endpoints,
+            rng: RefCell::new(SmallRng::from_os_rng()),
+        }
+    }
+
+    /// The tables of the moment. Ask once per request, so that one request sees one configuration.
+    pub fn tables(&self) -> TablesRef {
+        self.tables.borrow().clone()
+    }
+
+    /// Swaps the tables.
+    pub fn set_tables(&self, tables: Arc<Tables>) {
+        self.balancers.retain(|cluster| tables.cluster(cluster).is_some());
+        self.endpoints.retain(|(cluster, _)| tables.cluster(cluster).is_some());
+        *self.tables.borrow_mut() = Rc::new(tables);
+    }
+
+    /// This worker's counters for an endpoint. A lookup under a lock: keep the result.
+    pub fn endpoint_counters(
+        &self,
+        cluster: &Arc<str>,
+        address: SocketAddr,
+    ) -> Arc<EndpointCounters> {
+        self.endpoints.get(cluster, address)
+    }
+
     /// A random number, for balancing, sampling and jitter. Not for secrets.
     pub fn random(&self) -> u64 {
         self.rng.borrow_mut().random()
@@ -58,9 +184,75 @@ impl Worker {
     pub fn now(&self) -> Instant {
         Instant::now()
     }
+}
 
-    /// A worker with nothing configured yet.
-    pub fn new(id: usize, drain: DrainSignal, node: std::sync::Arc<NodeInfo>) -> Worker {
-        Worker { id, drain, node, rng: RefCell::new(SmallRng::from_os_rng()) }
+impl Counters {
+    fn new(metrics: &Shard) -> Counters {
+        let counter = |name, help| metrics.counter(name, help, &[]);
+        Counters {
+            connections: counter(
+                "weft_proxy_downstream_connections_total",
+                "Connections accepted.",
+            ),
+            overflow: counter(
+                "weft_proxy_downstream_connections_overflow_total",
+                "Connections closed because the connection limit was reached.",
+            ),
+            accept_errors: counter(
+                "weft_proxy_accept_errors_total",
+                "Failed accept calls, such as for want of file descriptors.",
+            ),
+            metrics: metrics.clone(),
+            refused: RefCell::default(),
+        }
+    }
+
+    /// Counts a connection that was closed before it was served.
+    pub fn refused(&self, reason: &'static str) {
+        let counter = || {
+            self.metrics.counter(
+                "weft_proxy_downstream_connections_refused_total",
+                "Connections closed before they were served, by reason.",
+                &[("reason", reason)],
+            )
+        };
+        self.refused.borrow_mut().entry(reason).or_insert_with(counter).inc();
+    }
+}
+
+/// Runs a worker on this thread until the channel from the control runtime closes.
+pub fn run(
+    id: usize,
+    count: usize,
+    parts: WorkerParts,
+    endpoints: EndpointTable,
+    orders: mpsc::UnboundedReceiver<ToWorker>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    let worker = Rc::new(Worker::new(id, count, parts, endpoints));
+    local.block_on(&runtime, obey(worker, orders));
+    Ok(())
+}
+
+/// Carries out orders, in order: tables always come before the sockets that need them.
+async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<ToWorker>) {
+    let mut accepting: HashMap<SocketKey, JoinHandle<()>> = HashMap::new();
+    while let Some(order) = orders.recv().await {
+        match order {
+            ToWorker::Tables(tables) => worker.set_tables(tables),
+            ToWorker::Unlisten(key) => {
+                if let Some(task) = accepting.remove(&key) {
+                    task.abort();
+                }
+            }
+            ToWorker::Listen(key, socket) => match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let accept = accept_loop(socket, key.name.clone(), worker.clone());
+                    accepting.insert(key, tokio::task::spawn_local(accept));
+                }
+                Err(error) => tracing::error!(listener = %key.name, %error, "cannot listen"),
+            },
+        }
     }
 }

@@ -18,12 +18,21 @@ pub struct BindAddress {
     pub transparent: bool,
 }
 
-/// Binds `count` sockets to one address; returns the address bound and the sockets.
+/// Binds `count` sockets to one address; returns the address bound and the sockets. Fails when
+/// anyone, also another proxy of the same user, has the port.
 pub fn bind(wanted: BindAddress, count: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    let mut address = wanted.address;
-    if address.port() != 0 {
-        refuse_foreign_owner(wanted)?;
+    if wanted.address.port() != 0 {
+        refuse_other_owner(wanted)?;
     }
+    bind_shared(wanted, count)
+}
+
+/// As [`bind`], beside sockets of ours that are still open on the port.
+pub fn bind_shared(
+    wanted: BindAddress,
+    count: usize,
+) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let mut address = wanted.address;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count.max(1) {
         let socket = socket(BindAddress { address, ..wanted }, Share::WithWorkers)?;
@@ -37,7 +46,7 @@ pub fn bind(wanted: BindAddress, count: usize) -> io::Result<(SocketAddr, Vec<Tc
 
 /// SO_REUSEPORT would silently share the port with another proxy of the same user, and each would
 /// get a part of the connections. A bind without it tells.
-fn refuse_foreign_owner(wanted: BindAddress) -> io::Result<()> {
+fn refuse_other_owner(wanted: BindAddress) -> io::Result<()> {
     socket(wanted, Share::No).map(drop)
 }
 
@@ -61,7 +70,7 @@ fn socket(wanted: BindAddress, share: Share) -> io::Result<Socket> {
     if transparent {
         match address {
             SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-            SocketAddr::V6(_) => set_transparent_v6(&socket)?,
+            SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
         }
     }
     socket.set_nonblocking(true)?;

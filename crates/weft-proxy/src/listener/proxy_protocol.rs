@@ -127,6 +127,43 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// A v1 header. Mixed families become UNKNOWN.
+pub fn encode_v1(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let (from, to) = (source.ip(), destination.ip());
+    let family = match (source, destination) {
+        (SocketAddr::V4(_), SocketAddr::V4(_)) => "TCP4",
+        (SocketAddr::V6(_), SocketAddr::V6(_)) => "TCP6",
+        _ => return b"PROXY UNKNOWN\r\n".to_vec(),
+    };
+    format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
+}
+
+/// A v2 header. Mixed families become LOCAL.
+pub fn encode_v2(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let mut addresses = Vec::with_capacity(36);
+    let (command, family) = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            addresses.extend_from_slice(&from.octets());
+            addresses.extend_from_slice(&to.octets());
+            (0x21, 0x11)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            addresses.extend_from_slice(&from.octets());
+            addresses.extend_from_slice(&to.octets());
+            (0x21, 0x21)
+        }
+        _ => (0x20, 0),
+    };
+    if !addresses.is_empty() {
+        addresses.extend_from_slice(&source.port().to_be_bytes());
+        addresses.extend_from_slice(&destination.port().to_be_bytes());
+    }
+    let mut header = V2_SIGNATURE.to_vec();
+    header.extend_from_slice(&[command, family, 0, addresses.len() as u8]);
+    header.extend_from_slice(&addresses);
+    header
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,5 +203,17 @@ mod tests {
         assert_eq!(parse(&bytes), Parsed::Complete(Header { length: 31, addresses: None }));
         bytes[12] = 0x31;
         assert!(matches!(parse(&bytes), Parsed::Invalid(_)));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (from, to) in [("192.0.2.1:4000", "192.0.2.2:80"), ("[2001:db8::1]:1", "[::1]:2")] {
+            let addresses = pair(from, to);
+            let (from, to) = addresses.unwrap();
+            for header in [encode_v1(from, to), encode_v2(from, to)] {
+                let expect = Header { length: header.len(), addresses };
+                assert_eq!(parse(&header), Parsed::Complete(expect));
+            }
+        }
     }
 }

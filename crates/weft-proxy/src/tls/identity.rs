@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rand::Rng;
 use rcgen::{CertificateParams, KeyPair, SanType};
@@ -17,6 +17,7 @@ use weft_xds::names::{SECRET_DEFAULT, SECRET_ROOT};
 use super::TlsError;
 use super::secrets::{Certificate, Roots, RootsFrom, Secrets};
 use super::verify::spiffe_id;
+use crate::state::unix_now;
 
 /// First and longest wait between attempts when the CA does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(500);
@@ -117,13 +118,6 @@ impl Life {
 
 fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
-fn unix_now() -> i64 {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        Err(_) => 0,
-    }
 }
 
 /// A new key, a new certificate, installed.

@@ -1,0 +1,274 @@
+//! One TCP connection: cluster, endpoint, connect (again elsewhere if that fails, since nothing
+//! has been sent), then bytes both ways, counted as Istio counts them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weft_telemetry::{
+    PeerInfo, Reporter, ResponseFlags, SecurityPolicy, ServiceInfo, TcpFlow, TcpLabels,
+};
+use weft_traffic::circuit::{Permit, Resource};
+use weft_traffic::cluster::ClusterKind;
+use weft_traffic::lb::{ActiveRequest, PickInput, Picked};
+use weft_traffic::listener::Direction;
+use weft_traffic::outlier::HostOutcome;
+use weft_traffic::{Cluster, TcpConfig};
+
+use super::copy::{self, End, Limits, Meter};
+use crate::error::{ErrorKind, ProxyError};
+use crate::net::Io;
+use crate::upstream::connect::{Connected, connect_for};
+use crate::worker::{ConnContext, Worker};
+
+/// Endpoints tried before giving up, whatever the configuration says less: a refused connect costs
+/// the client nothing.
+const ATTEMPTS_MIN: u32 = 3;
+
+/// Serves one connection to its end.
+pub async fn forward(io: Io, conn: Rc<ConnContext>, config: Arc<TcpConfig>, worker: Rc<Worker>) {
+    let tables = worker.tables();
+    let name = cluster_name(&conn, &config, &worker);
+    let Some(cluster) = tables.cluster(&name).cloned() else {
+        return refuse(&ProxyError::new(ErrorKind::NoCluster), &name, None, &conn, &worker);
+    };
+    drop(tables);
+    let upstream = match reach(&cluster, &conn, &config, &worker).await {
+        Ok(upstream) => upstream,
+        Err(error) => return refuse(&error, &name, Some(&cluster), &conn, &worker),
+    };
+    relay(io, upstream, &cluster, &conn, &config, &worker).await;
+}
+
+/// An upstream connection with everything that is counted while it lives.
+struct Upstream {
+    connected: Connected,
+    picked: Picked,
+    _active: ActiveRequest,
+    _permit: Permit,
+}
+
+fn cluster_name(conn: &ConnContext, config: &TcpConfig, worker: &Worker) -> Arc<str> {
+    match &conn.sni {
+        // SNI routing: `outbound_.8080_._.host` in the ClientHello names the cluster.
+        Some(sni) if config.cluster_from_sni => sni.clone(),
+        _ => match config.clusters.draw(worker.random()).name {
+            Some(name) => name.clone(),
+            None => Arc::from(""),
+        },
+    }
+}
+
+/// Connects to some endpoint of the cluster.
+async fn reach(
+    cluster: &Cluster,
+    conn: &ConnContext,
+    config: &TcpConfig,
+    worker: &Worker,
+) -> Result<Upstream, ProxyError> {
+    let circuit = worker.balancers.circuit(cluster, 0, worker.now());
+    let Some(permit) = circuit.acquire(Resource::Connections) else {
+        return Err(ErrorKind::Overflow.into());
+    };
+    let attempts = config.connect_attempts_max.max(ATTEMPTS_MIN);
+    let mut tried = Vec::new();
+    let mut last = ProxyError::new(ErrorKind::NoHealthyUpstream);
+    for _ in 0..attempts {
+        let Some(picked) = pick(cluster, conn, config, &tried, worker)? else { break };
+        if tried.iter().any(|host| Rc::ptr_eq(host, &picked.host)) {
+            break; // Nobody else to try.
+        }
+        let active = picked.host.begin();
+        let origin = (conn.peer, conn.original_dst.unwrap_or(conn.local));
+        match connect_for(worker, cluster, &picked.endpoint, Some(origin)).await {
+            Ok(connected) => {
+                return Ok(Upstream { connected, picked, _active: active, _permit: permit });
+            }
+            Err(error) => {
+                tracing::debug!(cluster = %cluster.name, endpoint = %picked.endpoint.address, %error, "connect failed");
+                report(worker, cluster, &picked, HostOutcome::ConnectFailure);
+                last = error;
+                tried.push(picked.host);
+            }
+        }
+    }
+    Err(last)
+}
+
+fn pick(
+    cluster: &Cluster,
+    conn: &ConnContext,
+    config: &TcpConfig,
+    tried: &[Rc<weft_traffic::lb::Host>],
+    worker: &Worker,
+) -> Result<Option<Picked>, ProxyError> {
+    let original = conn.original_dst.unwrap_or(conn.local);
+    if matches!(cluster.config.kind, ClusterKind::OriginalDst { .. }) && original == conn.local {
+        // Not captured: the destination is this very listener, and connecting would loop.
+        let why = format!("{original} is this proxy itself");
+        return Err(ProxyError::new(ErrorKind::NoHealthyUpstream).with_source(why));
+    }
+    let input = PickInput {
+        hash: config.hash_source_ip.then(|| weft_traffic::route::hash_ip(conn.peer.ip())),
+        avoid: tried,
+        avoid_attempts: 5,
+        original_dst: Some(original),
+        now: worker.now(),
+    };
+    Ok(worker.balancers.pick(cluster, &input, &mut || worker.random()))
+}
+
+fn report(worker: &Worker, cluster: &Cluster, picked: &Picked, outcome: HostOutcome) {
+    worker.balancers.report(cluster, &picked.host, outcome, worker.now(), worker.random());
+}
+
+async fn relay(
+    mut io: Io,
+    mut upstream: Upstream,
+    cluster: &Cluster,
+    conn: &ConnContext,
+    config: &TcpConfig,
+    worker: &Worker,
+) {
+    let labels = Labels::new(Some(cluster), Some(&upstream), conn, worker);
+    let flow = labels.flow(ResponseFlags::NONE, worker);
+    flow.opened();
+    let limits = Limits { idle: config.idle_timeout, whole: config.connection_duration_max };
+    let meter = FlowMeter(flow);
+    let end =
+        copy::bidirectional(&mut io, &mut upstream.connected.io, &worker.scratch, limits, &meter)
+            .await;
+    let flags = match &end {
+        End::Closed | End::Downstream(_) => ResponseFlags::NONE,
+        End::Idle => ResponseFlags::STREAM_IDLE,
+        End::Expired => ResponseFlags::DURATION_TIMEOUT,
+        End::Upstream(_) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+    };
+    match flags == ResponseFlags::NONE {
+        true => meter.0.closed(),
+        false => labels.flow(flags, worker).closed(),
+    }
+    tracing::trace!(cluster = %cluster.name, ?end, "TCP connection ended");
+}
+
+/// Closes a connection nothing was forwarded for, and counts it with the reason.
+fn refuse(
+    error: &ProxyError,
+    name: &str,
+    cluster: Option<&Arc<Cluster>>,
+    conn: &ConnContext,
+    worker: &Worker,
+) {
+    tracing::debug!(cluster = name, peer = %conn.peer, %error, "TCP connection refused");
+    let labels = Labels::new(cluster.map(|cluster| &**cluster), None, conn, worker);
+    let flags = ResponseFlags::from_name(error.flag()).unwrap_or(ResponseFlags::NONE);
+    let flow = labels.flow(flags, worker);
+    flow.opened();
+    flow.closed();
+}
+
+struct FlowMeter(TcpFlow);
+
+impl Meter for FlowMeter {
+    fn received(&self, bytes: u64) {
+        self.0.received(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.0.sent(bytes);
+    }
+}
+
+/// Istio's labels of one connection.
+struct Labels {
+    reporter: Reporter,
+    source: Arc<PeerInfo>,
+    destination: Arc<PeerInfo>,
+    service: Arc<ServiceInfo>,
+    security: SecurityPolicy,
+}
+
+impl Labels {
+    fn new(
+        cluster: Option<&Cluster>,
+        upstream: Option<&Upstream>,
+        conn: &ConnContext,
+        worker: &Worker,
+    ) -> Labels {
+        let own = worker.node.peer.clone();
+        let service = Arc::new(service(cluster));
+        match conn.listener.direction {
+            Direction::Inbound => Labels {
+                reporter: Reporter::Destination,
+                source: Arc::new(downstream_peer(conn)),
+                destination: own,
+                service,
+                security: match &conn.tls {
+                    Some(tls) if tls.mtls => SecurityPolicy::MutualTls,
+                    _ => SecurityPolicy::None,
+                },
+            },
+            Direction::Outbound | Direction::Gateway => Labels {
+                reporter: Reporter::Source,
+                source: own,
+                destination: match upstream {
+                    Some(upstream) => Arc::new(upstream_peer(upstream)),
+                    None => PeerInfo::unknown(),
+                },
+                service,
+                security: SecurityPolicy::Unknown,
+            },
+        }
+    }
+
+    fn flow(&self, flags: ResponseFlags, worker: &Worker) -> TcpFlow {
+        worker.metrics.tcp(&TcpLabels {
+            reporter: self.reporter,
+            source: &self.source,
+            destination: &self.destination,
+            service: &self.service,
+            security: self.security,
+            flags,
+        })
+    }
+}
+
+/// TCP carries no peer metadata: all that is known of a client is what its certificate says.
+fn downstream_peer(conn: &ConnContext) -> PeerInfo {
+    let mut peer = PeerInfo::default();
+    let spiffe = conn.tls.as_ref().and_then(|tls| tls.peer_spiffe.as_deref());
+    if let Some(spiffe) = spiffe {
+        peer.principal = spiffe.to_owned();
+        let mut parts = spiffe.split('/').skip_while(|part| *part != "ns");
+        peer.namespace = parts.nth(1).unwrap_or_default().to_owned();
+    }
+    peer
+}
+
+fn upstream_peer(upstream: &Upstream) -> PeerInfo {
+    let mut peer = PeerInfo::default();
+    if let Some(workload) = &upstream.picked.endpoint.workload {
+        peer.workload = workload.name.to_string();
+        peer.namespace = workload.namespace.to_string();
+        peer.canonical_service = workload.canonical_name.to_string();
+        peer.canonical_revision = workload.canonical_revision.to_string();
+        peer.app.clone_from(&peer.canonical_service);
+        peer.version.clone_from(&peer.canonical_revision);
+        peer.cluster = workload.cluster.to_string();
+    }
+    if let Some(spiffe) = &upstream.connected.session.peer_spiffe {
+        peer.principal = spiffe.to_string();
+    }
+    peer
+}
+
+fn service(cluster: Option<&Cluster>) -> ServiceInfo {
+    let Some(cluster) = cluster else { return ServiceInfo::default() };
+    match cluster.config.istio.services.first() {
+        Some(service) => ServiceInfo {
+            host: service.host.to_string(),
+            name: service.name.to_string(),
+            namespace: service.namespace.to_string(),
+        },
+        None => ServiceInfo { name: cluster.name.to_string(), ..ServiceInfo::default() },
+    }
+}

@@ -1,0 +1,109 @@
+//! Balancer and circuit breaker state of the clusters this worker has used. Follows the tables:
+//! every use brings the state up to the cluster it is asked with.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weft_traffic::Cluster;
+use weft_traffic::circuit::Circuit;
+use weft_traffic::lb::{Balancer, Host, PickInput, Picked};
+use weft_traffic::outlier::HostOutcome;
+
+/// One worker's state by cluster name.
+#[derive(Default)]
+pub struct Balancers {
+    clusters: RefCell<HashMap<Arc<str>, State>>,
+    worker: u32,
+    workers: u32,
+}
+
+struct State {
+    balancer: Balancer,
+    /// Default and high priority.
+    circuits: [Rc<Circuit>; 2],
+    /// Whose limits the circuits have.
+    config: Arc<weft_traffic::ClusterConfig>,
+}
+
+impl Balancers {
+    /// State for worker `worker` of `workers`, which get equal shares of circuit breaker limits.
+    pub fn new(worker: usize, workers: usize) -> Balancers {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Balancers {
+            clusters: RefCell::default(),
+            worker: number(worker),
+            workers: number(workers.max(1)),
+        }
+    }
+
+    /// Chooses an endpoint. None: there is none to use (503, flag UH).
+    pub fn pick(
+        &self,
+        cluster: &Cluster,
+        input: &PickInput<'_>,
+        rng: &mut impl FnMut() -> u64,
+    ) -> Option<Picked> {
+        let seed = rng();
+        self.with(cluster, seed, input.now, |state| state.balancer.pick(input, rng))
+    }
+
+    /// Tells how a request to a host ended; may eject the host.
+    pub fn report(
+        &self,
+        cluster: &Cluster,
+        host: &Host,
+        outcome: HostOutcome,
+        now: Instant,
+        random: u64,
+    ) {
+        self.with(cluster, random, now, |state| state.balancer.report(host, outcome, now, random));
+    }
+
+    /// The circuit breaker of a cluster; priority 0 is the default, 1 high.
+    pub fn circuit(&self, cluster: &Cluster, priority: usize, now: Instant) -> Rc<Circuit> {
+        self.with(cluster, 0, now, |state| state.circuits[priority.min(1)].clone())
+    }
+
+    /// Forgets clusters that are gone.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.clusters.borrow_mut().retain(|name, _| keep(name));
+    }
+
+    fn with<T>(
+        &self,
+        cluster: &Cluster,
+        seed: u64,
+        now: Instant,
+        run: impl FnOnce(&mut State) -> T,
+    ) -> T {
+        let mut clusters = self.clusters.borrow_mut();
+        // Looked up first: `entry` would clone the name on every request.
+        if !clusters.contains_key(&cluster.name) {
+            clusters.insert(cluster.name.clone(), self.fresh(cluster, seed, now));
+        }
+        let state = clusters.get_mut(&cluster.name).expect("inserted above");
+        state.balancer.update(cluster, now);
+        if !Arc::ptr_eq(&state.config, &cluster.config) {
+            state.config = cluster.config.clone();
+            for (circuit, limits) in state.circuits.iter().zip(&cluster.config.limits) {
+                circuit.set_limits(limits.share(self.worker, self.workers));
+            }
+        }
+        run(state)
+    }
+
+    fn fresh(&self, cluster: &Cluster, seed: u64, now: Instant) -> State {
+        let circuit = |limits: &weft_traffic::circuit::Thresholds| {
+            Circuit::new(limits.share(self.worker, self.workers))
+        };
+        let [default, high] = &cluster.config.limits;
+        State {
+            balancer: Balancer::new(cluster, seed, now),
+            circuits: [circuit(default), circuit(high)],
+            config: cluster.config.clone(),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Counters per endpoint, for `/clusters`. Cells are shared with the admin server but written by
+//! one worker each; a scrape adds the workers up. Bounded by the endpoints that were ever used:
+//! cells of endpoints that left are dropped with the next table.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A number only one thread writes.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes one away.
+    pub fn dec(&self) {
+        self.0.store(self.get().wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's counters for one endpoint, with Envoy's names.
+#[derive(Debug, Default)]
+pub struct EndpointCounters {
+    /// Connections open now.
+    pub cx_active: Count,
+    /// Connections tried.
+    pub cx_total: Count,
+    /// Connections that could not be made.
+    pub cx_connect_fail: Count,
+    /// Requests under way.
+    pub rq_active: Count,
+    /// Requests sent.
+    pub rq_total: Count,
+    /// Responses other than 5xx.
+    pub rq_success: Count,
+    /// 5xx and failures.
+    pub rq_error: Count,
+    /// Failures by timeout.
+    pub rq_timeout: Count,
+}
+
+/// Counts one open connection until dropped.
+#[derive(Debug)]
+pub struct CxGuard(Arc<EndpointCounters>);
+
+impl CxGuard {
+    /// Counts from now.
+    pub fn new(counters: Arc<EndpointCounters>) -> CxGuard {
+        counters.cx_active.inc();
+        CxGuard(counters)
+    }
+
+    /// The endpoint's other counters.
+    pub fn counters(&self) -> &Arc<EndpointCounters> {
+        &self.0
+    }
+}
+
+impl Drop for CxGuard {
+    fn drop(&mut self) {
+        self.0.cx_active.dec();
+    }
+}
+
+/// Cluster name and address.
+pub type EndpointKey = (Arc<str>, SocketAddr);
+
+/// One worker's cells; the admin server holds a clone of the `Arc`. The lock is taken when an
+/// endpoint is first used and by the admin server.
+#[derive(Debug, Default, Clone)]
+pub struct EndpointTable(Arc<Mutex<HashMap<EndpointKey, Arc<EndpointCounters>>>>);
+
+impl EndpointTable {
+    /// The cells of an endpoint, made when missing.
+    pub fn get(&self, cluster: &Arc<str>, address: SocketAddr) -> Arc<EndpointCounters> {
+        self.lock().entry((cluster.clone(), address)).or_default().clone()
+    }
+
+    /// Adds this worker's numbers to `totals`.
+    pub fn add_to(&self, totals: &mut HashMap<EndpointKey, [u64; 8]>) {
+        for (key, counters) in self.lock().iter() {
+            let EndpointCounters {
+                cx_active,
+                cx_total,
+                cx_connect_fail,
+                rq_active,
+                rq_total,
+                rq_success,
+                rq_error,
+                rq_timeout,
+            } = &**counters;
+            let cells = [
+                cx_active,
+                cx_total,
+                cx_connect_fail,
+                rq_active,
+                rq_total,
+                rq_success,
+                rq_error,
+                rq_timeout,
+            ];
+            let sums = totals.entry(key.clone()).or_default();
+            for (sum, cell) in sums.iter_mut().zip(cells) {
+                *sum += cell.get();
+            }
+        }
+    }
+
+    /// Forgets endpoints that `keep` refuses, unless they are in use.
+    pub fn retain(&self, keep: impl Fn(&EndpointKey) -> bool) {
+        self.lock().retain(|key, counters| Arc::strong_count(counters) > 1 || keep(key));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointKey, Arc<EndpointCounters>>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Names of the numbers [`EndpointTable::add_to`] sums, in its order, as Envoy's `/clusters` has
+/// them.
+pub const COUNTER_NAMES: [&str; 8] = [
+    "cx_active",
+    "cx_total",
+    "cx_connect_fail",
+    "rq_active",
+    "rq_total",
+    "rq_success",
+    "rq_error",
+    "rq_timeout",
+];
