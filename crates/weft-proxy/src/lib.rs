@@ -8,16 +8,16 @@
 pub mod cli;
 pub mod worker;
 
-pub mod net;
 pub mod listener;
+pub mod net;
 pub mod tls;
 
 pub mod http;
 pub mod tcp;
 pub mod upstream;
 
-pub mod state;
 pub mod drain;
 pub mod error;
+pub mod state;
 
 pub use worker::{ConnContext, NodeInfo, Worker};

@@ -31,6 +31,8 @@ pub struct Worker {
     /// How many workers there are.
     pub count: usize,
     tables: RefCell<TablesRef>,
+    /// Listeners by address, for captured connections.
+    captured: RefCell<HashMap<SocketAddr, Arc<ListenerConfig>>>,
     /// This worker's metrics.
     pub metrics: Shard,
     /// Connection-level counters.
@@ -141,6 +143,7 @@ impl Worker {
             id,
             count,
             tables: RefCell::default(),
+            captured: RefCell::default(),
             counters: Counters::new(&metrics),
             metrics,
             tls: TlsConfigs::new(secrets),
@@ -163,7 +166,29 @@ impl Worker {
     pub fn set_tables(&self, tables: Arc<Tables>) {
         self.balancers.retain(|cluster| tables.cluster(cluster).is_some());
         self.endpoints.retain(|(cluster, _)| tables.cluster(cluster).is_some());
+        let mut captured = self.captured.borrow_mut();
+        captured.clear();
+        for listener in tables.listeners() {
+            captured.insert(listener.address, listener.clone());
+            for address in &listener.additional_addresses {
+                captured.insert(*address, listener.clone());
+            }
+        }
         *self.tables.borrow_mut() = Rc::new(tables);
+    }
+
+    /// The listener for a destination that capture rules brought here: of that address, else of
+    /// its port on any address.
+    pub fn captured(&self, destination: SocketAddr) -> Option<Arc<ListenerConfig>> {
+        let captured = self.captured.borrow();
+        let any_v4 = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, destination.port()));
+        let any_v6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, destination.port()));
+        let wildcards = match destination.is_ipv4() {
+            true => [any_v4, any_v6],
+            false => [any_v6, any_v4],
+        };
+        let found = captured.get(&destination);
+        found.or_else(|| wildcards.iter().find_map(|any| captured.get(any))).cloned()
     }
 
     /// This worker's counters for an endpoint. A lookup under a lock: keep the result.

@@ -214,7 +214,8 @@ mod tests {
 
     #[test]
     fn other_bytes_are_not_tls() {
-        for bytes in [&b"G"[..], b"\x16\x04", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01\x00\x05\x02"] {
+        for bytes in [&b"G"[..], b"\x16\x04", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01\x00\x05\x02"]
+        {
             assert_eq!(inspect(bytes), Hello::NotTls, "{bytes:?}");
         }
         let mut cut_short = real_hello("a.b", &[]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::{Instant as TokioInstant, timeout_at};
-use weft_traffic::{ConnInfo, ListenerConfig, Tables};
+use weft_traffic::{ConnInfo, ListenerConfig};
 
 use super::proxy_protocol::{self, Parsed};
 use super::sniff::{self, Protocol, Want};
@@ -79,7 +79,7 @@ pub async fn detect(
     let listener = tables.listener(listener).ok_or(Refused::NoListener)?;
     let local = canonical(tcp.local_addr()?);
     let original_dst = original_dst(&tcp, local, listener);
-    let listener = hand_off(&tables, listener, original_dst.unwrap_or(local)).clone();
+    let listener = hand_off(worker, listener, original_dst.unwrap_or(local));
     drop(tables);
 
     let peer = canonical(peer);
@@ -144,17 +144,17 @@ fn original_dst(
 
 /// The listener that serves a captured destination: its exact address, else the wildcard of its
 /// port, else the capturing listener itself.
-fn hand_off<'t>(
-    tables: &'t Tables,
-    listener: &'t Arc<ListenerConfig>,
+fn hand_off(
+    worker: &Worker,
+    listener: &Arc<ListenerConfig>,
     destination: SocketAddr,
-) -> &'t Arc<ListenerConfig> {
+) -> Arc<ListenerConfig> {
     match listener.use_original_dst {
-        false => listener,
-        true => match tables.listener_for(destination) {
+        false => listener.clone(),
+        true => match worker.captured(destination) {
             // Another capturing listener on that very port would loop.
             Some(target) if !target.use_original_dst => target,
-            _ => listener,
+            _ => listener.clone(),
         },
     }
 }
@@ -235,11 +235,7 @@ fn deadline(limit: Duration) -> Option<TokioInstant> {
     (!limit.is_zero()).then(|| TokioInstant::now() + limit)
 }
 
-fn select(
-    listener: &ListenerConfig,
-    addresses: &Addresses,
-    protocol: &Protocol,
-) -> Option<usize> {
+fn select(listener: &ListenerConfig, addresses: &Addresses, protocol: &Protocol) -> Option<usize> {
     let alpn: Vec<&[u8]> = match protocol {
         Protocol::Tls(hello) => hello.alpn.iter().map(String::as_bytes).collect(),
         Protocol::Http1(name) => vec![name.as_bytes()],

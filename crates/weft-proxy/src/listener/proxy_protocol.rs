@@ -66,7 +66,8 @@ fn v1(bytes: &[u8]) -> Parsed {
     match parts[..] {
         ["PROXY", "UNKNOWN", ..] => Parsed::Complete(Header { length, addresses: None }),
         ["PROXY", family @ ("TCP4" | "TCP6"), source, destination, sport, dport] => {
-            let pair = v1_address(family, source, sport).zip(v1_address(family, destination, dport));
+            let pair =
+                v1_address(family, source, sport).zip(v1_address(family, destination, dport));
             match pair {
                 Some(pair) => Parsed::Complete(Header { length, addresses: Some(pair) }),
                 None => Parsed::Invalid("PROXY v1 address"),

@@ -20,7 +20,7 @@ pub struct ListenerSet {
 }
 
 /// A listener's name and one of its addresses.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketKey {
     /// Listener name.
     pub name: Arc<str>,

@@ -150,7 +150,8 @@ impl Half {
                 return Poll::Ready(Ok(()));
             }
             while !self.pending.is_empty() {
-                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending)).map_err(Side::To)?;
+                let n =
+                    ready!(Pin::new(&mut *to).poll_write(cx, &self.pending)).map_err(Side::To)?;
                 if n == 0 {
                     return Poll::Ready(Err(Side::To(io::ErrorKind::WriteZero.into())));
                 }
@@ -159,7 +160,9 @@ impl Half {
             }
             self.pending = BytesMut::new();
             if self.stage == Stage::Closing {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx)).or_else(ignore_gone).map_err(Side::To)?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx))
+                    .or_else(ignore_gone)
+                    .map_err(Side::To)?;
                 self.stage = Stage::Closed;
                 continue;
             }

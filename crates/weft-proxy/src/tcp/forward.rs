@@ -147,7 +147,11 @@ async fn relay(
         true => meter.0.closed(),
         false => labels.flow(flags, worker).closed(),
     }
-    tracing::trace!(cluster = %cluster.name, ?end, "TCP connection ended");
+    let error = match &end {
+        End::Downstream(error) | End::Upstream(error) => Some(error),
+        End::Closed | End::Idle | End::Expired => None,
+    };
+    tracing::trace!(cluster = %cluster.name, ?error, "TCP connection ended");
 }
 
 /// Closes a connection nothing was forwarded for, and counts it with the reason.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
-use weft_traffic::tls::{CertSource, DownstreamTls, RootSource, TlsVersions, UpstreamTls, Validation};
+use weft_traffic::tls::{
+    CertSource, DownstreamTls, RootSource, TlsVersions, UpstreamTls, Validation,
+};
 
 use super::TlsError;
 use super::secrets::{Certificate, Roots, SecretMap, Secrets};
@@ -200,10 +202,12 @@ fn client_config(
 }
 
 fn versions(versions: TlsVersions) -> &'static [&'static SupportedProtocolVersion] {
+    static V12: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
+    static V13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
     match versions {
         TlsVersions { v12: true, v13: true } => rustls::ALL_VERSIONS,
-        TlsVersions { v12: true, v13: false } => &[&rustls::version::TLS12],
-        TlsVersions { v12: false, .. } => &[&rustls::version::TLS13],
+        TlsVersions { v12: true, v13: false } => &V12,
+        TlsVersions { v12: false, .. } => &V13,
     }
 }
 

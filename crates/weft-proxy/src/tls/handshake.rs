@@ -48,13 +48,9 @@ async fn accept_untimed(
     let stream = start.into_stream(config).await?;
     let session = stream.get_ref().1;
     let peer = session.peer_certificates().and_then(|chain| chain.first());
-    let verified =
-        tls.validation.as_ref().is_some_and(|validation| !validation.accept_untrusted);
+    let verified = tls.validation.as_ref().is_some_and(|validation| !validation.accept_untrusted);
     let info = TlsInfo {
-        peer_spiffe: peer
-            .filter(|_| verified)
-            .and_then(verify::spiffe_id)
-            .map(Into::into),
+        peer_spiffe: peer.filter(|_| verified).and_then(verify::spiffe_id).map(Into::into),
         alpn: alpn_text(session.alpn_protocol()),
         sni,
         mtls: verified && peer.is_some(),

@@ -67,7 +67,11 @@ pub async fn run(config: IdentityConfig, secrets: Arc<Secrets>, metrics: Registr
         match renew(&config, &secrets).await {
             Ok(new) => {
                 count(&metrics, "success");
-                tracing::info!(id = config.spiffe_id, not_after = new.not_after, "certificate issued");
+                tracing::info!(
+                    id = config.spiffe_id,
+                    not_after = new.not_after,
+                    "certificate issued"
+                );
                 (life, retry) = (new, RETRY_MIN);
             }
             Err(error) => {
@@ -82,7 +86,9 @@ pub async fn run(config: IdentityConfig, secrets: Arc<Secrets>, metrics: Registr
 
 fn count(metrics: &Registry, result: &str) {
     let name = "weft_proxy_certificate_renewals_total";
-    metrics.counter(name, "Calls to the certificate authority by result.", &[("result", result)]).inc();
+    metrics
+        .counter(name, "Calls to the certificate authority by result.", &[("result", result)])
+        .inc();
 }
 
 fn report(config: &IdentityConfig, life: Life, error: &TlsError) {
@@ -122,7 +128,8 @@ fn jittered(duration: Duration) -> Duration {
 
 /// A new key, a new certificate, installed.
 async fn renew(config: &IdentityConfig, secrets: &Secrets) -> Result<Life, TlsError> {
-    let bad = |what: &str, error: &dyn std::fmt::Display| TlsError::BadSecret(format!("{what}: {error}"));
+    let bad =
+        |what: &str, error: &dyn std::fmt::Display| TlsError::BadSecret(format!("{what}: {error}"));
     let key = KeyPair::generate().map_err(|error| bad("key generation", &error))?;
     let mut params = CertificateParams::default();
     let uri = config.spiffe_id.as_str().try_into().map_err(|error| bad("SPIFFE id", &error))?;
@@ -140,7 +147,8 @@ async fn renew(config: &IdentityConfig, secrets: &Secrets) -> Result<Life, TlsEr
         metadata: None,
     };
     let call = async {
-        let channel = config.ca.connect().await.map_err(|error| bad("certificate authority", &error))?;
+        let channel =
+            config.ca.connect().await.map_err(|error| bad("certificate authority", &error))?;
         weft_xds::ca::create_certificate(channel, Some(token.trim()), request)
             .await
             .map_err(|status| bad("certificate authority", &status.message()))

@@ -200,9 +200,7 @@ impl Roots {
         let mut info = Vec::new();
         for root in certificates(bundle)? {
             info.push(CertificateInfo::read(&root)?);
-            store
-                .add(root)
-                .map_err(|error| TlsError::BadSecret(format!("trust root: {error}")))?;
+            store.add(root).map_err(|error| TlsError::BadSecret(format!("trust root: {error}")))?;
         }
         Ok(Roots { store: Arc::new(store), info })
     }

@@ -87,7 +87,9 @@ impl Expected {
         }
         let pinned = certificate_hashes.is_empty() && spki_hashes.is_empty()
             || certificate_hashes.iter().any(|hash| **hash == *hex_sha256(der))
-            || spki_hashes.iter().any(|hash| **hash == *base64_sha256(certificate.public_key().raw));
+            || spki_hashes
+                .iter()
+                .any(|hash| **hash == *base64_sha256(certificate.public_key().raw));
         match pinned {
             true => Ok(()),
             false => {

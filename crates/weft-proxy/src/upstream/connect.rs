@@ -91,7 +91,8 @@ async fn establish(
     address: SocketAddr,
     origin: Option<Origin>,
 ) -> Result<(Io, Negotiated), ProxyError> {
-    let failed = |error: std::io::Error| ProxyError::new(ErrorKind::ConnectFailed).with_source(error);
+    let failed =
+        |error: std::io::Error| ProxyError::new(ErrorKind::ConnectFailed).with_source(error);
     let tcp = open(cluster, address).await.map_err(failed)?;
     if let Some(version) = cluster.config.proxy_protocol {
         let own = (tcp.local_addr().map_err(failed)?, address);

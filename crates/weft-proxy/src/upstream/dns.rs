@@ -48,14 +48,17 @@ impl Dns {
     }
 
     /// Resolves exactly the names of these clusters from now on. Call it on the control runtime.
-    pub fn follow<'c>(&mut self, clusters: impl Iterator<Item = &'c Arc<Cluster>>, unresolved: impl Fn(&str) -> Option<Arc<EndpointSet>>) {
+    pub fn follow<'c>(
+        &mut self,
+        clusters: impl Iterator<Item = &'c Arc<Cluster>>,
+        unresolved: impl Fn(&str) -> Option<Arc<EndpointSet>>,
+    ) {
         let mut wanted: HashMap<Arc<str>, Lookup> = HashMap::new();
         for cluster in clusters {
             let ClusterKind::Dns(dns) = &cluster.config.kind else { continue };
             let Some(names) = unresolved(&cluster.name) else { continue };
             for name in names.names() {
-                let lookup =
-                    Lookup { family: dns.family, refresh: dns.refresh.max(REFRESH_MIN) };
+                let lookup = Lookup { family: dns.family, refresh: dns.refresh.max(REFRESH_MIN) };
                 if wanted.len() < NAMES_MAX {
                     wanted.entry(name).or_insert(lookup);
                 }
@@ -75,7 +78,8 @@ impl Dns {
                 continue;
             }
             let (found, changed) = (self.found.clone(), self.changed.clone());
-            let task = keep_resolving(resolver.clone(), name.clone(), lookup.clone(), found, changed);
+            let task =
+                keep_resolving(resolver.clone(), name.clone(), lookup.clone(), found, changed);
             self.tasks.insert(name, (lookup, tokio::spawn(task)));
         }
     }
