@@ -133,6 +133,27 @@ impl Node {
         }
     }
 
+    /// The line of a field path such as `spec.http[0].match[1].headers["a.b"]`, or of the deepest
+    /// part of it that exists.
+    pub(crate) fn line_of(&self, path: &str) -> u32 {
+        let mut node = self;
+        for step in steps(path) {
+            let next = match (&node.value, step) {
+                (Value::Seq(items), Step::Index(index)) => items.get(index),
+                (Value::Map(entries), Step::Field(name)) => {
+                    let found = entries.iter().find(|(key, _)| same_field(key, name));
+                    found.map(|(_, node)| node)
+                }
+                _ => None,
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node.line
+    }
+
     /// Feeds content (not lines) to a hasher; map order counts.
     pub(crate) fn hash_content(&self, hasher: &mut impl std::hash::Hasher) {
         use std::hash::Hash;
@@ -171,6 +192,39 @@ impl Node {
             Value::Map(_) => "a map".into(),
         }
     }
+}
+
+enum Step<'a> {
+    Field(&'a str),
+    Index(usize),
+}
+
+fn steps(path: &str) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        if let Some(quoted) = rest.strip_prefix("[\"") {
+            let Some((name, after)) = quoted.split_once("\"]") else { break };
+            steps.push(Step::Field(name));
+            rest = after;
+        } else if let Some(bracketed) = rest.strip_prefix('[') {
+            let Some((index, after)) = bracketed.split_once(']') else { break };
+            let Ok(index) = index.parse() else { break };
+            steps.push(Step::Index(index));
+            rest = after;
+        } else {
+            let name = rest.strip_prefix('.').unwrap_or(rest);
+            let end = name.find(['.', '[']).unwrap_or(name.len());
+            steps.push(Step::Field(&name[..end]));
+            rest = &name[end..];
+        }
+    }
+    steps
+}
+
+/// `foo_bar` in the text is the field `fooBar`.
+fn same_field(key: &str, name: &str) -> bool {
+    key == name || (key.contains('_') && key.replace('_', "").eq_ignore_ascii_case(name))
 }
 
 impl<'de> Deserialize<'de> for Node {

@@ -1,10 +1,379 @@
-//! Findings that need more than one resource.
+//! Findings that need more than one resource: references to nothing, rules that never apply,
+//! definitions that collide. Warnings and notes only: the resources stay in force.
 
-use super::Snapshot;
-use crate::diagnostic::Diagnostic;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{MeshService, Snapshot, selects};
+use crate::diagnostic::{Diagnostic, Severity, code};
+use crate::names::{MESH_GATEWAY, host_matches, hosts_overlap};
+use crate::object::{Kind, Meta, Resource, ResourceKey};
+use crate::spec::{
+    Destination, DestinationRule, Gateway, HttpMatchRequest, HttpRoute, Sidecar, TcpRoute,
+    VirtualService,
+};
 
 /// All cross-resource findings, in a stable order.
 pub(crate) fn all(snapshot: &Snapshot) -> Vec<Diagnostic> {
-    let _ = snapshot;
-    Vec::new()
+    let mut out = Vec::new();
+    for vs in snapshot.all_virtual_services() {
+        virtual_service(snapshot, vs, &mut out);
+    }
+    mesh_hosts(snapshot, &mut out);
+    destination_rules(snapshot, &mut out);
+    for gateway in snapshot.all_gateways() {
+        gateway_secrets(snapshot, gateway, &mut out);
+    }
+    sidecars(snapshot, &mut out);
+    out
+}
+
+fn finding(
+    severity: Severity,
+    code: &'static str,
+    kind: Kind,
+    meta: &Meta,
+    path: impl Into<String>,
+    message: impl Into<String>,
+) -> Diagnostic {
+    let key = ResourceKey { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
+    Diagnostic::new(severity, code, &meta.origin, path, message).with_resource(key)
+}
+
+fn virtual_service(snapshot: &Snapshot, vs: &Resource<VirtualService>, out: &mut Vec<Diagnostic>) {
+    let mut check = Check { snapshot, vs, out };
+    check.gateways();
+    let Resource { spec, .. } = vs;
+    for (index, route) in spec.http.iter().enumerate() {
+        let path = format!("spec.http[{index}]");
+        for (index, to) in route.route.iter().enumerate() {
+            check.destination(&to.destination, &format!("{path}.route[{index}].destination"));
+        }
+        if let Some(mirror) = &route.mirror {
+            check.destination(mirror, &format!("{path}.mirror"));
+        }
+        for (index, mirror) in route.mirrors.iter().enumerate() {
+            check.destination(&mirror.destination, &format!("{path}.mirrors[{index}].destination"));
+        }
+    }
+    for (index, route) in spec.tls.iter().enumerate() {
+        for (to, at) in route.route.iter().zip(0..) {
+            check.destination(
+                &to.destination,
+                &format!("spec.tls[{index}].route[{at}].destination"),
+            );
+        }
+    }
+    for (index, route) in spec.tcp.iter().enumerate() {
+        for (to, at) in route.route.iter().zip(0..) {
+            check.destination(
+                &to.destination,
+                &format!("spec.tcp[{index}].route[{at}].destination"),
+            );
+        }
+    }
+    check.unreachable("http", &spec.http, http_takes_all);
+    check.unreachable("tcp", &spec.tcp, tcp_takes_all);
+    check.repeated_matches();
+}
+
+struct Check<'a> {
+    snapshot: &'a Snapshot,
+    vs: &'a Resource<VirtualService>,
+    out: &'a mut Vec<Diagnostic>,
+}
+
+impl Check<'_> {
+    fn warn(&mut self, code: &'static str, path: String, message: String, help: &str) {
+        let kind = Kind::VirtualService;
+        let found = finding(Severity::Warning, code, kind, &self.vs.meta, path, message);
+        self.out.push(found.with_help(help));
+    }
+
+    /// Gateways exist, and some server of each serves each host.
+    fn gateways(&mut self) {
+        for (index, name) in self.vs.spec.gateways.iter().enumerate() {
+            if name == MESH_GATEWAY {
+                continue;
+            }
+            let path = format!("spec.gateways[{index}]");
+            let gateway =
+                name.split_once('/').and_then(|(ns, name)| self.snapshot.gateway(ns, name));
+            let Some(gateway) = gateway else {
+                let message = format!("Gateway {name} is not defined; nothing serves these routes");
+                self.warn(code::NOT_FOUND, path, message, "Define it, or correct its name.");
+                continue;
+            };
+            let gateway = gateway.clone();
+            for (index, host) in self.vs.spec.hosts.iter().enumerate() {
+                if !serves(&gateway, host, &self.vs.meta.namespace) {
+                    let path = format!("spec.hosts[{index}]");
+                    let message = format!("no server of Gateway {name} has the host {host:?}");
+                    let help = "Add the host to a server of the Gateway.";
+                    self.warn(code::HOST_NOT_IN_GATEWAY, path, message, help);
+                }
+            }
+        }
+    }
+
+    /// Host, port and subset exist.
+    fn destination(&mut self, to: &Destination, path: &str) {
+        let from = self.vs.meta.namespace.clone();
+        let Some(service) = find_service(self.snapshot, &to.host, &from) else {
+            let message =
+                format!("the host {:?} is no known service; requests fail with 503", to.host);
+            let help =
+                "Define a Service or ServiceEntry for it; a short name means this namespace.";
+            self.warn(code::NOT_FOUND, format!("{path}.host"), message, help);
+            return;
+        };
+        let ports: Vec<u16> = service.ports.iter().map(|port| port.number).collect();
+        match to.port {
+            Some(port) if !ports.iter().any(|number| u32::from(*number) == port.number) => {
+                let message =
+                    format!("{:?} has no port {}; it has {ports:?}", to.host, port.number);
+                self.warn(code::NOT_FOUND, format!("{path}.port.number"), message, "");
+            }
+            // A sidecar takes the port that was called; a gateway cannot know.
+            None if ports.len() > 1 && self.vs.spec.gateways.iter().any(|g| g != MESH_GATEWAY) => {
+                let message = format!("{:?} has the ports {ports:?}, and none is chosen", to.host);
+                let help = "Set destination.port.number.";
+                self.warn(code::DESTINATION_PORT_REQUIRED, path.to_string(), message, help);
+            }
+            Some(_) | None => {}
+        }
+        if to.subset.is_empty() {
+            return;
+        }
+        let rule = self.snapshot.destination_rule_for(&to.host, &from);
+        let known = rule.is_some_and(|r| r.spec.subsets.iter().any(|s| s.name == to.subset));
+        if !known {
+            let message = format!(
+                "no DestinationRule for {:?} has the subset {:?}; requests fail with 503",
+                to.host, to.subset
+            );
+            let help = "Add the subset to the host's DestinationRule.";
+            self.warn(code::NOT_FOUND, format!("{path}.subset"), message, help);
+        }
+    }
+
+    /// Rules after one that takes everything.
+    fn unreachable<T>(&mut self, field: &str, rules: &[T], takes_all: fn(&T) -> bool) {
+        let Some(first) = rules.iter().position(takes_all) else { return };
+        for index in first + 1..rules.len() {
+            let message = format!(
+                "{field} rule {index} is never used: {field} rule {first} has no match, so 100 % \
+                 of the traffic goes to it"
+            );
+            let help = "For a split write one rule with several destinations and weights, such as \
+                        50 and 50; otherwise give the earlier rule a match.";
+            self.warn(code::UNREACHABLE_RULE, format!("spec.{field}[{index}]"), message, help);
+        }
+    }
+
+    /// Matches that an earlier rule already has.
+    fn repeated_matches(&mut self) {
+        let mut seen: Vec<(usize, &HttpMatchRequest)> = Vec::new();
+        let mut repeats = Vec::new();
+        for (rule, route) in self.vs.spec.http.iter().enumerate() {
+            for (at, matcher) in route.matches.iter().enumerate() {
+                let same = |other: &HttpMatchRequest| {
+                    let mut other = other.clone();
+                    (other.name, other.stat_prefix) =
+                        (matcher.name.clone(), matcher.stat_prefix.clone());
+                    other == *matcher
+                };
+                match seen.iter().find(|(earlier, other)| *earlier != rule && same(other)) {
+                    Some((earlier, _)) => repeats.push((rule, at, *earlier)),
+                    None => seen.push((rule, matcher)),
+                }
+            }
+        }
+        for (rule, at, earlier) in repeats {
+            let path = format!("spec.http[{rule}].match[{at}]");
+            let message = format!("the match is never used: http rule {earlier} has the same one");
+            self.warn(code::INEFFECTIVE_MATCH, path, message, "Remove it.");
+        }
+    }
+}
+
+fn http_takes_all(route: &HttpRoute) -> bool {
+    route.matches.is_empty() || route.matches.iter().any(|m| *m == HttpMatchRequest::default())
+}
+
+fn tcp_takes_all(route: &TcpRoute) -> bool {
+    route.matches.is_empty()
+}
+
+/// A service by host, or by a ServiceEntry's wildcard that covers it.
+fn find_service<'a>(snapshot: &'a Snapshot, host: &str, from: &str) -> Option<&'a MeshService> {
+    if let Some(service) = snapshot.service_from(host, from) {
+        return Some(service);
+    }
+    // Wildcard hosts sort first, at '*'.
+    let mut wildcards = snapshot.services().take_while(|service| service.host.starts_with('*'));
+    wildcards.find(|service| host_matches(&service.host, host)).map(|service| &**service)
+}
+
+/// Does a server's `ns/host` cover the VirtualService's host and namespace?
+fn serves(gateway: &Resource<Gateway>, host: &str, namespace: &str) -> bool {
+    let own = &*gateway.meta.namespace;
+    gateway.spec.servers.iter().flat_map(|server| &server.hosts).any(|pattern| {
+        let (wanted, pattern) = pattern.split_once('/').unwrap_or(("*", pattern));
+        let visible = match wanted {
+            "*" => true,
+            "." => namespace == own,
+            wanted => wanted == namespace,
+        };
+        visible && hosts_overlap(pattern, host)
+    })
+}
+
+/// One host in several VirtualServices on the mesh: the oldest wins.
+fn mesh_hosts(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
+    let mut by_host: BTreeMap<&str, Vec<&Resource<VirtualService>>> = BTreeMap::new();
+    for vs in snapshot.all_virtual_services() {
+        if vs.spec.gateways.iter().any(|gateway| gateway == MESH_GATEWAY) {
+            for host in &vs.spec.hosts {
+                by_host.entry(host).or_default().push(vs);
+            }
+        }
+    }
+    for (host, mut all) in by_host {
+        all.sort_by(|a, b| a.meta.age_order(&b.meta));
+        // Those that only their own namespaces see do not meet.
+        let private = |vs: &Resource<VirtualService>| vs.spec.export_to == ["."];
+        for (index, vs) in all.iter().enumerate() {
+            let meets = |other: &&&Resource<VirtualService>| {
+                other.meta.namespace == vs.meta.namespace || !(private(vs) || private(other))
+            };
+            let Some(winner) = all[..index].iter().find(meets) else { continue };
+            let (kind, path) = (Kind::VirtualService, "spec.hosts");
+            let message = format!(
+                "the host {host:?} is also in VirtualService {}/{}, which is older and wins on \
+                 the mesh",
+                winner.meta.namespace, winner.meta.name
+            );
+            let severity = Severity::Warning;
+            let found = finding(severity, code::DUPLICATE_MESH_HOST, kind, &vs.meta, path, message);
+            out.push(found.with_help("Merge the two into one VirtualService."));
+        }
+    }
+}
+
+/// Unknown hosts, and several rules of one namespace for one host that disagree.
+fn destination_rules(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
+    let mut by_host: BTreeMap<(&str, &str), Vec<&Resource<DestinationRule>>> = BTreeMap::new();
+    for rule in snapshot.all_destination_rules() {
+        unknown_rule_host(snapshot, rule, out);
+        if rule.spec.workload_selector.is_none() {
+            let key = (&*rule.meta.namespace, rule.spec.host.as_str());
+            by_host.entry(key).or_default().push(rule);
+        }
+    }
+    for mut rules in by_host.into_values() {
+        rules.sort_by(|a, b| a.meta.age_order(&b.meta));
+        for (index, rule) in rules.iter().enumerate() {
+            for earlier in &rules[..index] {
+                if rule.spec.export_to == earlier.spec.export_to {
+                    conflict(earlier, rule, out);
+                }
+            }
+        }
+    }
+}
+
+fn unknown_rule_host(
+    snapshot: &Snapshot,
+    rule: &Resource<DestinationRule>,
+    out: &mut Vec<Diagnostic>,
+) {
+    let host = rule.spec.host.as_str();
+    let known = if host.contains('*') {
+        snapshot.services().any(|service| hosts_overlap(host, &service.host))
+    } else {
+        find_service(snapshot, host, &rule.meta.namespace).is_some()
+    };
+    if !known {
+        let message = format!("the host {host:?} is no known service; the rule has no effect");
+        let (severity, kind) = (Severity::Warning, Kind::DestinationRule);
+        let found = finding(severity, code::NOT_FOUND, kind, &rule.meta, "spec.host", message);
+        let help = "Define a Service or ServiceEntry for it; a short name means this namespace.";
+        out.push(found.with_help(help));
+    }
+}
+
+fn conflict(
+    earlier: &Resource<DestinationRule>,
+    rule: &Resource<DestinationRule>,
+    out: &mut Vec<Diagnostic>,
+) {
+    let (severity, kind) = (Severity::Warning, Kind::DestinationRule);
+    let code = code::DESTINATION_RULE_CONFLICT;
+    let other = format!("DestinationRule {}/{}", earlier.meta.namespace, earlier.meta.name);
+    if rule.spec.traffic_policy.is_some() && earlier.spec.traffic_policy.is_some() {
+        let message = format!("{other} has a traffic policy for the same host and wins");
+        let path = "spec.trafficPolicy";
+        let found = finding(severity, code, kind, &rule.meta, path, message);
+        out.push(found.with_help("Keep one traffic policy for the host."));
+    }
+    for (index, subset) in rule.spec.subsets.iter().enumerate() {
+        let first = earlier.spec.subsets.iter().find(|other| other.name == subset.name);
+        if first.is_some_and(|first| first != subset) {
+            let message =
+                format!("{other} defines the subset {:?} otherwise and wins", subset.name);
+            let path = format!("spec.subsets[{index}]");
+            let found = finding(severity, code, kind, &rule.meta, path, message);
+            out.push(found.with_help("Give the subsets different names, or merge the rules."));
+        }
+    }
+}
+
+/// `credentialName` names a Secret in the namespace of the proxies that serve the Gateway.
+fn gateway_secrets(snapshot: &Snapshot, gateway: &Resource<Gateway>, out: &mut Vec<Diagnostic>) {
+    let mut homes: BTreeSet<&str> = BTreeSet::new();
+    for workload in snapshot.workloads() {
+        if selects(&gateway.spec.selector, &workload.labels) {
+            homes.insert(&workload.namespace);
+        }
+    }
+    for (index, server) in gateway.spec.servers.iter().enumerate() {
+        let Some(tls) = &server.tls else { continue };
+        let names = std::iter::once(&tls.credential_name).chain(&tls.credential_names);
+        for name in names.filter(|name| !name.is_empty()) {
+            for home in homes.iter().filter(|home| snapshot.secret(home, name).is_none()) {
+                let path = format!("spec.servers[{index}].tls.credentialName");
+                let message =
+                    format!("Secret {home}/{name} is not defined; the server cannot start TLS");
+                let (severity, kind) = (Severity::Warning, Kind::Gateway);
+                let found = finding(severity, code::NOT_FOUND, kind, &gateway.meta, path, message);
+                out.push(found.with_help("Create the Secret beside the gateway's proxies."));
+            }
+        }
+    }
+}
+
+/// Several Sidecars of one namespace without a selector: the oldest wins.
+fn sidecars(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
+    let general = |sidecar: &Sidecar| {
+        sidecar.workload_selector.as_ref().is_none_or(|selector| selector.labels.is_empty())
+    };
+    let mut by_namespace: BTreeMap<&str, Vec<&Resource<Sidecar>>> = BTreeMap::new();
+    for sidecar in snapshot.all_sidecars().filter(|sidecar| general(&sidecar.spec)) {
+        by_namespace.entry(&sidecar.meta.namespace).or_default().push(sidecar);
+    }
+    for mut all in by_namespace.into_values() {
+        all.sort_by(|a, b| a.meta.age_order(&b.meta));
+        let Some((winner, losers)) = all.split_first() else { continue };
+        for loser in losers {
+            let message = format!(
+                "Sidecar {}/{} has no selector either, is older and wins",
+                winner.meta.namespace, winner.meta.name
+            );
+            let (severity, kind) = (Severity::Warning, Kind::Sidecar);
+            let code = code::SIDECARS_WITHOUT_SELECTOR;
+            let path = "spec.workloadSelector";
+            let found = finding(severity, code, kind, &loser.meta, path, message);
+            out.push(found.with_help("Keep one, or give this one a selector."));
+        }
+    }
 }

@@ -1,10 +1,186 @@
-//! What Istio's admission would say about one resource on its own.
+//! What Istio's admission would say about one resource on its own. An error leaves the resource
+//! out; everything that needs a second resource is in `snapshot::check`.
 
-use crate::diagnostic::Diagnostic;
-use crate::object::Object;
+mod destination_rule;
+mod gateway;
+mod kube;
+mod service_entry;
+mod sidecar;
+mod text;
+mod virtual_service;
+
+use crate::diagnostic::{Diagnostic, Severity, code};
+use crate::object::{Kind, Object, Origin, ResourceKey};
+use crate::spec::{MeshConfig, PeerAuthentication};
 use crate::yaml::Node;
 
 /// Appends findings on `object`; `node` is its document, for lines.
 pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) {
-    let _ = (object, node, out);
+    let Some(key) = object.key() else { return };
+    let origin = object.meta().origin.clone();
+    let mut findings = Findings { node, key, origin, out };
+    metadata(&mut findings);
+    match object {
+        Object::VirtualService(r) => virtual_service::check(&r.spec, &mut findings),
+        Object::DestinationRule(r) => destination_rule::check(&r.spec, &mut findings),
+        Object::Gateway(r) => gateway::check(&r.spec, &mut findings),
+        Object::ServiceEntry(r) => service_entry::check_entry(&r.spec, &mut findings),
+        Object::WorkloadEntry(r) => {
+            service_entry::check_workload(&r.spec, "spec", &mut findings);
+        }
+        Object::Sidecar(r) => sidecar::check(&r.spec, &mut findings),
+        Object::PeerAuthentication(r) => peer_authentication(&r.spec, &mut findings),
+        Object::MeshConfig(r) => mesh_config(&r.spec, &mut findings),
+        Object::Service(r) => kube::service(&r.spec, &mut findings),
+        Object::Pod(r) => kube::pod(&r.spec, &mut findings),
+        Object::PodTemplate(_)
+        | Object::Endpoints(_)
+        | Object::EndpointSlice(_)
+        | Object::Namespace(_)
+        | Object::Secret(_)
+        | Object::ConfigMap(_)
+        | Object::Ignored { .. } => {}
+    }
+}
+
+/// Collects findings on one resource.
+pub(crate) struct Findings<'a> {
+    node: &'a Node,
+    key: ResourceKey,
+    origin: Origin,
+    out: &'a mut Vec<Diagnostic>,
+}
+
+impl Findings<'_> {
+    pub(crate) fn error(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.push(Severity::Error, code::SCHEMA, path.into(), message.into(), "");
+    }
+
+    pub(crate) fn error_with_help(
+        &mut self,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        help: &str,
+    ) {
+        self.push(Severity::Error, code::SCHEMA, path.into(), message.into(), help);
+    }
+
+    pub(crate) fn warn(
+        &mut self,
+        code: &'static str,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        help: &str,
+    ) {
+        self.push(Severity::Warning, code, path.into(), message.into(), help);
+    }
+
+    pub(crate) fn info(
+        &mut self,
+        code: &'static str,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        help: &str,
+    ) {
+        self.push(Severity::Info, code, path.into(), message.into(), help);
+    }
+
+    fn push(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        path: String,
+        message: String,
+        help: &str,
+    ) {
+        let line = self.node.line_of(&path);
+        let found = Diagnostic::new(severity, code, &self.origin, path, message)
+            .with_resource(self.key.clone())
+            .with_line(line)
+            .with_help(help);
+        self.out.push(found);
+    }
+}
+
+fn metadata(findings: &mut Findings<'_>) {
+    let (kind, name) = (findings.key.kind, findings.key.name.clone());
+    let namespace = findings.key.namespace.clone();
+    let legal = match kind {
+        Kind::Service | Kind::Namespace => text::is_label(&name),
+        Kind::MeshConfig => true,
+        // A generateName ends with a dash until the API server completes it.
+        _ => text::is_subdomain(name.strip_suffix('-').unwrap_or(&name)),
+    };
+    if !legal {
+        findings.error_with_help(
+            "metadata.name",
+            format!("{name:?} is not a legal name"),
+            "Use lower-case letters, digits and dashes.",
+        );
+    }
+    if !namespace.is_empty() && !text::is_label(&namespace) {
+        let message = format!("{namespace:?} is not a legal namespace");
+        findings.error("metadata.namespace", message);
+    }
+}
+
+fn peer_authentication(spec: &PeerAuthentication, findings: &mut Findings<'_>) {
+    let selecting = spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
+    if !spec.port_level_mtls.is_empty() && !selecting {
+        findings.error_with_help(
+            "spec.portLevelMtls",
+            "port-level mTLS needs a selector",
+            "Add spec.selector.matchLabels; ports belong to workloads.",
+        );
+    }
+    for port in spec.port_level_mtls.keys() {
+        if !port.parse::<u32>().is_ok_and(text::is_port) {
+            let message = format!("{port:?} is not a port number");
+            findings.error(entry("spec.portLevelMtls", port), message);
+        }
+    }
+}
+
+fn mesh_config(spec: &MeshConfig, findings: &mut Findings<'_>) {
+    if !text::is_label(&spec.root_namespace) {
+        let message = format!("{:?} is not a legal namespace", spec.root_namespace);
+        findings.error("rootNamespace", message);
+    }
+    if spec.trust_domain.is_empty() || spec.trust_domain.contains(['/', ' ', ':']) {
+        findings.error("trustDomain", format!("{:?} is not a trust domain", spec.trust_domain));
+    }
+    let sampling = spec.default_config.tracing.as_ref().and_then(|tracing| tracing.sampling);
+    if sampling.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
+        findings.error("defaultConfig.tracing.sampling", "expected a percentage from 0 to 100");
+    }
+}
+
+/// The path of a map's entry; names that hold dots or slashes are bracketed and quoted.
+pub(crate) fn entry(path: &str, name: &str) -> String {
+    if name.contains(['.', '/']) { format!("{path}[{name:?}]") } else { format!("{path}.{name}") }
+}
+
+/// `exportTo` of any kind.
+pub(crate) fn export_to(export_to: &[String], findings: &mut Findings<'_>) {
+    for (index, to) in export_to.iter().enumerate() {
+        let path = format!("spec.exportTo[{index}]");
+        match to.as_str() {
+            "." => {}
+            "*" | "~" if export_to.len() == 1 => {}
+            "*" | "~" => findings.error(path, format!("{to:?} must stand alone")),
+            name if text::is_label(name) => {}
+            name => findings.error_with_help(
+                path,
+                format!("{name:?} is not a namespace"),
+                "Use a namespace, \".\" for this one, or \"*\" for all.",
+            ),
+        }
+    }
+}
+
+/// A destination's or server's port.
+pub(crate) fn port_number(number: u32, path: String, findings: &mut Findings<'_>) {
+    if !text::is_port(number) {
+        findings.error(path, format!("{number} is not a port number from 1 to 65535"));
+    }
 }

@@ -1,0 +1,199 @@
+//! DestinationRule: host, subsets and traffic policies.
+
+use super::text::{is_host, is_ip, is_label};
+use super::{Findings, export_to, port_number};
+use crate::diagnostic::code;
+use crate::spec::{
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule,
+    LoadBalancerSettings, OutlierDetection, SimpleLb, TrafficPolicy,
+};
+
+pub(super) fn check(spec: &DestinationRule, findings: &mut Findings<'_>) {
+    if spec.host.is_empty() {
+        findings.error("spec.host", "a host is required");
+    } else if !is_host(&spec.host) && !is_ip(&spec.host) {
+        findings.error("spec.host", format!("{:?} is not a host", spec.host));
+    }
+    export_to(&spec.export_to, findings);
+    if let Some(policy) = &spec.traffic_policy {
+        traffic_policy(policy, "spec.trafficPolicy", findings);
+    }
+    for (index, subset) in spec.subsets.iter().enumerate() {
+        let path = format!("spec.subsets[{index}]");
+        if !is_label(&subset.name) {
+            let message = format!("{:?} is not a subset name", subset.name);
+            findings.error(format!("{path}.name"), message);
+        }
+        if spec.subsets[..index].iter().any(|other| other.name == subset.name) {
+            let message = format!("the subset {:?} is defined twice", subset.name);
+            findings.error(format!("{path}.name"), message);
+        }
+        if let Some(policy) = &subset.traffic_policy {
+            traffic_policy(policy, &format!("{path}.trafficPolicy"), findings);
+        }
+    }
+}
+
+fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
+    load_balancer(policy.load_balancer.as_ref(), path, findings);
+    connection_pool(policy.connection_pool.as_ref(), path, findings);
+    outlier_detection(policy.outlier_detection.as_ref(), path, findings);
+    client_tls(policy.tls.as_ref(), path, code::NO_SERVER_VERIFICATION, findings);
+    for (index, port) in policy.port_level_settings.iter().enumerate() {
+        let path = format!("{path}.portLevelSettings[{index}]");
+        match port.port {
+            Some(port) => port_number(port.number, format!("{path}.port.number"), findings),
+            None => findings.error(format!("{path}.port"), "a port is required"),
+        }
+        load_balancer(port.load_balancer.as_ref(), &path, findings);
+        connection_pool(port.connection_pool.as_ref(), &path, findings);
+        outlier_detection(port.outlier_detection.as_ref(), &path, findings);
+        client_tls(port.tls.as_ref(), &path, code::NO_SERVER_VERIFICATION_PORT, findings);
+    }
+    if let Some(percent) = policy.retry_budget.as_ref().and_then(|budget| budget.percent)
+        && !(0.0..=100.0).contains(&percent)
+    {
+        let message = format!("expected 0 to 100, found {percent}");
+        findings.error(format!("{path}.retryBudget.percent"), message);
+    }
+}
+
+fn load_balancer(lb: Option<&LoadBalancerSettings>, path: &str, findings: &mut Findings<'_>) {
+    let Some(lb) = lb else { return };
+    let path = format!("{path}.loadBalancer");
+    if lb.simple == Some(SimpleLb::LeastConn) {
+        findings.warn(
+            code::DEPRECATED,
+            format!("{path}.simple"),
+            "LEAST_CONN is deprecated",
+            "Use LEAST_REQUEST.",
+        );
+    }
+    if let Some(hash) = &lb.consistent_hash {
+        if lb.simple.is_some() {
+            findings.error(&*path, "only one of simple, consistentHash is allowed");
+        }
+        let path = format!("{path}.consistentHash");
+        let keys = [
+            hash.http_header_name.is_some(),
+            hash.http_cookie.is_some(),
+            hash.use_source_ip.is_some(),
+            hash.http_query_parameter_name.is_some(),
+        ];
+        if keys.iter().filter(|set| **set).count() != 1 {
+            findings.error(
+                &*path,
+                "exactly one of httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName is required",
+            );
+        }
+        if hash.http_cookie.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
+            findings.error(format!("{path}.httpCookie.name"), "a cookie name is required");
+        }
+        if hash.ring_hash.is_some() && hash.maglev.is_some() {
+            findings.error(path, "only one of ringHash, maglev is allowed");
+        }
+    }
+    if let Some(locality) = &lb.locality_lb_setting {
+        let path = format!("{path}.localityLbSetting");
+        if !locality.distribute.is_empty() && !locality.failover.is_empty() {
+            findings.error(&*path, "only one of distribute, failover is allowed");
+        }
+        for (index, distribute) in locality.distribute.iter().enumerate() {
+            if distribute.to.values().map(|weight| u64::from(*weight)).sum::<u64>() != 100 {
+                let path = format!("{path}.distribute[{index}].to");
+                findings.error(path, "the weights must add up to 100");
+            }
+        }
+    }
+}
+
+fn connection_pool(pool: Option<&ConnectionPoolSettings>, path: &str, findings: &mut Findings<'_>) {
+    let Some(pool) = pool else { return };
+    let path = format!("{path}.connectionPool");
+    let tcp = pool.tcp.as_ref().map_or(0, |tcp| tcp.max_connections);
+    let mut limits = vec![("tcp.maxConnections", tcp)];
+    if let Some(http) = &pool.http {
+        limits.extend([
+            ("http.http1MaxPendingRequests", http.http1_max_pending_requests),
+            ("http.http2MaxRequests", http.http2_max_requests),
+            ("http.maxRequestsPerConnection", http.max_requests_per_connection),
+            ("http.maxRetries", http.max_retries),
+            ("http.maxConcurrentStreams", http.max_concurrent_streams),
+        ]);
+    }
+    for (field, value) in limits.into_iter().filter(|(_, value)| *value < 0) {
+        let message = format!("expected an integer of 0 or more, found {value}");
+        findings.error(format!("{path}.{field}"), message);
+    }
+}
+
+fn outlier_detection(outlier: Option<&OutlierDetection>, path: &str, findings: &mut Findings<'_>) {
+    let Some(outlier) = outlier else { return };
+    let path = format!("{path}.outlierDetection");
+    let percents = [
+        ("maxEjectionPercent", outlier.max_ejection_percent),
+        ("minHealthPercent", outlier.min_health_percent),
+    ];
+    for (field, value) in percents.into_iter().filter(|(_, value)| !(0..=100).contains(value)) {
+        findings.error(format!("{path}.{field}"), format!("expected 0 to 100, found {value}"));
+    }
+    if outlier.consecutive_errors.is_some() {
+        findings.warn(
+            code::DEPRECATED,
+            format!("{path}.consecutiveErrors"),
+            "consecutiveErrors is deprecated",
+            "Use consecutive5xxErrors.",
+        );
+    }
+}
+
+fn client_tls(
+    tls: Option<&ClientTlsSettings>,
+    path: &str,
+    unverified: &'static str,
+    findings: &mut Findings<'_>,
+) {
+    let Some(tls) = tls else { return };
+    let path = format!("{path}.tls");
+    let files = [
+        ("clientCertificate", &tls.client_certificate),
+        ("privateKey", &tls.private_key),
+        ("caCertificates", &tls.ca_certificates),
+    ];
+    match tls.mode {
+        ClientTlsMode::Disable => {}
+        ClientTlsMode::IstioMutual => {
+            for (field, value) in files {
+                if !value.is_empty() {
+                    let message = "certificates come from the mesh in mode ISTIO_MUTUAL";
+                    findings.error(format!("{path}.{field}"), message);
+                }
+            }
+        }
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+            let own = !tls.client_certificate.is_empty() || !tls.private_key.is_empty();
+            if !tls.credential_name.is_empty() && own {
+                findings.error(
+                    format!("{path}.credentialName"),
+                    "only one of credentialName, certificate files is allowed",
+                );
+            }
+            if tls.mode == ClientTlsMode::Mutual && tls.credential_name.is_empty() {
+                for (field, value) in &files[..2] {
+                    if value.is_empty() {
+                        findings.error(format!("{path}.{field}"), "required in mode MUTUAL");
+                    }
+                }
+            }
+            let verified = !tls.ca_certificates.is_empty() || !tls.credential_name.is_empty();
+            if !verified && tls.insecure_skip_verify != Some(true) {
+                findings.info(
+                    unverified,
+                    format!("{path}.caCertificates"),
+                    "the server's certificate is checked against the system's roots only",
+                    "Set caCertificates to name the authority to trust.",
+                );
+            }
+        }
+    }
+}
