@@ -42,6 +42,8 @@ pub enum ErrorKind {
     NoRoute,
     /// The route names a cluster that is not known.
     NoCluster,
+    /// The same, where the route asks for a status of its own.
+    NoClusterWith(u16),
     /// The cluster has no endpoint that may be used.
     NoHealthyUpstream,
     /// TCP connect was refused or failed.
@@ -103,6 +105,7 @@ impl ErrorKind {
         let (status, flag, text) = match self {
             Self::NoRoute => (404, "NR", ""),
             Self::NoCluster => (503, "NC", ""),
+            Self::NoClusterWith(status) => (status, "NC", ""),
             Self::NoHealthyUpstream => (503, "UH", "no healthy upstream"),
             Self::ConnectFailed => (503, "UF", reset_text!("connection failure")),
             Self::ConnectTimeout => (503, "UF", reset_text!("connection timeout")),
@@ -139,6 +142,7 @@ impl ErrorKind {
             | Self::UpgradeRefused => Side::Downstream,
             Self::NoRoute
             | Self::NoCluster
+            | Self::NoClusterWith(_)
             | Self::NoHealthyUpstream
             | Self::Overflow
             | Self::Denied
@@ -158,21 +162,6 @@ impl ErrorKind {
             }
             _ => RetrySafety::Never,
         }
-    }
-}
-
-/// The gRPC status a gRPC caller gets for a local reply with this HTTP status.
-///
-/// Envoy's mapping, which is gRPC's own "HTTP to gRPC status code mapping".
-pub fn grpc_status(http_status: u16) -> u8 {
-    match http_status {
-        200 => 0,
-        400 | 431 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
     }
 }
 
@@ -277,13 +266,6 @@ mod tests {
         check(ErrorKind::UpstreamProtocol, 502, "UPE");
         check(ErrorKind::DownstreamProtocol(431), 431, "DPE");
         check(ErrorKind::DownstreamDisconnect, 0, "DC");
-    }
-
-    #[test]
-    fn grpc_statuses_follow_the_published_mapping() {
-        assert_eq!(grpc_status(503), 14);
-        assert_eq!(grpc_status(404), 12);
-        assert_eq!(grpc_status(418), 2);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::listener::accept::accept_loop;
 use crate::listener::set::SocketKey;
 use crate::tcp::{SCRATCH_BYTES, Scratch};
 use crate::tls::{Secrets, TlsConfigs, TlsInfo};
+use crate::upstream::Pools;
 use crate::upstream::balance::Balancers;
 use crate::upstream::endpoints::{EndpointCounters, EndpointTable};
 
@@ -47,6 +48,8 @@ pub struct Worker {
     pub limits: Limits,
     /// Balancer state by cluster.
     pub balancers: Balancers,
+    /// Upstream HTTP connections.
+    pub pools: Pools,
     /// Read buffer for bodies of TCP connections; borrow it only inside one poll.
     pub scratch: Scratch,
     endpoints: EndpointTable,
@@ -151,6 +154,7 @@ impl Worker {
             node,
             limits,
             balancers: Balancers::new(id, count),
+            pools: Pools::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             endpoints,
             rng: RefCell::new(SmallRng::from_os_rng()),

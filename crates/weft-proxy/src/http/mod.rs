@@ -1,11 +1,61 @@
-//! The HTTP request path.
+//! The HTTP request path. `server_h1` and `server_h2` read requests off connections, `request` is
+//! the path of one request, `attempt` and `exchange` carry it to an endpoint and the response
+//! back. Versions meet only in `weft_http`'s message and the two enums for the two sides.
+
+mod server_h1;
+mod server_h2;
+
+mod attempt;
+mod exchange;
+mod request;
+
+mod filter;
+mod gateway;
+mod inbound;
+mod outbound;
+mod trace;
+
+mod local_reply;
+mod record;
+mod upgrade;
+
+mod conn;
+pub(crate) mod convert;
+mod downstream;
+pub(crate) mod h1_body;
+pub(crate) mod h2_body;
+pub(crate) mod peers;
+pub(crate) mod wire;
 
 use std::rc::Rc;
 
+use bytes::BytesMut;
+use weft_traffic::http::Codec;
+
 use crate::net::Io;
 use crate::worker::{ConnContext, Worker};
+use conn::HttpConn;
 
 /// Serves one downstream connection until it is closed or drained.
-pub async fn serve_connection(io: Io, conn: Rc<ConnContext>, worker: Rc<Worker>) {
-    drop((io, conn, worker));
+pub async fn serve_connection(io: Io, context: Rc<ConnContext>, worker: Rc<Worker>) {
+    let Some(conn) = HttpConn::new(worker, context) else {
+        tracing::error!("a connection of a chain without HTTP was handed to HTTP");
+        return;
+    };
+    let conn = Rc::new(conn);
+    let alpn = conn.context.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    match (conn.http.codec, alpn) {
+        (Codec::H2, _) | (Codec::Auto, Some("h2")) => {
+            server_h2::serve(io, BytesMut::new(), conn).await;
+        }
+        (Codec::H1, _) | (Codec::Auto, Some("http/1.1" | "http/1.0")) => {
+            server_h1::serve(io, conn).await;
+        }
+        // Without ALPN the first bytes tell.
+        (Codec::Auto, _) => {
+            if let Some((io, read)) = server_h1::serve_unless_h2(io, conn.clone()).await {
+                server_h2::serve(io, read, conn).await;
+            }
+        }
+    }
 }

@@ -1,6 +1,153 @@
-//! The way to the other side: connections, and what is counted about endpoints.
+//! The far side: connections to endpoints, their pools, and one request's use of one of them.
 
 pub mod balance;
 pub mod connect;
 pub mod dns;
 pub mod endpoints;
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod pool;
+
+use std::task::{Context, Poll};
+
+use weft_http::h1::Connection;
+use weft_http::{BodyLength, Frame, RequestHead, ResponseHead, Version};
+
+use crate::error::ProxyError;
+
+pub use pool::Pools;
+
+/// One request's use of one upstream connection.
+pub(crate) enum Upstream {
+    H1(h1::H1Client),
+    H2(h2::H2Client),
+}
+
+/// What came back so far.
+pub(crate) enum Answer {
+    /// 1xx; more follows.
+    Informational(ResponseHead),
+    Final(FinalHead),
+}
+
+/// The final head, with what it says about body and connection.
+pub(crate) struct FinalHead {
+    pub(crate) head: ResponseHead,
+    pub(crate) body: BodyLength,
+    pub(crate) connection: Connection,
+}
+
+impl Upstream {
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Self::H1(_) => Version::H11,
+            Self::H2(_) => Version::H2,
+        }
+    }
+
+    /// Queues the request head. `body` is the framing chosen for this version.
+    pub(crate) fn send_request(
+        &mut self,
+        head: &RequestHead,
+        body: BodyLength,
+    ) -> Result<(), ProxyError> {
+        match self {
+            Self::H1(side) => {
+                side.send_request(head, body);
+                Ok(())
+            }
+            Self::H2(side) => side.send_request(head, body),
+        }
+    }
+
+    /// Ready when another frame may be sent.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        match self {
+            Self::H1(side) => side.poll_ready(cx),
+            Self::H2(side) => side.poll_ready(cx),
+        }
+    }
+
+    /// Queues one frame of the request body.
+    pub(crate) fn send(&mut self, frame: Frame) -> Result<(), ProxyError> {
+        match self {
+            Self::H1(side) => side.send(frame),
+            Self::H2(side) => {
+                side.send(frame);
+                Ok(())
+            }
+        }
+    }
+
+    /// Queues the end of the request body.
+    pub(crate) fn end(&mut self) -> Result<(), ProxyError> {
+        match self {
+            Self::H1(side) => side.end(),
+            Self::H2(side) => {
+                side.end();
+                Ok(())
+            }
+        }
+    }
+
+    /// Ready when everything queued was handed to the kernel (HTTP/2: to the connection).
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        match self {
+            Self::H1(side) => side.poll_flush(cx),
+            Self::H2(side) => side.poll_ready(cx),
+        }
+    }
+
+    /// The next head of the response.
+    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
+        match self {
+            Self::H1(side) => side.poll_answer(cx),
+            Self::H2(side) => side.poll_answer(cx),
+        }
+    }
+
+    /// The next frame of the response body; `None` at its end.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame, ProxyError>>> {
+        match self {
+            Self::H1(side) => side.poll_frame(cx),
+            Self::H2(side) => side.poll_frame(cx),
+        }
+    }
+
+    /// Whether the response body has been taken whole.
+    pub(crate) fn input_done(&self) -> bool {
+        match self {
+            Self::H1(side) => side.input_done(),
+            Self::H2(side) => side.input_done(),
+        }
+    }
+
+    /// `bytes` of the response body were forwarded.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        match self {
+            Self::H1(_) => {}
+            Self::H2(side) => side.release(bytes),
+        }
+    }
+
+    /// Whether the connection had carried requests before this one: then an early end is the
+    /// ordinary race with the endpoint's keep-alive timeout.
+    pub(crate) fn reused(&self) -> bool {
+        match self {
+            Self::H1(side) => side.reused(),
+            Self::H2(_) => false,
+        }
+    }
+
+    /// The exchange is over: gives the connection back if it can carry another request.
+    pub(crate) fn finish(self) {
+        match self {
+            Self::H1(side) => side.finish(),
+            // Dropping the stream's halves is all HTTP/2 needs; an unfinished one is reset.
+            Self::H2(_) => {}
+        }
+    }
+}

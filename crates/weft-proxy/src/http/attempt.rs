@@ -1,0 +1,297 @@
+//! From a route to a response head: choose an endpoint, send the request, wait for the answer, and
+//! do it again elsewhere when that is allowed and safe.
+//!
+//! Two kinds of repetition: the route's retry policy, with back-off; and the keep-alive race, where
+//! an endpoint closed a reused connection as the request was sent, repeated at once whatever the
+//! policy says, but never when the endpoint may have executed a request that is not idempotent.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weft_http::{RequestHead, Version, rules};
+use weft_traffic::circuit::{Permit, Resource};
+use weft_traffic::cluster::ClusterKind;
+use weft_traffic::lb::{ActiveRequest, Host, PickInput, Picked};
+use weft_traffic::listener::Direction;
+use weft_traffic::outlier::HostOutcome;
+use weft_traffic::retry::AttemptOutcome;
+use weft_traffic::route::{Found, HostRewrite};
+use weft_traffic::{Cluster, RetryPolicy, RouteAction};
+
+use super::conn::HttpConn;
+use super::exchange::Exchange;
+use super::request::Request;
+use super::{outbound, record::Attempts};
+use crate::error::{ErrorKind, ProxyError, RetrySafety};
+use crate::upstream::pool::{ConnectionFacts, Opened};
+use crate::upstream::{FinalHead, Upstream};
+
+/// Keep-alive races forgiven per request; each takes another stale connection out of the pool.
+const RACES_MAX: u32 = 3;
+
+/// Where a request goes; the same for all its attempts.
+pub(crate) struct Forward<'r> {
+    pub(crate) found: Found<'r>,
+    pub(crate) action: &'r RouteAction,
+    pub(crate) cluster: &'r Arc<Cluster>,
+    pub(crate) conn: &'r HttpConn,
+}
+
+/// An endpoint's answer, its body still to come.
+pub(crate) struct Answered {
+    pub(crate) upstream: Upstream,
+    pub(crate) answer: FinalHead,
+    pub(crate) guard: Guard,
+}
+
+/// What is counted while a request is at an endpoint; dropped unfinished, it counts as failed.
+pub(crate) struct Guard {
+    pub(crate) picked: Picked,
+    pub(crate) facts: Rc<ConnectionFacts>,
+    status: u16,
+    finished: bool,
+    _active: ActiveRequest,
+    _retry: Option<Permit>,
+}
+
+/// Tries until there is an answer to pass on, or none can be had.
+pub(crate) async fn run(
+    forward: &Forward<'_>,
+    request: &mut Request,
+    exchange: &mut Exchange<'_, '_>,
+    attempts: &mut Attempts,
+) -> Result<Answered, ProxyError> {
+    let worker = &forward.conn.worker;
+    let priority = usize::from(forward.action.high_priority);
+    let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
+    let _request = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
+    let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
+    let mut tried: Vec<Rc<Host>> = Vec::new();
+    let mut retries = 0;
+    let mut races = 0;
+    let mut retry_permit = None;
+    loop {
+        attempts.count += 1;
+        let picked = pick(forward, request, policy.map(|policy| &**policy), &tried)?;
+        attempts.host = Some(picked.endpoint.clone());
+        let host = picked.host.clone();
+        let mut reused = false;
+        let permit = retry_permit.take();
+        let count = attempts.count;
+        let result = attempt(forward, request, exchange, picked, permit, count, &mut reused).await;
+        report(forward, &host, &result);
+        if let Err(error) = &result
+            && reused
+            && races < RACES_MAX
+            && lost_race(error, &request.head, exchange)
+        {
+            races += 1;
+            continue;
+        }
+        let Some(policy) = policy else { return result };
+        if !wants_retry(policy, &result) || exchange.timed_out() || !exchange.repeatable() {
+            return result;
+        }
+        retry_permit = circuit.acquire(Resource::Retries);
+        if retries >= policy.retries_max || retry_permit.is_none() {
+            attempts.exhausted = retries >= policy.retries_max;
+            return result;
+        }
+        // The answer nobody gets; its connection is closed, since its body was not read.
+        drop(result);
+        retries += 1;
+        if policy.avoid_previous {
+            tried.push(host);
+        }
+        let delay = policy.backoff.delay(retries, worker.random());
+        let slept = async {
+            tokio::time::sleep(delay).await;
+            Ok(())
+        };
+        exchange.unless_interrupted(slept).await?;
+    }
+}
+
+fn pick(
+    forward: &Forward<'_>,
+    request: &Request,
+    policy: Option<&RetryPolicy>,
+    tried: &[Rc<Host>],
+) -> Result<Picked, ProxyError> {
+    let worker = &forward.conn.worker;
+    let input = PickInput {
+        hash: match forward.action.hash.sources.is_empty() {
+            true => None,
+            false => forward.action.hash.hash(&request.head, request.client, worker.random()).0,
+        },
+        avoid: tried,
+        avoid_attempts: policy.map_or(0, |policy| policy.host_selection_attempts),
+        original_dst: original_dst(forward, request)?,
+        now: worker.now(),
+    };
+    let picked = worker.balancers.pick(forward.cluster, &input, &mut || worker.random());
+    picked.ok_or_else(|| ErrorKind::NoHealthyUpstream.into())
+}
+
+/// Where the client's connection meant to go, for clusters without endpoints of their own.
+fn original_dst(
+    forward: &Forward<'_>,
+    request: &Request,
+) -> Result<Option<std::net::SocketAddr>, ProxyError> {
+    let ClusterKind::OriginalDst { header, .. } = &forward.cluster.config.kind else {
+        return Ok(None);
+    };
+    if let Some(name) = header
+        && let Some(value) = request.head.headers.get(&**name)
+    {
+        let address = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        return Ok(address);
+    }
+    let context = &forward.conn.context;
+    match context.original_dst {
+        Some(original) if original != context.local => Ok(Some(original)),
+        // Not captured: the destination would be this very listener, for ever.
+        _ => Err(ProxyError::new(ErrorKind::NoHealthyUpstream)
+            .with_source("no original destination but this proxy itself")),
+    }
+}
+
+async fn attempt(
+    forward: &Forward<'_>,
+    request: &mut Request,
+    exchange: &mut Exchange<'_, '_>,
+    picked: Picked,
+    retry: Option<Permit>,
+    count: u32,
+    reused: &mut bool,
+) -> Result<Answered, ProxyError> {
+    let worker = &forward.conn.worker;
+    exchange.start_attempt();
+    let active = picked.host.begin();
+    let priority = usize::from(forward.action.high_priority);
+    let open =
+        worker.pools.open(worker, forward.cluster, &picked.endpoint, request.version, priority);
+    let Opened { mut upstream, facts } = exchange.unless_interrupted(open).await?;
+    facts.active.counters().rq_total.inc();
+    facts.active.counters().rq_active.inc();
+    *reused = upstream.reused();
+    let mut guard =
+        Guard { picked, facts, status: 0, finished: false, _active: active, _retry: retry };
+    prepare(forward, request, &upstream, &guard);
+    if forward.found.host.attempt_count_upstream {
+        request.head.headers.set("x-envoy-attempt-count", count.to_string());
+    }
+    let framing = rules::request_framing(
+        &request.head.method,
+        request.body,
+        request.version,
+        upstream.version(),
+    );
+    upstream.send_request(&request.head, framing)?;
+    let answer = exchange.await_answer(&mut upstream).await?;
+    guard.status = answer.head.status;
+    Ok(Answered { upstream, answer, guard })
+}
+
+/// Makes the head fit for this endpoint and its version.
+fn prepare(forward: &Forward<'_>, request: &mut Request, upstream: &Upstream, guard: &Guard) {
+    let head = &mut request.head;
+    match upstream.version() {
+        Version::H2 => rules::request_to_h2(head, &request.connection),
+        Version::H10 | Version::H11 => {
+            if !request.stripped {
+                rules::strip_request(&mut head.headers, &request.connection, Version::H11);
+            }
+            rules::request_to_h1(head);
+        }
+    }
+    request.stripped = true;
+    if head.authority.is_none() {
+        // HTTP/1.1 and HTTP/2 need one; RFC 9112 §3.2 allows an empty Host.
+        head.authority = Some(bytes::Bytes::new());
+    }
+    if let Some(HostRewrite::Auto) = &forward.action.host_rewrite
+        && !guard.picked.endpoint.hostname.is_empty()
+    {
+        let name = &guard.picked.endpoint.hostname;
+        head.authority = Some(bytes::Bytes::copy_from_slice(name.as_bytes()));
+    }
+    if forward.conn.direction() != Direction::Inbound {
+        outbound::introduce(head, &guard.picked.endpoint, forward.conn);
+    }
+}
+
+/// Whether the connection was closed by the endpoint as we reused it, and repeating is safe.
+fn lost_race(error: &ProxyError, head: &RequestHead, exchange: &Exchange<'_, '_>) -> bool {
+    error.kind == ErrorKind::UpstreamReset
+        && exchange.repeatable()
+        && match error.retry {
+            RetrySafety::NotSent => true,
+            RetrySafety::MaybeProcessed => head.method.is_idempotent(),
+            RetrySafety::Never => false,
+        }
+}
+
+fn wants_retry(policy: &RetryPolicy, result: &Result<Answered, ProxyError>) -> bool {
+    let outcome = match result {
+        Ok(answered) => AttemptOutcome::Response {
+            status: answered.answer.head.status,
+            headers: &answered.answer.head.headers,
+        },
+        Err(error) => match error.kind {
+            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::UpstreamTls => {
+                AttemptOutcome::ConnectFailure
+            }
+            ErrorKind::UpstreamReset | ErrorKind::UpstreamStreamReset => AttemptOutcome::Reset {
+                request_started: error.retry != RetrySafety::NotSent,
+                refused: false,
+            },
+            ErrorKind::UpstreamRefused => {
+                AttemptOutcome::Reset { request_started: true, refused: true }
+            }
+            ErrorKind::UpstreamTimeout => AttemptOutcome::PerTryTimeout,
+            _ => return false,
+        },
+    };
+    policy.should_retry(&outcome)
+}
+
+/// Tells outlier detection.
+fn report(forward: &Forward<'_>, host: &Host, result: &Result<Answered, ProxyError>) {
+    if forward.cluster.config.outlier.is_none() {
+        return;
+    }
+    let outcome = match result {
+        Ok(answered) => HostOutcome::Response(answered.answer.head.status),
+        Err(error) => match error.kind {
+            ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::UpstreamTls => {
+                HostOutcome::ConnectFailure
+            }
+            ErrorKind::UpstreamTimeout => HostOutcome::Timeout,
+            ErrorKind::UpstreamReset
+            | ErrorKind::UpstreamStreamReset
+            | ErrorKind::UpstreamProtocol => HostOutcome::Reset,
+            _ => return,
+        },
+    };
+    let worker = &forward.conn.worker;
+    worker.balancers.report(forward.cluster, host, outcome, worker.now(), worker.random());
+}
+
+impl Guard {
+    /// The response was passed on whole.
+    pub(crate) fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let counters = self.facts.active.counters();
+        counters.rq_active.dec();
+        match self.finished && self.status < 500 {
+            true => counters.rq_success.inc(),
+            false => counters.rq_error.inc(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! One downstream connection as the request path sees it: where it came from and under which
+//! configuration it is served. Configuration is looked up per request, so that a change reaches
+//! open connections without closing them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weft_http::h1::Limits;
+use weft_traffic::listener::Direction;
+use weft_traffic::{FilterChain, HttpConfig, ListenerConfig, Network, Tables};
+
+use crate::worker::{ConnContext, Worker};
+
+/// A client's connection.
+pub(crate) struct HttpConn {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) context: Rc<ConnContext>,
+    /// As it was when the connection came: what concerns the connection itself.
+    pub(crate) http: Arc<HttpConfig>,
+    /// As it is now: what concerns requests.
+    current: RefCell<Arc<HttpConfig>>,
+    current_version: Cell<u64>,
+}
+
+impl HttpConn {
+    /// None: the connection's chain is not HTTP.
+    pub(crate) fn new(worker: Rc<Worker>, context: Rc<ConnContext>) -> Option<Self> {
+        let chain = context.listener.chain(context.chain)?;
+        let Network::Http(http) = &chain.network else { return None };
+        let http = http.clone();
+        let current = RefCell::new(http.clone());
+        Some(Self { worker, context, http, current, current_version: Cell::new(u64::MAX) })
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        self.context.listener.direction
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.context.tls.is_some()
+    }
+
+    /// The client showed a certificate that we verified.
+    pub(crate) fn is_mtls(&self) -> bool {
+        self.context.tls.as_ref().is_some_and(|tls| tls.mtls)
+    }
+
+    /// The SPIFFE id of the client's verified certificate.
+    pub(crate) fn peer_spiffe(&self) -> Option<&Arc<str>> {
+        self.context.tls.as_ref().and_then(|tls| tls.peer_spiffe.as_ref())
+    }
+
+    /// Whether the connection may carry another request after its `requests`-th.
+    pub(crate) fn keep_alive(&self, requests: u32) -> bool {
+        let max = self.http.limits.requests_per_connection_max;
+        max.is_none_or(|max| requests < max) && !self.worker.drain.is_draining()
+    }
+
+    pub(crate) fn h1_limits(&self) -> Limits {
+        Limits {
+            head_bytes_max: self.http.limits.head_bytes_max as usize,
+            headers_max: self.http.limits.headers_max as usize,
+            ..Limits::DEFAULT
+        }
+    }
+
+    /// The configuration for a request that sees `tables`: that of the chain with this
+    /// connection's names, or the old one when there is none any more.
+    pub(crate) fn http_now(&self, tables: &Tables) -> Arc<HttpConfig> {
+        if self.current_version.replace(tables.version) != tables.version
+            && let Some(http) = self.find_current(tables)
+        {
+            *self.current.borrow_mut() = http;
+        }
+        self.current.borrow().clone()
+    }
+
+    fn find_current(&self, tables: &Tables) -> Option<Arc<HttpConfig>> {
+        let listener = tables.listener(&self.context.listener.name)?;
+        if Arc::ptr_eq(listener, &self.context.listener) {
+            return Some(self.http.clone());
+        }
+        let old = self.context.listener.chain(self.context.chain)?;
+        same_chain(listener, old, self.context.chain).and_then(|chain| match &chain.network {
+            Network::Http(http) => Some(http.clone()),
+            Network::Tcp(_) => None,
+        })
+    }
+}
+
+/// The chain that stands for `old` in a new version of its listener: of the same name and match,
+/// at the same place if chains are unnamed.
+fn same_chain<'l>(
+    listener: &'l ListenerConfig,
+    old: &FilterChain,
+    index: usize,
+) -> Option<&'l FilterChain> {
+    let same = |chain: &&FilterChain| chain.name == old.name && chain.matches == old.matches;
+    listener
+        .chain(index)
+        .filter(same)
+        .or_else(|| listener.chains.iter().chain(&listener.default_chain).find(same))
+}

@@ -1,0 +1,381 @@
+//! Moves one request and its response between the two sides, both directions in one poll, in the
+//! connection's own task: the response may stream while the request still does.
+//!
+//! Back-pressure is the order of questions: a frame is taken from its source only when the other
+//! side has room, and a source's window is given back only when its frame was taken on. Each turn
+//! reads what is there, queues it, and flushes once. Must not know routes or retries; it only keeps
+//! the start of the request body so that a retry can send it again.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+use weft_http::{Frame, HeaderList, Known, rules};
+use weft_traffic::timeout::RequestTimeouts;
+
+use super::downstream::Downstream;
+use crate::error::{ErrorKind, ProxyError};
+use crate::upstream::{Answer, FinalHead, Upstream};
+
+/// Request body kept for retries. A longer body makes the request unrepeatable once it is exceeded.
+const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// One request in flight, over all its attempts.
+pub(crate) struct Exchange<'x, 'c> {
+    pub(crate) down: &'x mut Downstream<'c>,
+    pub(crate) tally: &'x mut Tally,
+    replay: Replay,
+    limits: Limits,
+    request: Progress,
+    response_ended: bool,
+    /// A 1xx head is queued for the client.
+    informed: bool,
+}
+
+/// What went through.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    /// `grpc-status` of the trailers.
+    pub(crate) grpc_status: Option<u8>,
+}
+
+/// How far the request body has come in this attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Sending,
+    /// Its end is queued.
+    Ended,
+    /// The upstream takes no more; its answer may be on its way all the same.
+    Refused,
+}
+
+impl<'x, 'c> Exchange<'x, 'c> {
+    pub(crate) fn new(
+        down: &'x mut Downstream<'c>,
+        tally: &'x mut Tally,
+        timeouts: RequestTimeouts,
+        repeatable: bool,
+    ) -> Self {
+        let mut exchange = Self {
+            down,
+            tally,
+            replay: Replay { kept: Vec::new(), bytes: 0, next: 0, complete: repeatable },
+            limits: Limits::new(timeouts),
+            request: Progress::Sending,
+            response_ended: false,
+            informed: false,
+        };
+        if exchange.down.input_done() {
+            exchange.limits.request_ended();
+        }
+        exchange
+    }
+
+    /// Gets ready for one more attempt.
+    pub(crate) fn start_attempt(&mut self) {
+        self.replay.next = 0;
+        self.request = Progress::Sending;
+        self.limits.start_attempt();
+    }
+
+    /// Whether the request could be sent again from its beginning.
+    pub(crate) fn repeatable(&self) -> bool {
+        self.replay.complete && !self.down.head_sent()
+    }
+
+    /// No more attempts will follow: nothing need be kept.
+    pub(crate) fn settle(&mut self) {
+        self.replay.complete = false;
+        self.replay.kept.drain(..self.replay.next);
+        self.replay.next = 0;
+    }
+
+    /// Whether the limit over all attempts has passed.
+    pub(crate) fn timed_out(&self) -> bool {
+        self.limits.expired(Instant::now())
+    }
+
+    /// Runs `work` unless the client leaves or time runs out first.
+    pub(crate) async fn unless_interrupted<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, ProxyError>>,
+    ) -> Result<T, ProxyError> {
+        let mut work = pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => self.poll_interrupt(cx).map(Err),
+        })
+        .await
+    }
+
+    /// Sends the request body and waits for the final head of the response.
+    pub(crate) async fn await_answer(
+        &mut self,
+        up: &mut Upstream,
+    ) -> Result<FinalHead, ProxyError> {
+        poll_fn(|cx| {
+            self.poll_request(up, cx)?;
+            loop {
+                match up.poll_answer(cx) {
+                    Poll::Ready(Ok(Answer::Final(head))) => return Poll::Ready(Ok(head)),
+                    Poll::Ready(Ok(Answer::Informational(mut head))) => {
+                        let hop = weft_http::h1::Connection {
+                            keep_alive: true,
+                            upgrade: None,
+                            expect_continue: false,
+                        };
+                        rules::strip_response(&mut head.headers, &hop, self.down.version());
+                        self.down.send_informational(&mut head);
+                        self.informed = true;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            if self.informed && self.down.poll_flush(cx)?.is_ready() {
+                self.informed = false;
+            }
+            self.poll_interrupt(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Sends the response body, and what is left of the request's, until the response is complete
+    /// and flushed. The response head has been queued.
+    pub(crate) async fn relay(&mut self, up: &mut Upstream) -> Result<(), ProxyError> {
+        self.limits.answered();
+        poll_fn(|cx| {
+            self.poll_request(up, cx)?;
+            match self.poll_response(up, cx) {
+                Poll::Ready(result) => Poll::Ready(result),
+                Poll::Pending => self.poll_interrupt(cx).map(Err),
+            }
+        })
+        .await
+    }
+
+    fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        if let Poll::Ready(gone) = self.down.poll_gone(cx) {
+            return Poll::Ready(gone);
+        }
+        self.limits.poll(cx).map(|()| ErrorKind::UpstreamTimeout.into())
+    }
+
+    /// Moves request frames while there are any and room for them. An error is the client's.
+    fn poll_request(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        while self.request == Progress::Sending {
+            match up.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Ok(self.request = Progress::Refused),
+                Poll::Pending => return Ok(()),
+            }
+            match self.poll_request_frame(cx) {
+                Poll::Ready(Some(frame)) => {
+                    let frame = frame?;
+                    let bytes = frame_bytes(&frame);
+                    up.send(frame)?;
+                    self.down.release(bytes);
+                    if self.replay.is_drained() && self.down.input_done() {
+                        self.end_request(up)?;
+                    }
+                }
+                Poll::Ready(None) => self.end_request(up)?,
+                Poll::Pending => break,
+            }
+        }
+        // What the upstream makes of a failed write shows on its answer.
+        if self.request != Progress::Refused && matches!(up.poll_flush(cx), Poll::Ready(Err(_))) {
+            self.request = Progress::Refused;
+        }
+        Ok(())
+    }
+
+    fn end_request(&mut self, up: &mut Upstream) -> Result<(), ProxyError> {
+        self.request = Progress::Ended;
+        self.limits.request_ended();
+        up.end()
+    }
+
+    /// The next frame: first what an earlier attempt has sent already.
+    fn poll_request_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame, ProxyError>>> {
+        if let Some(frame) = self.replay.next_kept() {
+            // Its window was given back the first time.
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match ready!(self.down.poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                self.tally.request_bytes += frame_bytes(&frame) as u64;
+                self.replay.keep(&frame);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            other => Poll::Ready(other),
+        }
+    }
+
+    fn poll_response(
+        &mut self,
+        up: &mut Upstream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ProxyError>> {
+        loop {
+            if self.response_ended {
+                return self.down.poll_flush(cx);
+            }
+            ready!(self.down.poll_ready(cx))?;
+            match up.poll_frame(cx) {
+                Poll::Ready(Some(frame)) => {
+                    let frame = frame?;
+                    let bytes = frame_bytes(&frame);
+                    self.tally.response_bytes += bytes as u64;
+                    if let Frame::Trailers(trailers) = &frame {
+                        self.tally.grpc_status = grpc_status(trailers);
+                    }
+                    self.down.send(frame)?;
+                    up.release(bytes);
+                    if up.input_done() {
+                        self.end_response()?;
+                    }
+                }
+                Poll::Ready(None) => self.end_response()?,
+                Poll::Pending => {
+                    ready!(self.down.poll_flush(cx))?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn end_response(&mut self) -> Result<(), ProxyError> {
+        self.response_ended = true;
+        self.down.end()
+    }
+}
+
+/// The status in a gRPC head or trailer section.
+pub(crate) fn grpc_status(headers: &HeaderList) -> Option<u8> {
+    let digits = headers.get_known(Known::GrpcStatus)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn frame_bytes(frame: &Frame) -> usize {
+    match frame {
+        Frame::Data(data) => data.len(),
+        Frame::Trailers(_) => 0,
+    }
+}
+
+/// The start of the request body.
+struct Replay {
+    kept: Vec<Frame>,
+    bytes: usize,
+    /// The next kept frame to send.
+    next: usize,
+    /// Everything that was taken from the client is in `kept`.
+    complete: bool,
+}
+
+impl Replay {
+    fn next_kept(&mut self) -> Option<Frame> {
+        let frame = self.kept.get(self.next)?.clone();
+        self.next += 1;
+        Some(frame)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.next >= self.kept.len()
+    }
+
+    fn keep(&mut self, frame: &Frame) {
+        if !self.complete {
+            return;
+        }
+        self.bytes += frame_bytes(frame);
+        if self.bytes > REPLAY_BYTES_MAX {
+            self.complete = false;
+            self.kept = Vec::new();
+            self.next = 0;
+        } else {
+            self.kept.push(frame.clone());
+            self.next = self.kept.len();
+        }
+    }
+}
+
+/// The time limits of a request. Both run from the end of the request, as Envoy's do, so that a
+/// slow upload is not the upstream's fault.
+struct Limits {
+    timeouts: RequestTimeouts,
+    request_ended: bool,
+    route_due: Option<Instant>,
+    try_due: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Limits {
+    fn new(timeouts: RequestTimeouts) -> Self {
+        Self { timeouts, request_ended: false, route_due: None, try_due: None, timer: None }
+    }
+
+    fn start_attempt(&mut self) {
+        self.try_due = None;
+        if self.request_ended {
+            self.arm();
+        }
+    }
+
+    fn request_ended(&mut self) {
+        self.request_ended = true;
+        self.arm();
+    }
+
+    fn arm(&mut self) {
+        let RequestTimeouts { request, per_try } = self.timeouts;
+        if request.is_none() && per_try.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let due = |limit: Option<Duration>| limit.map(|limit| now + limit);
+        self.route_due = self.route_due.or(due(request));
+        self.try_due = self.try_due.or(due(per_try));
+        self.set_timer();
+    }
+
+    /// The head is here: an attempt that answers is not cut short by its own limit.
+    fn answered(&mut self) {
+        if self.try_due.take().is_some() {
+            self.set_timer();
+        }
+    }
+
+    fn set_timer(&mut self) {
+        let due = match (self.route_due, self.try_due) {
+            (Some(route), Some(attempt)) => Some(route.min(attempt)),
+            (route, attempt) => route.or(attempt),
+        };
+        match (due, &mut self.timer) {
+            (None, _) => self.timer = None,
+            (Some(due), Some(timer)) => timer.as_mut().reset(due.into()),
+            (Some(due), None) => {
+                self.timer = Some(Box::pin(tokio::time::sleep_until(due.into())));
+            }
+        }
+    }
+
+    fn expired(&self, now: Instant) -> bool {
+        self.route_due.is_some_and(|due| due <= now)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! HTTP filters: a closed set, in the order of the configuration, on both ways through.
+
+use bytes::Bytes;
+use weft_http::{ResponseHead, rules};
+use weft_traffic::HttpConfig;
+use weft_traffic::cors::CorsDecision;
+use weft_traffic::fault::{AbortKind, FaultPolicy};
+use weft_traffic::http::HttpFilter;
+use weft_traffic::route::Found;
+
+use super::conn::HttpConn;
+use super::request::Request;
+
+/// What the filters made of a request.
+pub(crate) enum Verdict {
+    Go,
+    /// Answer this instead of forwarding.
+    Reply {
+        head: ResponseHead,
+        body: Bytes,
+    },
+}
+
+/// Runs the filters on a request.
+pub(crate) async fn on_request(
+    http: &HttpConfig,
+    found: &Found<'_>,
+    request: &Request,
+    conn: &HttpConn,
+) -> Verdict {
+    for filter in &http.filters {
+        let verdict = match filter {
+            HttpFilter::Cors(_) => cors(found, request, conn),
+            HttpFilter::Fault(default) => {
+                let policy = found.fault().unwrap_or(default);
+                // Boxed: a delay's timer is large and rare.
+                Box::pin(fault(policy, found, request, conn)).await
+            }
+        };
+        if let Verdict::Reply { .. } = verdict {
+            return verdict;
+        }
+    }
+    Verdict::Go
+}
+
+/// Runs the filters on a response.
+pub(crate) fn on_response(found: &Found<'_>, request: &Request, head: &mut ResponseHead) {
+    if let Some(policy) = found.cors()
+        && let CorsDecision::Allowed { origin } = policy.on_request(&request.head, 0)
+    {
+        policy.on_response(origin, &mut head.headers);
+    }
+}
+
+fn cors(found: &Found<'_>, request: &Request, conn: &HttpConn) -> Verdict {
+    let Some(policy) = found.cors() else { return Verdict::Go };
+    let mut head = rules::local_reply(200, 0);
+    match policy.on_request(&request.head, conn.worker.random()) {
+        CorsDecision::Pass | CorsDecision::Allowed { .. } => return Verdict::Go,
+        CorsDecision::PreflightRefused => {}
+        CorsDecision::Preflight { origin, private_network } => {
+            for header in policy.preflight_headers(origin, private_network).iter() {
+                head.headers.append(header.name, header.value);
+            }
+        }
+    }
+    Verdict::Reply { head, body: Bytes::new() }
+}
+
+async fn fault(
+    policy: &FaultPolicy,
+    found: &Found<'_>,
+    request: &Request,
+    conn: &HttpConn,
+) -> Verdict {
+    let cluster = found.cluster.and_then(|cluster| cluster.resolve(&request.head));
+    let mut random = || conn.worker.random();
+    let decision = policy.decide(&request.head, cluster.unwrap_or_default(), &mut random);
+    if let Some(delay) = decision.delay {
+        tokio::time::sleep(delay).await;
+    }
+    let Some(kind) = decision.abort else { return Verdict::Go };
+    let text = match &policy.abort {
+        Some(abort) if !abort.body.is_empty() => &*abort.body,
+        _ => "fault filter abort",
+    };
+    let (head, body) = match kind {
+        AbortKind::Http(status) => {
+            let body = Bytes::copy_from_slice(text.as_bytes());
+            (rules::local_reply(status, body.len()), body)
+        }
+        AbortKind::Grpc(status) => {
+            let mut head = rules::grpc_reply(200, text, request.version);
+            head.headers.set("grpc-status", status.to_string());
+            (head, Bytes::new())
+        }
+    };
+    Verdict::Reply { head, body }
+}

@@ -1,0 +1,53 @@
+//! Requests of this proxy's own workload, and a gateway's requests into the mesh: the client's side
+//! of a call.
+//!
+//! What the application says about the mesh is not believed; the endpoint's proxy is told who
+//! calls, but only an endpoint that has a proxy, so that nothing leaks outside the mesh.
+
+use std::sync::Arc;
+
+use weft_http::{Known, RequestHead, ResponseHead};
+use weft_telemetry::trace::Side;
+use weft_telemetry::{PEER_METADATA, PEER_METADATA_ID, PeerInfo};
+use weft_traffic::{Endpoint, HttpConfig};
+
+use super::attempt::Guard;
+use super::conn::HttpConn;
+use super::request::Request;
+use super::trace;
+
+/// Begins or continues the trace.
+pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) {
+    trace::carry_on(&mut request.head, http, Side::Client, conn);
+}
+
+/// Tells the endpoint's proxy who calls; takes such claims off requests that go elsewhere.
+pub(crate) fn introduce(head: &mut RequestHead, endpoint: &Endpoint, conn: &HttpConn) {
+    if endpoint.istio_mtls() {
+        let node = &conn.worker.node;
+        head.headers.set(PEER_METADATA, conn.worker.pools.peers.own_metadata(node));
+        head.headers.set(PEER_METADATA_ID, &node.id);
+    } else {
+        head.headers.remove(PEER_METADATA);
+        head.headers.remove(PEER_METADATA_ID);
+    }
+}
+
+/// Takes the answering proxy's word about itself out of the response; else what the endpoint's
+/// configuration says of its workload.
+pub(crate) fn on_response(
+    head: &mut ResponseHead,
+    guard: &Guard,
+    conn: &HttpConn,
+) -> Option<Arc<PeerInfo>> {
+    let peers = &conn.worker.pools.peers;
+    let principal = guard.facts.session.peer_spiffe.as_ref();
+    let told = match head.headers.get_known(Known::XEnvoyPeerMetadata) {
+        // Without mTLS anybody could claim to be any workload.
+        Some(metadata) if guard.facts.session.mtls => Some(peers.from_header(metadata, principal)),
+        _ => None,
+    };
+    head.headers.remove(PEER_METADATA);
+    head.headers.remove(PEER_METADATA_ID);
+    told.or_else(|| peers.of_endpoint(&guard.picked.endpoint, principal))
+}

@@ -1,0 +1,170 @@
+//! What is recorded of a request: gathered on its way, counted exactly once at its end, whatever
+//! the end was.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use weft_telemetry::{
+    Amounts, Outcome, PeerInfo, Protocol, Reporter, RequestLabels, ResponseFlags, SecurityPolicy,
+    ServiceInfo,
+};
+use weft_traffic::listener::Direction;
+use weft_traffic::{Cluster, Endpoint};
+
+use super::conn::HttpConn;
+use super::exchange::Tally;
+use super::request::Request;
+use crate::error::ProxyError;
+
+/// One request's record.
+pub(crate) struct Record {
+    received: Instant,
+    protocol: Protocol,
+    flags: ResponseFlags,
+    /// The local reply's status, when there was one.
+    replied: Option<u16>,
+    pub(crate) tally: Tally,
+    pub(crate) attempts: Attempts,
+    pub(crate) response: Response,
+    source: Arc<PeerInfo>,
+    service: Option<Arc<ServiceInfo>>,
+}
+
+/// What the attempts left behind.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    pub(crate) count: u32,
+    /// The policy would have retried once more.
+    pub(crate) exhausted: bool,
+    /// The endpoint tried last.
+    pub(crate) host: Option<Arc<Endpoint>>,
+}
+
+/// What the upstream's response said.
+#[derive(Default)]
+pub(crate) struct Response {
+    /// 0: there was none.
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u8>,
+    /// Who answered, as far as known (outbound).
+    pub(crate) peer: Option<Arc<PeerInfo>>,
+}
+
+impl Record {
+    pub(crate) fn new(received: Instant, request: &Request, conn: &HttpConn) -> Self {
+        Self::of(received, if request.grpc { Protocol::Grpc } else { Protocol::Http }, conn)
+    }
+
+    /// For a request whose head could not be read.
+    pub(crate) fn unread(received: Instant, conn: &HttpConn) -> Self {
+        Self::of(received, Protocol::Http, conn)
+    }
+
+    fn of(received: Instant, protocol: Protocol, conn: &HttpConn) -> Self {
+        let peers = &conn.worker.pools.peers;
+        Self {
+            received,
+            protocol,
+            flags: ResponseFlags::NONE,
+            replied: None,
+            tally: Tally::default(),
+            attempts: Attempts::default(),
+            response: Response::default(),
+            source: match conn.direction() {
+                Direction::Inbound => peers.unknown(conn.peer_spiffe()),
+                Direction::Outbound | Direction::Gateway => peers.own(&conn.worker.node, true),
+            },
+            service: None,
+        }
+    }
+
+    /// The caller introduced itself.
+    pub(crate) fn called_by(&mut self, request: &Request, conn: &HttpConn) {
+        if let (Direction::Inbound, Some(caller)) = (conn.direction(), &request.caller) {
+            self.source = caller.clone();
+        }
+    }
+
+    /// The route was found.
+    pub(crate) fn calls(&mut self, cluster: &Cluster, request: &Request, conn: &HttpConn) {
+        let service = conn.worker.pools.peers.service(cluster, request.head.authority());
+        self.service = Some(service);
+    }
+
+    /// The request failed.
+    pub(crate) fn failed(&mut self, error: &ProxyError) {
+        self.flags = self.flags.with(flag(error.flag()));
+        if self.attempts.exhausted {
+            self.flags = self.flags.with(ResponseFlags::RETRY_LIMIT_EXCEEDED);
+        }
+        tracing::debug!(%error, attempts = self.attempts.count, "request failed");
+    }
+
+    /// A reply made here was sent.
+    pub(crate) fn replied(&mut self, status: u16, grpc_status: Option<u8>, bytes: u64) {
+        self.replied = Some(status);
+        self.response.grpc_status = grpc_status;
+        self.tally.response_bytes = bytes;
+    }
+
+    /// Counts the request.
+    pub(crate) fn finish(self, conn: &HttpConn) {
+        let peers = &conn.worker.pools.peers;
+        let grpc = self.protocol == Protocol::Grpc;
+        let code = self.replied.unwrap_or(self.response.status);
+        let grpc_status = self.tally.grpc_status.or(self.response.grpc_status);
+        let destination = match conn.direction() {
+            Direction::Inbound => peers.own(&conn.worker.node, conn.is_mtls()),
+            Direction::Outbound | Direction::Gateway => self.callee(conn),
+        };
+        let service = match &self.service {
+            Some(service) => service.clone(),
+            None => unknown_service(),
+        };
+        let labels = RequestLabels {
+            reporter: match conn.direction() {
+                Direction::Inbound => Reporter::Destination,
+                Direction::Outbound | Direction::Gateway => Reporter::Source,
+            },
+            source: &self.source,
+            destination: &destination,
+            service: &service,
+            protocol: self.protocol,
+            security: match (conn.direction(), conn.is_mtls()) {
+                (Direction::Inbound, true) => SecurityPolicy::MutualTls,
+                (Direction::Inbound, false) => SecurityPolicy::None,
+                (Direction::Outbound | Direction::Gateway, _) => SecurityPolicy::Unknown,
+            },
+        };
+        let outcome =
+            Outcome { code, grpc_status: if grpc { grpc_status } else { None }, flags: self.flags };
+        let amounts = Amounts {
+            duration: self.received.elapsed(),
+            request_bytes: self.tally.request_bytes,
+            response_bytes: self.tally.response_bytes,
+            ..Amounts::default()
+        };
+        conn.worker.metrics.request(&labels, outcome, &amounts);
+    }
+
+    /// Who answered, or who should have.
+    fn callee(&self, conn: &HttpConn) -> Arc<PeerInfo> {
+        let peers = &conn.worker.pools.peers;
+        match (&self.response.peer, &self.attempts.host) {
+            (Some(peer), _) => peer.clone(),
+            (None, Some(endpoint)) => {
+                peers.of_endpoint(endpoint, None).unwrap_or_else(PeerInfo::unknown)
+            }
+            (None, None) => PeerInfo::unknown(),
+        }
+    }
+}
+
+fn unknown_service() -> Arc<ServiceInfo> {
+    static UNKNOWN: std::sync::OnceLock<Arc<ServiceInfo>> = std::sync::OnceLock::new();
+    UNKNOWN.get_or_init(Arc::default).clone()
+}
+
+fn flag(name: &str) -> ResponseFlags {
+    ResponseFlags::from_name(name).unwrap_or(ResponseFlags::NONE)
+}

@@ -1,0 +1,306 @@
+//! The path of one request, for every version and direction. Read it beside
+//! `docs/life-of-a-request.md`: the steps of [`serve`] and [`answer`] are its chapters.
+//!
+//! What differs between inbound, outbound and gateway is in the three files of those names;
+//! retries are in `attempt`, moving bytes in `exchange`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use weft_http::h1::{Connection, Upgrade};
+use weft_http::{BodyLength, Method, RequestHead, Version, rules};
+use weft_telemetry::PeerInfo;
+use weft_traffic::headers::FormatContext;
+use weft_traffic::listener::Direction;
+use weft_traffic::route::{Found, HostRewrite, RouteResult};
+use weft_traffic::{Action, HttpConfig, RouteAction, Tables};
+
+use super::attempt::{self, Answered};
+use super::conn::HttpConn;
+use super::downstream::Downstream;
+use super::exchange::{Exchange, grpc_status};
+use super::record::Record;
+use super::{filter, gateway, inbound, local_reply, outbound, upgrade};
+use crate::error::{ErrorKind, ProxyError};
+use crate::upstream::Upstream;
+
+/// A request as its connection read it.
+pub(crate) struct Incoming {
+    pub(crate) head: RequestHead,
+    pub(crate) body: BodyLength,
+    pub(crate) connection: Connection,
+}
+
+/// A request on its way.
+pub(crate) struct Request {
+    pub(crate) head: RequestHead,
+    pub(crate) body: BodyLength,
+    pub(crate) connection: Connection,
+    /// The version the client spoke.
+    pub(crate) version: Version,
+    pub(crate) grpc: bool,
+    /// The client's address as far as it can be trusted.
+    pub(crate) client: IpAddr,
+    /// What the calling proxy said of its workload (inbound).
+    pub(crate) caller: Option<Arc<PeerInfo>>,
+    /// Hop-by-hop fields are gone.
+    pub(crate) stripped: bool,
+}
+
+/// Serves one request: answers it, or says why not, and records it exactly once.
+pub(crate) async fn serve(
+    down: &mut Downstream<'_>,
+    incoming: Incoming,
+    received: Instant,
+    conn: &HttpConn,
+) {
+    let mut request = Request::new(incoming, conn);
+    let mut record = Record::new(received, &request, conn);
+    if let Err(error) = answer(down, &mut request, &mut record, conn).await {
+        record.failed(&error);
+        if down.head_sent() || error.status() == 0 {
+            down.abort();
+        } else {
+            local_reply::error(down, &error, request.grpc, &mut record).await;
+        }
+    }
+    record.finish(conn);
+}
+
+/// Sanitize, match the route, run the filters, reach an endpoint, pass its response on.
+async fn answer(
+    down: &mut Downstream<'_>,
+    request: &mut Request,
+    record: &mut Record,
+    conn: &HttpConn,
+) -> Result<(), ProxyError> {
+    let tables = conn.worker.tables();
+    let http = conn.http_now(&tables);
+    sanitize(request, &http, conn)?;
+    record.called_by(request, conn);
+
+    let routes = tables.route_table(&http.routes).ok_or(ErrorKind::NoRoute)?;
+    let random = conn.worker.random();
+    let found = match routes.route(&request.head, random) {
+        RouteResult::Found(found) => found,
+        RouteResult::NoHost | RouteResult::NoRoute(_) => return Err(ErrorKind::NoRoute.into()),
+        RouteResult::RedirectToTls(_) => {
+            let location = weft_traffic::route::to_https(&request.head);
+            return local_reply::redirect(down, 301, &location, record).await;
+        }
+    };
+    let reply = filter::on_request(&http, &found, request, conn).await;
+    if let filter::Verdict::Reply { head, body } = reply {
+        return local_reply::send(down, head, body, record).await;
+    }
+    let action = match &found.route.action {
+        Action::Forward(action) => action,
+        Action::Redirect(redirect) => {
+            let location = redirect.location(found.route, &request.head);
+            return local_reply::redirect(down, redirect.status, &location, record).await;
+        }
+        Action::Direct { status, body } => {
+            let mut head = rules::local_reply(*status, body.len());
+            respond(&found, request, &mut head, conn);
+            return local_reply::send(down, head, body.clone(), record).await;
+        }
+        Action::NonForwarding => return Err(ErrorKind::NoRoute.into()),
+    };
+    allow_upgrade(request, action, &http)?;
+    let cluster = cluster(&tables, &found, action, request)?;
+    record.calls(&cluster, request, conn);
+    edit_request(&found, action, request, conn);
+
+    let timeouts = action.timeouts.for_request(
+        &request.head.headers,
+        request.grpc,
+        found.retry().and_then(|policy| policy.per_try_timeout),
+        conn.direction() != Direction::Gateway,
+    );
+    let repeatable = request.connection.upgrade.is_none();
+    let mut exchange = Exchange::new(down, &mut record.tally, timeouts, repeatable);
+    let forward = attempt::Forward { found, action, cluster: &cluster, conn };
+    let answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
+    deliver(answered, &forward, request, &mut exchange, &mut record.response).await
+}
+
+/// Response filters, then the response itself.
+async fn deliver(
+    answered: Answered,
+    forward: &attempt::Forward<'_>,
+    request: &Request,
+    exchange: &mut Exchange<'_, '_>,
+    response: &mut super::record::Response,
+) -> Result<(), ProxyError> {
+    let conn = forward.conn;
+    let Answered { mut upstream, answer, guard } = answered;
+    let mut head = answer.head;
+    let to = exchange.down.version();
+    rules::strip_response(&mut head.headers, &answer.connection, to);
+    response.peer = match conn.direction() {
+        Direction::Inbound => inbound::on_response(&mut head, request, conn),
+        Direction::Outbound | Direction::Gateway => outbound::on_response(&mut head, &guard, conn),
+    };
+    respond(&forward.found, request, &mut head, conn);
+    response.status = head.status;
+    if request.grpc {
+        response.grpc_status = grpc_status(&head.headers);
+    }
+    if head.status == 101 {
+        return switch_protocols(head, upstream, exchange).await;
+    }
+    // From here on the response can only be completed or cut.
+    exchange.settle();
+    exchange.down.send_head(&mut head, answer.body)?;
+    exchange.relay(&mut upstream).await?;
+    guard.finish();
+    upstream.finish();
+    Ok(())
+}
+
+async fn switch_protocols(
+    mut head: weft_http::ResponseHead,
+    mut upstream: Upstream,
+    exchange: &mut Exchange<'_, '_>,
+) -> Result<(), ProxyError> {
+    let (Downstream::H1(down), Upstream::H1(up)) = (&mut *exchange.down, &mut upstream) else {
+        return Err(ErrorKind::UpstreamProtocol.into());
+    };
+    down.send_head(&mut head, BodyLength::None);
+    // A tunnel has no message to be incomplete: however it ends, it has ended.
+    let ended = upgrade::tunnel(down.wire(), up.wire(), exchange.tally).await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "tunnel ended");
+    }
+    down.abort();
+    Ok(())
+}
+
+impl Request {
+    fn new(incoming: Incoming, conn: &HttpConn) -> Self {
+        let Incoming { head, body, connection } = incoming;
+        Self {
+            version: head.version,
+            grpc: rules::is_grpc(&head.headers),
+            client: conn.context.peer.ip(),
+            caller: None,
+            stripped: false,
+            head,
+            body,
+            connection,
+        }
+    }
+}
+
+/// Makes the head say only what may be believed. What that is depends on the direction.
+fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result<(), ProxyError> {
+    if request.head.method == Method::Connect && !http.connect {
+        return Err(ErrorKind::UpgradeRefused.into());
+    }
+    match conn.direction() {
+        Direction::Inbound => inbound::sanitize(request, http, conn),
+        Direction::Outbound => outbound::sanitize(request, http, conn),
+        Direction::Gateway => gateway::sanitize(request, http, conn),
+    }
+    Ok(())
+}
+
+/// An upgrade goes through only where the configuration names it; one we do not know is not
+/// passed on, and the request is then an ordinary one (RFC 9110 §7.8).
+fn allow_upgrade(
+    request: &mut Request,
+    action: &RouteAction,
+    http: &HttpConfig,
+) -> Result<(), ProxyError> {
+    match request.connection.upgrade {
+        None => Ok(()),
+        Some(Upgrade::WebSocket) if action.websocket.unwrap_or(http.websocket) => Ok(()),
+        Some(Upgrade::WebSocket) => Err(ErrorKind::UpgradeRefused.into()),
+        Some(Upgrade::Other) => {
+            request.connection.upgrade = None;
+            Ok(())
+        }
+    }
+}
+
+fn cluster(
+    tables: &Tables,
+    found: &Found<'_>,
+    action: &RouteAction,
+    request: &Request,
+) -> Result<Arc<weft_traffic::Cluster>, ProxyError> {
+    let name = found.cluster.and_then(|cluster| cluster.resolve(&request.head));
+    match name.and_then(|name| tables.cluster(name)) {
+        Some(cluster) => Ok(cluster.clone()),
+        None => Err(match action.cluster_not_found_status {
+            503 => ErrorKind::NoCluster.into(),
+            status => ErrorKind::NoClusterWith(status).into(),
+        }),
+    }
+}
+
+/// The route's edits, then its rewrites: an edit may read what the client sent.
+fn edit_request(found: &Found<'_>, action: &RouteAction, request: &mut Request, conn: &HttpConn) {
+    let mut edits = found.request_edits().filter(|edits| !edits.is_empty()).peekable();
+    if edits.peek().is_some() {
+        let context = format_context(found, request, conn);
+        edits.for_each(|edits| edits.apply_request(&mut request.head, &context));
+    }
+    let head = &mut request.head;
+    if let (Some(rewrite), weft_http::Target::Path(path)) = (&action.path_rewrite, &head.target) {
+        let rewritten = rewrite.apply(found.route, path);
+        head.target = weft_http::Target::Path(rewritten);
+    }
+    let host = match found.cluster.and_then(|cluster| cluster.host_rewrite) {
+        Some(host) => Some(host.clone()),
+        None => match &action.host_rewrite {
+            Some(HostRewrite::Literal(host)) => Some(host.clone()),
+            Some(HostRewrite::Header(name)) => head.headers.get_bytes(&**name),
+            Some(HostRewrite::Path(substitution)) => Some(substitution.replace(head.path()).into()),
+            // The endpoint's name is known once it is chosen.
+            Some(HostRewrite::Auto) | None => None,
+        },
+    };
+    if let Some(host) = host {
+        if action.append_x_forwarded_host && !head.authority().is_empty() {
+            let old = head.authority.clone().unwrap_or_default();
+            head.headers.append("x-forwarded-host", old);
+        }
+        head.authority = Some(host);
+    }
+}
+
+fn respond(
+    found: &Found<'_>,
+    request: &Request,
+    head: &mut weft_http::ResponseHead,
+    conn: &HttpConn,
+) {
+    filter::on_response(found, request, head);
+    let mut edits = found.response_edits().filter(|edits| !edits.is_empty()).peekable();
+    if edits.peek().is_some() {
+        let context = format_context(found, request, conn);
+        let headers = &mut head.headers;
+        edits.for_each(|edits| edits.apply_response(headers, Some(&request.head), &context));
+    }
+}
+
+fn format_context<'a>(
+    found: &Found<'a>,
+    request: &Request,
+    conn: &'a HttpConn,
+) -> FormatContext<'a> {
+    let context = &conn.context;
+    FormatContext {
+        downstream_remote: Some((request.client, context.peer.port()).into()),
+        downstream_direct_remote: Some(context.peer),
+        downstream_local: Some(context.local),
+        upstream_cluster: found.cluster.and_then(|cluster| cluster.name).map(|name| &**name),
+        route_name: Some(&found.route.name),
+        server_name: context.sni.as_deref(),
+        peer_uri_san: conn.peer_spiffe().map(|id| &**id),
+        start_time: Some(SystemTime::now()),
+        ..FormatContext::default()
+    }
+}

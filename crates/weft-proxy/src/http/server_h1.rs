@@ -1,0 +1,330 @@
+//! HTTP/1 towards clients: one loop per connection, one request at a time.
+//!
+//! ```text
+//! idle ── bytes ──▶ head ── whole ──▶ request path ── done ──▶ idle
+//!   │ timeout, drain   │ bad, slow         │ cut, close
+//!   ▼                  ▼ 4xx               ▼
+//! close ◀───────── lingering close ◀───────┘
+//! ```
+//! Owns keep-alive, pipelining, response framing for the client and how the connection ends. An
+//! idle connection holds no buffer and no request state. Must not know routes or upstreams.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::time::Sleep;
+use weft_http::h1::{self, Limits, ParseError, Parsed, write_response};
+use weft_http::{BodyLength, Frame, Method, ResponseHead, Scheme, Version, rules};
+
+use super::conn::HttpConn;
+use super::downstream::Downstream;
+use super::h1_body::{BodyError, H1};
+use super::local_reply;
+use super::request::{self, Incoming};
+use crate::error::{ErrorKind, ProxyError};
+use crate::net::Io;
+
+/// How an HTTP/2 client without ALPN opens (RFC 9113 §3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A client must finish its head within this, unless the listener says otherwise.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a closed connection is read so that our last response is not lost to a reset.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much is read and thrown away meanwhile.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// A connection that has been idle this long when the process drains is closed at once.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// No idle limit: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// One client connection and the message under way on it.
+pub(crate) struct H1Server {
+    h1: H1,
+    version: Version,
+    method: Method,
+    /// The client would take another response after this one, and so would we.
+    keep_alive: bool,
+    head_sent: bool,
+    aborted: bool,
+    requests: u32,
+}
+
+/// Serves the connection until it ends.
+pub(crate) async fn serve(io: Io, conn: Rc<HttpConn>) {
+    run(io, conn, false).await;
+}
+
+/// Serves the connection until it ends, unless it opens as HTTP/2: then gives it back with what
+/// was read of it.
+pub(crate) async fn serve_unless_h2(io: Io, conn: Rc<HttpConn>) -> Option<(Io, BytesMut)> {
+    run(io, conn, true).await
+}
+
+async fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> Option<(Io, BytesMut)> {
+    let mut server = H1Server::new(io, conn.h1_limits());
+    let idle_limit = conn.http.timeouts.idle.unwrap_or(FOREVER);
+    let draining = pin!(conn.worker.drain.draining());
+    let timer = pin!(tokio::time::sleep(idle_limit));
+    let mut watch = IdleWatch { draining, drained: false, timer, limit: idle_limit };
+    if detect && server.wait_for_request(&mut watch).await && server.opens_h2().await {
+        return Some(server.h1.wire.into_parts());
+    }
+    while server.wait_for_request(&mut watch).await {
+        // Boxed so that an idle connection is only the state above.
+        if !Box::pin(server.serve_one(&conn)).await {
+            break;
+        }
+    }
+    server.close().await;
+    None
+}
+
+impl H1Server {
+    pub(crate) fn new(io: Io, limits: Limits) -> Self {
+        Self {
+            h1: H1::new(io, limits),
+            version: Version::H11,
+            method: Method::Get,
+            keep_alive: true,
+            head_sent: false,
+            aborted: false,
+            requests: 0,
+        }
+    }
+
+    /// Whether the client opens with the HTTP/2 preface; reads on while that is undecided.
+    async fn opens_h2(&mut self) -> bool {
+        let wire = &mut self.h1.wire;
+        let decide = poll_fn(|cx| {
+            loop {
+                let seen = wire.input.len().min(H2_PREFACE.len());
+                if wire.input[..seen] != H2_PREFACE[..seen] {
+                    return Poll::Ready(false);
+                }
+                if seen == H2_PREFACE.len() {
+                    return Poll::Ready(true);
+                }
+                if !matches!(ready!(wire.poll_fill(cx)), Ok(true)) {
+                    return Poll::Ready(false);
+                }
+            }
+        });
+        tokio::time::timeout(HEAD_TIMEOUT, decide).await.unwrap_or(false)
+    }
+
+    /// Waits for the first bytes of a request. False: the connection is to be closed.
+    async fn wait_for_request<D: Future<Output = ()>>(
+        &mut self,
+        watch: &mut IdleWatch<'_, D>,
+    ) -> bool {
+        if !self.h1.wire.input.is_empty() {
+            return true;
+        }
+        let since = Instant::now();
+        poll_fn(|cx| match self.h1.wire.poll_fill(cx) {
+            Poll::Ready(result) => Poll::Ready(result.unwrap_or(false)),
+            Poll::Pending => {
+                self.h1.wire.release_buffers();
+                watch.poll_leave(cx, since).map(|()| false)
+            }
+        })
+        .await
+    }
+
+    /// Reads one request and answers it. False: the connection is to be closed.
+    async fn serve_one(&mut self, conn: &HttpConn) -> bool {
+        let received = Instant::now();
+        self.head_sent = false;
+        self.requests = self.requests.saturating_add(1);
+        match self.read_head(conn).await {
+            Ok(Some(incoming)) => {
+                request::serve(&mut Downstream::H1(self), incoming, received, conn).await;
+            }
+            Ok(None) => return false,
+            Err(error) => {
+                self.keep_alive = false;
+                local_reply::refuse(&mut Downstream::H1(self), error, received, conn).await;
+            }
+        }
+        self.keep_alive && !self.aborted && self.h1.input_done() && self.h1.output_done()
+    }
+
+    async fn read_head(&mut self, conn: &HttpConn) -> Result<Option<Incoming>, ProxyError> {
+        // Nearly always the whole head is here already; only a slow one costs a timer.
+        if let Some(incoming) = self.parse_head(conn)? {
+            return Ok(Some(incoming));
+        }
+        let timeout = conn.http.timeouts.request_headers.unwrap_or(HEAD_TIMEOUT);
+        let read = poll_fn(|cx| {
+            loop {
+                match ready!(self.h1.wire.poll_fill(cx)) {
+                    Ok(true) => {}
+                    // Leaving between requests, or in the middle of a head, is nobody's error.
+                    Ok(false) | Err(_) => return Poll::Ready(Ok(None)),
+                }
+                if let Some(incoming) = self.parse_head(conn)? {
+                    return Poll::Ready(Ok(Some(incoming)));
+                }
+            }
+        });
+        match tokio::time::timeout(timeout, read).await {
+            Ok(read) => read,
+            Err(_) => Err(ErrorKind::DownstreamTimeout.into()),
+        }
+    }
+
+    fn parse_head(&mut self, conn: &HttpConn) -> Result<Option<Incoming>, ProxyError> {
+        let limits = self.h1.limits().clone();
+        let parsed = h1::parse_request(&mut self.h1.wire.input, &limits);
+        let (mut head, body, connection) = match parsed {
+            Ok(Parsed::Complete(parsed)) => parsed,
+            Ok(Parsed::Partial) => return Ok(None),
+            Err(error) => return Err(refused(error)),
+        };
+        if conn.is_tls() {
+            head.scheme = Scheme::Https;
+        }
+        self.version = head.version;
+        self.method = head.method.clone();
+        self.keep_alive = connection.keep_alive && conn.keep_alive(self.requests);
+        self.h1.start_input(body);
+        Ok(Some(Incoming { head, body, connection }))
+    }
+
+    /// Ends the connection. When the client may still be sending, reads on for a moment: closing
+    /// a socket with unread bytes resets it, and the reset can overtake our last response.
+    async fn close(mut self) {
+        let unread = !self.h1.input_done() || !self.h1.wire.input.is_empty();
+        let closing = async {
+            let _ = poll_fn(|cx| self.h1.wire.poll_flush(cx)).await;
+            let _ = poll_fn(|cx| self.h1.wire.poll_shutdown(cx)).await;
+            let mut left = LINGER_BYTES_MAX;
+            while unread && !self.aborted && left > 0 {
+                left = left.saturating_sub(self.h1.wire.input.len());
+                self.h1.wire.input.clear();
+                match poll_fn(|cx| self.h1.wire.poll_fill(cx)).await {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER_TIMEOUT, closing).await;
+    }
+
+    /// Takes the connection's bytes for a tunnel; nothing else may use it afterwards.
+    pub(crate) fn wire(&mut self) -> &mut super::wire::Wire {
+        self.keep_alive = false;
+        &mut self.h1.wire
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame, ProxyError>>> {
+        self.h1.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(body_error)))
+    }
+
+    pub(crate) fn input_done(&self) -> bool {
+        self.h1.input_done()
+    }
+
+    pub(crate) fn send_informational(&mut self, head: &mut ResponseHead) {
+        if self.version == Version::H11 {
+            head.version = Version::H11;
+            write_response(head, BodyLength::None, &mut self.h1.wire.output);
+        }
+    }
+
+    /// The response is framed for this client whatever framing it came with (RFC 9112 §6).
+    pub(crate) fn send_head(&mut self, head: &mut ResponseHead, body: BodyLength) {
+        let framing = rules::response_framing(&self.method, head.status, body, self.version);
+        head.version = self.version;
+        self.keep_alive &= !framing.close;
+        if head.status != 101 {
+            rules::set_connection(&mut head.headers, self.version, self.keep_alive);
+        }
+        write_response(head, framing.length, &mut self.h1.wire.output);
+        self.h1.start_output(framing.length);
+        self.head_sent = true;
+    }
+
+    pub(crate) fn head_sent(&self) -> bool {
+        self.head_sent
+    }
+
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        self.h1.poll_ready(cx).map_err(ProxyError::disconnect)
+    }
+
+    pub(crate) fn send(&mut self, frame: Frame) -> Result<(), ProxyError> {
+        // Only an upstream whose body contradicts its own head gets here.
+        self.h1.send(frame).map_err(|e| ProxyError::new(ErrorKind::UpstreamProtocol).with_source(e))
+    }
+
+    pub(crate) fn end(&mut self) -> Result<(), ProxyError> {
+        self.h1.end().map_err(|e| ProxyError::new(ErrorKind::UpstreamProtocol).with_source(e))
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        self.h1.wire.poll_flush(cx).map_err(ProxyError::disconnect)
+    }
+
+    pub(crate) fn abort(&mut self) {
+        self.aborted = true;
+    }
+
+    /// The request body will not be read: what of it has arrived is thrown away, and if that was
+    /// not all the connection cannot carry another request.
+    pub(crate) fn give_up_input(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(Ok(_))) = self.h1.poll_frame(cx) {}
+        self.keep_alive &= self.h1.input_done();
+    }
+}
+
+/// When an idle connection should go: idle timeout, or drain. One timer serves the connection's
+/// whole life; it is moved only when it fires, so a request costs no timer operation.
+struct IdleWatch<'p, D> {
+    draining: Pin<&'p mut D>,
+    drained: bool,
+    timer: Pin<&'p mut Sleep>,
+    limit: Duration,
+}
+
+impl<D: Future<Output = ()>> IdleWatch<'_, D> {
+    /// Ready when a connection idle since `since` should be closed.
+    fn poll_leave(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<()> {
+        if !self.drained && self.draining.as_mut().poll(cx).is_ready() {
+            self.drained = true;
+            self.limit = self.limit.min(DRAIN_IDLE);
+            self.timer.as_mut().reset((since + self.limit).into());
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let due = since + self.limit;
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due.into());
+        }
+    }
+}
+
+fn refused(error: ParseError) -> ProxyError {
+    ProxyError::new(ErrorKind::DownstreamProtocol(error.status())).with_source(error)
+}
+
+fn body_error(error: BodyError) -> ProxyError {
+    match error {
+        BodyError::Io(error) => ProxyError::disconnect(error),
+        BodyError::Parse(ParseError::Truncated) => ProxyError::disconnect(ParseError::Truncated),
+        BodyError::Parse(error) => refused(error),
+    }
+}

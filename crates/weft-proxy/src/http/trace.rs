@@ -1,0 +1,31 @@
+//! Request id and trace context on the way through: taken over, begun where there is none, and
+//! handed on. Spans are not reported yet; sampling is decided and announced all the same, so that
+//! applications and other proxies agree.
+
+use weft_http::{Known, RequestHead};
+use weft_telemetry::trace::{Context, REQUEST_ID, Sampling, Side};
+use weft_traffic::HttpConfig;
+
+use super::conn::HttpConn;
+
+/// Writes the context that the request goes on with into its head.
+pub(crate) fn carry_on(head: &mut RequestHead, http: &HttpConfig, side: Side, conn: &HttpConn) {
+    let incoming = Context::extract(|name| head.headers.get(name));
+    let Some(tracing) = &http.tracing else {
+        if http.request_id.generate && incoming.request_id.is_none() {
+            let context = Context::next(incoming, side, Sampling::NEVER, || conn.worker.random());
+            head.headers.set(REQUEST_ID, &context.request_id);
+        }
+        return;
+    };
+    let complete = incoming.ids.is_some() && incoming.sampled.is_some();
+    let has_id = head.headers.get_known(Known::XRequestId).is_some_and(|id| !id.is_empty());
+    if side == Side::Server && complete && has_id {
+        // The server shares the client's span: there is nothing to change.
+        return;
+    }
+    let percent = tracing.random_sampling.min(tracing.overall_sampling);
+    let context =
+        Context::next(incoming, side, Sampling::percent(percent), || conn.worker.random());
+    context.inject(|name, value| head.headers.set(name, value));
+}

@@ -1,0 +1,127 @@
+//! One HTTP/1 connection as bytes: the stream, what was read and not parsed, what is written and
+//! not sent. Both sides of the proxy use it. Owns buffer sizes; must not know messages.
+//!
+//! Per turn there is one read and one vectored write. The read buffer grows with what the peer
+//! sends at once, so that large bodies move in large reads, and goes back when the connection idles.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
+use weft_http::h1::OutBuf;
+
+use crate::net::Io;
+
+/// First read of a message: a head and a small body fit. Bytes.
+const FILL_BYTES_MIN: usize = 8 * 1024;
+/// Largest read. With 16 KiB reads a 64 KiB body cost three times the CPU. Bytes.
+const FILL_BYTES_MAX: usize = 128 * 1024;
+/// Output held back before a turn must flush; more waits in the source. Bytes.
+const OUT_BYTES_MAX: usize = 256 * 1024;
+/// Slices of one vectored write; the kernel takes up to 1024.
+const SLICES_MAX: usize = 64;
+
+/// A byte stream with its buffers.
+pub(crate) struct Wire {
+    io: Io,
+    /// Read and not yet parsed.
+    pub(crate) input: BytesMut,
+    /// Written and not yet sent.
+    pub(crate) output: OutBuf,
+    fill_bytes: usize,
+    input_ended: bool,
+    /// Bytes the socket has taken since [`Wire::start_message`].
+    sent_bytes: u64,
+}
+
+impl Wire {
+    pub(crate) fn new(io: Io) -> Self {
+        Self {
+            io,
+            input: BytesMut::new(),
+            output: OutBuf::new(),
+            fill_bytes: FILL_BYTES_MIN,
+            input_ended: false,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Bytes the socket has taken since the last call of [`Wire::start_message`].
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    /// Starts counting sent bytes anew.
+    pub(crate) fn start_message(&mut self) {
+        self.sent_bytes = 0;
+    }
+
+    pub(crate) fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    /// Takes the stream and what was read from it.
+    pub(crate) fn into_parts(self) -> (Io, BytesMut) {
+        (self.io, self.input)
+    }
+
+    /// Whether the peer has finished sending.
+    pub(crate) fn input_ended(&self) -> bool {
+        self.input_ended
+    }
+
+    /// Whether another frame may be queued before flushing.
+    pub(crate) fn has_room(&self) -> bool {
+        self.output.len() < OUT_BYTES_MAX
+    }
+
+    /// Reads once into `input`. `Ok(false)` is the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.input_ended {
+            return Poll::Ready(Ok(false));
+        }
+        if self.input.capacity() - self.input.len() < self.fill_bytes / 2 {
+            self.input.reserve(self.fill_bytes);
+        }
+        let spare = self.input.capacity() - self.input.len();
+        let count = ready!(self.io.poll_read_bytes(cx, &mut self.input))?;
+        if count == 0 {
+            self.input_ended = true;
+        } else if count == spare {
+            self.fill_bytes = (self.fill_bytes * 4).min(FILL_BYTES_MAX);
+        }
+        Poll::Ready(Ok(count > 0))
+    }
+
+    /// Sends everything in `output`.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.output.io_slices(&mut slices);
+            let stream = Pin::new(&mut self.io);
+            let sent = ready!(stream.poll_write_vectored(cx, &slices[..count]))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.consume(sent);
+            self.sent_bytes += sent as u64;
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// Gives the buffers back; call when nothing is expected soon.
+    pub(crate) fn release_buffers(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.output.release();
+        self.fill_bytes = FILL_BYTES_MIN;
+    }
+}

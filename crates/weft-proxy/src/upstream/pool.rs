@@ -1,0 +1,397 @@
+//! This worker's connections to endpoints: idle HTTP/1 ones and shared HTTP/2 ones.
+//!
+//! Connections are keyed by address and TLS identity, not by configuration objects, so a changed
+//! table keeps them. A sweep closes what idled too long; an endpoint without connections leaves
+//! nothing behind. Must not know requests.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore};
+use weft_http::Version;
+use weft_traffic::circuit::{Circuit, Permit, Resource};
+use weft_traffic::cluster::{Transport, UpstreamProtocol};
+use weft_traffic::tls::UpstreamTls;
+use weft_traffic::{Cluster, Endpoint};
+
+use super::Upstream;
+use super::connect::{Connected, Negotiated, connect};
+use super::endpoints::CxGuard;
+use super::h1::{H1Connection, IdleH1};
+use super::h2::H2Connection;
+use crate::error::{ErrorKind, ProxyError};
+use crate::http::peers::Peers;
+use crate::worker::Worker;
+
+/// Idle limit towards endpoints that may be applications, which often close after 5 s.
+const IDLE_APPLICATION: Duration = Duration::from_secs(3);
+/// Idle limit towards sidecars, which keep connections for an hour.
+const IDLE_SIDECAR: Duration = Duration::from_secs(60);
+/// What Envoy means by an unset idle timeout: not a choice anybody made.
+const IDLE_UNSET: Duration = Duration::from_secs(3600);
+/// Below this an idle connection is trusted without a look at the socket: the reactor has turned
+/// since, and a look is a system call on every request.
+const TRUST_FOR: Duration = Duration::from_millis(1);
+/// Idle HTTP/1 connections kept per endpoint.
+const IDLE_MAX: usize = 1024;
+/// How often idle connections are looked at.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// All pools of one worker.
+#[derive(Default)]
+pub struct Pools {
+    /// Who is at the other end of them.
+    pub(crate) peers: Peers,
+    clusters: RefCell<HashMap<Arc<str>, Rc<ClusterPool>>>,
+    sweeping: Cell<bool>,
+}
+
+/// The connections to one cluster.
+#[derive(Default)]
+struct ClusterPool {
+    hosts: RefCell<HashMap<HostKey, Rc<HostPool>>>,
+    /// TLS identities seen, by content; an index into it stands for one in keys.
+    identities: RefCell<Vec<Arc<UpstreamTls>>>,
+    /// Told whenever a connection came back or went away.
+    freed: Rc<Notify>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct HostKey {
+    address: SocketAddr,
+    /// 0: plain; else 1 + index of the identity.
+    identity: usize,
+}
+
+/// The connections to one endpoint.
+pub(crate) struct HostPool {
+    idle: RefCell<Vec<IdleH1>>,
+    shared: RefCell<Vec<Rc<SharedH2>>>,
+    /// One HTTP/2 connection is opened at a time; others wait to share it.
+    opening: Semaphore,
+    /// Counts failed openings, so that those who waited for one fail with it.
+    failures: Cell<u32>,
+    /// What ALPN chose last time.
+    speaks_h2: Cell<Option<bool>>,
+    idle_limit: Cell<Duration>,
+    requests_max: Cell<Option<u32>>,
+    freed: Rc<Notify>,
+}
+
+struct SharedH2 {
+    connection: H2Connection,
+    facts: Rc<ConnectionFacts>,
+}
+
+/// What stays known of a connection for as long as it carries requests.
+pub(crate) struct ConnectionFacts {
+    pub(crate) session: Negotiated,
+    pub(crate) active: CxGuard,
+}
+
+/// The right to one connection of the cluster; tells those who wait when it ends.
+pub(crate) struct ConnectionPermit {
+    _permit: Permit,
+    freed: Weak<Notify>,
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        if let Some(freed) = self.freed.upgrade() {
+            freed.notify_one();
+        }
+    }
+}
+
+/// Which version to speak to an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    H1,
+    H2,
+    /// What ALPN chooses.
+    Negotiated,
+}
+
+impl Pools {
+    /// A connection to `endpoint` for one request from a client that speaks `downstream`.
+    /// `priority` 1 has the cluster's high-priority limits.
+    pub(crate) async fn open(
+        &self,
+        worker: &Rc<Worker>,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        downstream: Version,
+        priority: usize,
+    ) -> Result<Opened, ProxyError> {
+        let pool = self.cluster(cluster);
+        let host = pool.host(cluster, endpoint)?;
+        let wanted = wanted(cluster.config.http.protocol, downstream);
+        if let Some(ready) = host.reuse(wanted).await {
+            return Ok(ready);
+        }
+        let circuit = worker.balancers.circuit(cluster, priority, worker.now());
+        let opening = Opening { worker, cluster, endpoint, wanted, circuit };
+        // Boxed: the rare case must not make every request's state as large as a handshake.
+        Box::pin(pool.open_new(opening, host)).await
+    }
+
+    fn cluster(&self, cluster: &Cluster) -> Rc<ClusterPool> {
+        if let Some(pool) = self.clusters.borrow().get(&cluster.name) {
+            return pool.clone();
+        }
+        let pool = Rc::new(ClusterPool::default());
+        self.clusters.borrow_mut().insert(cluster.name.clone(), pool.clone());
+        pool
+    }
+
+    /// Closes what idled too long and forgets what is empty. False: nothing is left to sweep.
+    fn sweep(&self, now: Instant) -> bool {
+        let mut left = false;
+        for pool in self.clusters.borrow().values() {
+            pool.hosts.borrow_mut().retain(|_, host| {
+                host.sweep(now);
+                let keep = Rc::strong_count(host) > 1 || !host.is_empty();
+                left |= keep;
+                keep
+            });
+        }
+        left
+    }
+
+    /// Starts the sweep if it is not running; it ends by itself when no connection is left.
+    fn ensure_sweep(&self, worker: &Rc<Worker>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        let worker = Rc::downgrade(worker);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP_PERIOD).await;
+                let Some(worker) = worker.upgrade() else { return };
+                if !worker.pools.sweep(Instant::now()) {
+                    worker.pools.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// What a new connection is for.
+struct Opening<'o> {
+    worker: &'o Rc<Worker>,
+    cluster: &'o Cluster,
+    endpoint: &'o Endpoint,
+    wanted: Wanted,
+    circuit: Rc<Circuit>,
+}
+
+impl ClusterPool {
+    async fn open_new(
+        &self,
+        opening: Opening<'_>,
+        host: Rc<HostPool>,
+    ) -> Result<Opened, ProxyError> {
+        let Opening { worker, wanted, circuit, .. } = &opening;
+        let _pending = circuit.acquire(Resource::Pending).ok_or(ErrorKind::Overflow)?;
+        let mut turn = None;
+        if host.expects_h2(*wanted) {
+            let failures = host.failures.get();
+            turn = host.opening.acquire().await.ok();
+            if let Some(ready) = host.reuse(*wanted).await {
+                return Ok(ready);
+            }
+            if host.failures.get() != failures {
+                return Err(ErrorKind::ConnectFailed.into());
+            }
+        }
+        let permit = loop {
+            // Armed before looking, so that no notification is missed.
+            let freed = self.freed.notified();
+            match circuit.acquire(Resource::Connections) {
+                Some(permit) => break permit,
+                None if self.close_one_idle() => continue,
+                None => freed.await,
+            }
+            if let Some(ready) = host.reuse(*wanted).await {
+                return Ok(ready);
+            }
+        };
+        let permit = ConnectionPermit { _permit: permit, freed: Rc::downgrade(&self.freed) };
+        let opened = host.connect(&opening, permit).await;
+        if opened.is_err() {
+            host.failures.set(host.failures.get().wrapping_add(1));
+        }
+        drop(turn);
+        worker.pools.ensure_sweep(worker);
+        opened
+    }
+
+    /// Makes room below the connection limit when another endpoint's connection lies idle.
+    fn close_one_idle(&self) -> bool {
+        self.hosts.borrow().values().any(|host| host.idle.borrow_mut().pop().is_some())
+    }
+
+    fn host(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<Rc<HostPool>, ProxyError> {
+        let address = endpoint.socket_addr().ok_or(ErrorKind::NoHealthyUpstream)?;
+        let identity = match cluster.transport(endpoint) {
+            Transport::Plain => 0,
+            Transport::Tls(tls) => 1 + self.identity(tls),
+        };
+        let key = HostKey { address, identity };
+        if let Some(host) = self.hosts.borrow().get(&key) {
+            return Ok(host.clone());
+        }
+        let http = &cluster.config.http;
+        let default = if endpoint.istio_mtls() { IDLE_SIDECAR } else { IDLE_APPLICATION };
+        let host = Rc::new(HostPool {
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            opening: Semaphore::new(1),
+            failures: Cell::new(0),
+            speaks_h2: Cell::new(None),
+            idle_limit: Cell::new(match http.idle_timeout {
+                Some(limit) if limit != IDLE_UNSET => limit,
+                _ => default,
+            }),
+            requests_max: Cell::new(http.requests_per_connection_max),
+            freed: self.freed.clone(),
+        });
+        self.hosts.borrow_mut().insert(key, host.clone());
+        Ok(host)
+    }
+
+    fn identity(&self, tls: &Arc<UpstreamTls>) -> usize {
+        let mut known = self.identities.borrow_mut();
+        let same = known.iter().position(|one| Arc::ptr_eq(one, tls));
+        if let Some(index) = same.or_else(|| known.iter().position(|one| **one == **tls)) {
+            // The newest object is compared by pointer next time.
+            known[index] = tls.clone();
+            return index;
+        }
+        known.push(tls.clone());
+        known.len() - 1
+    }
+}
+
+/// A connection ready for one request.
+pub(crate) struct Opened {
+    pub(crate) upstream: Upstream,
+    pub(crate) facts: Rc<ConnectionFacts>,
+}
+
+impl HostPool {
+    pub(crate) fn requests_max(&self) -> Option<u32> {
+        self.requests_max.get()
+    }
+
+    /// Takes a connection back after a request.
+    pub(crate) fn put_back(&self, connection: IdleH1) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < IDLE_MAX {
+            idle.push(connection);
+        }
+        drop(idle);
+        self.freed.notify_one();
+    }
+
+    /// A connection that is there already.
+    async fn reuse(self: &Rc<Self>, wanted: Wanted) -> Option<Opened> {
+        match self.expects_h2(wanted) {
+            true => self.reuse_h2().await,
+            false => self.reuse_h1(),
+        }
+    }
+
+    fn reuse_h1(self: &Rc<Self>) -> Option<Opened> {
+        let now = Instant::now();
+        loop {
+            let mut idle = self.idle.borrow_mut().pop()?;
+            let fresh = idle.idle_for(now) < TRUST_FOR;
+            if idle.is_stale(now, self.idle_limit.get()) || !(fresh || idle.is_good()) {
+                continue;
+            }
+            let connection = idle.into_connection();
+            let facts = connection.facts().clone();
+            return Some(Opened { upstream: Upstream::H1(connection.start(self.clone())), facts });
+        }
+    }
+
+    async fn reuse_h2(&self) -> Option<Opened> {
+        loop {
+            let shared = {
+                let mut all = self.shared.borrow_mut();
+                all.retain(|shared| !shared.connection.is_closed());
+                let requests_max = self.requests_max.get();
+                all.iter().find(|shared| shared.connection.has_room(requests_max))?.clone()
+            };
+            let mut client = shared.connection.start();
+            // A connection that is going away says so here; then the next one is tried.
+            if poll_fn(|cx| client.poll_open(cx)).await.is_ok() {
+                let facts = shared.facts.clone();
+                return Some(Opened { upstream: Upstream::H2(client), facts });
+            }
+        }
+    }
+
+    /// Whether the endpoint's connections are shared.
+    fn expects_h2(&self, wanted: Wanted) -> bool {
+        match wanted {
+            Wanted::H1 => false,
+            Wanted::H2 => true,
+            Wanted::Negotiated => self.speaks_h2.get() == Some(true),
+        }
+    }
+
+    async fn connect(
+        self: &Rc<Self>,
+        opening: &Opening<'_>,
+        permit: ConnectionPermit,
+    ) -> Result<Opened, ProxyError> {
+        let Opening { worker, cluster, endpoint, wanted, .. } = opening;
+        let Connected { io, session, active } = connect(worker, cluster, endpoint).await?;
+        let h2 = match wanted {
+            Wanted::H1 => false,
+            Wanted::H2 => true,
+            Wanted::Negotiated => session.alpn.as_deref() == Some("h2"),
+        };
+        self.speaks_h2.set(Some(h2));
+        let facts = Rc::new(ConnectionFacts { session, active });
+        if !h2 {
+            let connection = H1Connection::new(io, facts.clone(), permit);
+            return Ok(Opened { upstream: Upstream::H1(connection.start(self.clone())), facts });
+        }
+        let connection = H2Connection::open(io, &cluster.config.http, permit).await?;
+        let mut client = connection.start();
+        self.shared.borrow_mut().push(Rc::new(SharedH2 { connection, facts: facts.clone() }));
+        poll_fn(|cx| client.poll_open(cx)).await?;
+        Ok(Opened { upstream: Upstream::H2(client), facts })
+    }
+
+    fn sweep(&self, now: Instant) {
+        let limit = self.idle_limit.get();
+        self.idle.borrow_mut().retain_mut(|idle| !idle.is_stale(now, limit) && idle.is_good());
+        self.shared.borrow_mut().retain(|shared| {
+            !shared.connection.is_closed() && !shared.connection.is_stale(now, limit)
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+}
+
+fn wanted(protocol: UpstreamProtocol, downstream: Version) -> Wanted {
+    match (protocol, downstream) {
+        (UpstreamProtocol::H1, _) => Wanted::H1,
+        (UpstreamProtocol::H2, _) => Wanted::H2,
+        (UpstreamProtocol::UseDownstream, Version::H2) => Wanted::H2,
+        (UpstreamProtocol::UseDownstream, Version::H10 | Version::H11) => Wanted::H1,
+        (UpstreamProtocol::Auto, _) => Wanted::Negotiated,
+    }
+}
