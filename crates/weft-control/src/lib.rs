@@ -1,5 +1,14 @@
-//! The control plane: sources, push, certificate authority, status.
+//! The control plane: sources, world, certificate authority, push, status.
+//!
+//! Owns the assembly: [`run`] starts all of it in one process, for the command line,
+//! the demo and tests alike.
 
+mod assembly;
 pub mod ca;
+mod listen;
+pub mod push;
 pub mod source;
+pub mod status;
 pub mod world;
+
+pub use assembly::{Config, ControlError, Handle, run};

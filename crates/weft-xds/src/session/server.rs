@@ -208,6 +208,11 @@ impl ServerSession {
         true
     }
 
+    /// Whether [`Self::poll`] has something to look at.
+    pub fn has_work(&self) -> bool {
+        self.types.iter().any(TypeState::has_work)
+    }
+
     /// The next response to send, if there is something to say. Call until `None`.
     pub fn poll(&mut self, source: &mut impl Source) -> Option<(ResourceType, Response)> {
         for ty in ResourceType::PUSH_ORDER {

@@ -1,0 +1,208 @@
+//! All parts of the control plane, started in order and stopped together.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use weft_telemetry::Registry as Metrics;
+use weft_xds::ca::CertificateServer;
+use weft_xds::server::AdsServer;
+
+use crate::ca::{self, Authority, CaError, CertificateIssuer, Identity, JoinKey, Lifetimes};
+use crate::listen;
+use crate::push::{self, Ads, Pusher, Trust};
+use crate::source::dir::{self, DirError};
+use crate::status;
+use crate::world::World;
+
+/// HTTP/2 PING interval towards proxies; a dead one is noticed within this plus the timeout.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams on one connection: ADS, CSR, and room for old ones that end.
+const STREAMS_PER_CONNECTION_MAX: u32 = 100;
+
+/// How to run the control plane.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folders of YAML, watched.
+    pub config_dirs: Vec<PathBuf>,
+    /// Keeps the CA (root, join key); made if absent.
+    pub state_dir: PathBuf,
+    /// xDS and CA in plain text.
+    pub xds_address: SocketAddr,
+    /// xDS and CA with TLS; `None` for no such port.
+    pub xds_tls_address: Option<SocketAddr>,
+    /// Metrics, status, readiness.
+    pub http_address: SocketAddr,
+    /// Names and addresses of the TLS certificate, besides the usual ones.
+    pub tls_names: Vec<String>,
+    pub tls_addresses: Vec<IpAddr>,
+    /// First part of SPIFFE ids.
+    pub trust_domain: String,
+    /// Of workload certificates.
+    pub lifetimes: Lifetimes,
+    pub push: push::Options,
+}
+
+impl Config {
+    /// Istio's ports on loopback, trust domain `cluster.local`.
+    pub fn new(config_dirs: Vec<PathBuf>, state_dir: PathBuf) -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            config_dirs,
+            state_dir,
+            xds_address: loopback(15010),
+            xds_tls_address: Some(loopback(15012)),
+            http_address: loopback(15014),
+            tls_names: Vec::new(),
+            tls_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            trust_domain: "cluster.local".into(),
+            lifetimes: Lifetimes::default(),
+            push: push::Options::default(),
+        }
+    }
+}
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    #[error(transparent)]
+    Source(#[from] DirError),
+    #[error("cannot listen on {address} for {what}: {source}; choose another address")]
+    Listen { what: &'static str, address: SocketAddr, source: io::Error },
+}
+
+/// A running control plane.
+pub struct Handle {
+    /// Bound addresses.
+    pub xds: SocketAddr,
+    pub xds_tls: Option<SocketAddr>,
+    pub http: SocketAddr,
+    /// The configuration as it is now.
+    pub world: World,
+    /// For minting join tokens.
+    pub join_key: JoinKey,
+    /// PEM of the mesh root.
+    pub root_pem: String,
+    pub metrics: Metrics,
+    pusher: Arc<Pusher>,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Handle {
+    /// Waits until the configuration was read once and proxies are served.
+    pub async fn ready(&self) {
+        self.pusher.wait_ready().await;
+    }
+
+    /// Waits for the shutdown token, then until all ports are closed.
+    pub async fn join(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Stops, and waits until all ports are closed.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.join().await;
+    }
+}
+
+/// Starts the control plane on the current runtime. It runs until `shutdown` is cancelled.
+///
+/// # Errors
+/// A port that is taken, a folder that cannot be read, a damaged CA folder.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, ControlError> {
+    let ca_dir = config.state_dir.join("ca");
+    let authority = Authority::open(&ca_dir, &config.trust_domain, config.lifetimes)?;
+    let join_key = JoinKey::open(&ca_dir)?;
+    let (xds_listener, xds) = bind("xDS", config.xds_address).await?;
+    let tls_listener = match config.xds_tls_address {
+        Some(address) => Some(bind("xDS with TLS", address).await?),
+        None => None,
+    };
+    let (http_listener, http) = bind("metrics and status", config.http_address).await?;
+
+    let sources = usize::from(!config.config_dirs.is_empty());
+    let (world, events) = World::start(sources);
+    if sources > 0 {
+        dir::watch(config.config_dirs.clone(), events).await?;
+    }
+    let metrics = Metrics::new();
+    let trust = Trust { authority: authority.clone(), join_key: join_key.clone() };
+    let pusher = Pusher::start(world.clone(), trust, config.push, &metrics, shutdown.clone());
+
+    let mut tasks = JoinSet::new();
+    let certificates = CertificateServer::new(Arc::new(issuer(&world, &authority, &join_key)));
+    let plain = grpc(Ads::plain(Arc::clone(&pusher)), certificates.clone());
+    let incoming = listen::incoming(xds_listener, None);
+    tasks.spawn(serve(plain, incoming, shutdown.clone()));
+    let xds_tls = match tls_listener {
+        Some((listener, address)) => {
+            let tls =
+                ca::server_config(authority.clone(), &config.tls_names, &config.tls_addresses)?;
+            let router = grpc(Ads::authenticated(Arc::clone(&pusher)), certificates);
+            let incoming = listen::incoming(listener, Some(tls));
+            tasks.spawn(serve(router, incoming, shutdown.clone()));
+            Some(address)
+        }
+        None => None,
+    };
+    let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone());
+    tasks.spawn(status::serve(http_listener, pages, shutdown.clone()));
+    tracing::info!(%xds, ?xds_tls, %http, "control plane listens");
+    let root_pem = authority.root_pem().to_owned();
+    Ok(Handle { xds, xds_tls, http, world, join_key, root_pem, metrics, pusher, shutdown, tasks })
+}
+
+async fn bind(
+    what: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), ControlError> {
+    let listen = |source| ControlError::Listen { what, address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let bound = listener.local_addr().map_err(listen)?;
+    Ok((listener, bound))
+}
+
+type Known = Box<dyn Fn(&Identity) -> bool + Send + Sync>;
+
+fn issuer(world: &World, authority: &Authority, join_key: &JoinKey) -> CertificateIssuer<Known> {
+    let world = world.clone();
+    let is_known: Known = Box::new(move |identity| {
+        let snapshot = world.snapshot();
+        snapshot.has_service_account(identity.namespace(), identity.service_account())
+    });
+    CertificateIssuer::new(authority.clone(), join_key.clone(), is_known)
+}
+
+fn grpc(
+    ads: Arc<Ads>,
+    certificates: CertificateServer<CertificateIssuer<Known>>,
+) -> tonic::transport::server::Router {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .add_service(AdsServer::new(ads))
+        .add_service(certificates)
+}
+
+async fn serve(
+    router: tonic::transport::server::Router,
+    incoming: impl tokio_stream::Stream<Item = io::Result<listen::Io>>,
+    shutdown: CancellationToken,
+) {
+    let stop = shutdown.cancelled_owned();
+    if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
+        tracing::error!(%error, "the xDS server ended");
+    }
+}

@@ -1,0 +1,83 @@
+//! Who is at the other end: what it claims, held against what it can prove.
+//!
+//! Without a join token a client gets configuration but no secrets; with one, its
+//! claims must agree with it.
+
+use std::time::SystemTime;
+
+use tonic::Status;
+use weft_model::Snapshot;
+use weft_translate::ProxyView;
+use weft_xds::NodeView;
+use weft_xds::pb::envoy::config::core::v3::Node;
+use weft_xds::server::Peer;
+
+use super::Trust;
+use crate::ca::Identity;
+
+/// Whether a port takes clients without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Configuration, but no secrets: the plain-text port.
+    Allowed,
+    Refused,
+}
+
+/// The verified identity of a peer, `None` without a token where that is allowed.
+pub(super) fn authenticate(
+    trust: &Trust,
+    peer: &Peer,
+    anonymous: Anonymous,
+) -> Result<Option<Identity>, Status> {
+    match (&peer.token, anonymous) {
+        (None, Anonymous::Allowed) => Ok(None),
+        (None, Anonymous::Refused) => Err(Status::unauthenticated(
+            "no join token: send `authorization: Bearer TOKEN`, the token made by `weft token`",
+        )),
+        (Some(token), _) => match trust.join_key.verify(token, SystemTime::now()) {
+            Ok(identity) => Ok(Some(identity)),
+            Err(error) => Err(Status::unauthenticated(error.to_string())),
+        },
+    }
+}
+
+/// The proxy a first request describes.
+pub(super) fn describe(
+    node: Option<&Node>,
+    identity: Option<&Identity>,
+    snapshot: &Snapshot,
+) -> Result<(NodeView, ProxyView), Status> {
+    let Some(node) = node else {
+        return Err(Status::invalid_argument("the first request of a stream has no node"));
+    };
+    let mut node =
+        NodeView::parse(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Some(identity) = identity {
+        agree(&mut node, identity, snapshot)?;
+    }
+    let view = ProxyView::from_node(&node);
+    Ok((node, view))
+}
+
+fn agree(node: &mut NodeView, identity: &Identity, snapshot: &Snapshot) -> Result<(), Status> {
+    let refuse = |what: &str, claimed: &str| {
+        Err(Status::permission_denied(format!(
+            "the join token is for {identity}, the node says {what} {claimed}"
+        )))
+    };
+    if node.namespace != identity.namespace() {
+        return refuse("namespace", &node.namespace);
+    }
+    if node.service_account.is_empty() {
+        node.service_account = identity.service_account().to_owned();
+    }
+    if node.service_account != identity.service_account() {
+        return refuse("service account", &node.service_account);
+    }
+    match snapshot.workload_by_name(&node.namespace, &node.name) {
+        Some(workload) if *workload.service_account != *identity.service_account() => {
+            refuse("it is workload", &node.name)
+        }
+        _ => Ok(()),
+    }
+}

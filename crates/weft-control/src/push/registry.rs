@@ -1,0 +1,187 @@
+//! Connected proxies and what waits for each of them.
+//!
+//! A proxy's queue is one slot: changes merge in it until its task takes them, so a
+//! slow proxy costs no memory and gets the newest state once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::Notify;
+use weft_translate::ProxyView;
+use weft_xds::session::{Mode, TypeStatus};
+use weft_xds::{NodeView, ResourceType};
+
+use super::memo::Published;
+use crate::ca::Identity;
+
+/// What the registry knows of one stream.
+pub(crate) struct Proxy {
+    pub(crate) node: NodeView,
+    pub(crate) view: ProxyView,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) mode: Mode,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) connected: SystemTime,
+    /// Written by the stream's task after each event.
+    status: Mutex<Option<[TypeStatus; ResourceType::COUNT]>>,
+    /// Hosts of the services whose endpoints it subscribed to.
+    hosts: Mutex<BTreeSet<Arc<str>>>,
+    pending: Mutex<Option<Pending>>,
+    wake: Notify,
+}
+
+/// Changes a proxy's task has not looked at yet.
+pub(super) struct Pending {
+    /// The configuration to go on with.
+    pub(super) published: Option<Arc<Published>>,
+    /// Anything may have changed.
+    pub(super) all: bool,
+    /// Endpoints of these hosts have changed.
+    pub(super) hosts: BTreeSet<Arc<str>>,
+    /// When the oldest of the changes happened, and when it was queued.
+    pub(super) changed: Instant,
+    pub(super) queued: Instant,
+}
+
+impl Proxy {
+    pub(super) fn new(
+        (node, view): (NodeView, ProxyView),
+        identity: Option<Identity>,
+        mode: Mode,
+        address: Option<SocketAddr>,
+    ) -> Self {
+        Self {
+            node,
+            view,
+            identity,
+            mode,
+            address,
+            connected: SystemTime::now(),
+            status: Mutex::default(),
+            hosts: Mutex::default(),
+            pending: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// What was sent and acknowledged, by [`ResourceType::index`]; `None` before the first request
+    /// was looked at.
+    pub(crate) fn status(&self) -> Option<[TypeStatus; ResourceType::COUNT]> {
+        lock(&self.status).clone()
+    }
+
+    pub(super) fn set_status(&self, status: [TypeStatus; ResourceType::COUNT]) {
+        *lock(&self.status) = Some(status);
+    }
+
+    pub(super) fn set_hosts(&self, hosts: BTreeSet<Arc<str>>) {
+        *lock(&self.hosts) = hosts;
+    }
+
+    /// Waits for changes and takes them. Cancel-safe.
+    pub(super) async fn pending(&self) -> Pending {
+        loop {
+            if let Some(pending) = lock(&self.pending).take() {
+                return pending;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn queue(&self, change: impl FnOnce(&mut Pending), changed: Instant) {
+        let mut slot = lock(&self.pending);
+        let pending = slot.get_or_insert_with(|| Pending {
+            published: None,
+            all: false,
+            hosts: BTreeSet::new(),
+            changed,
+            queued: Instant::now(),
+        });
+        change(pending);
+        drop(slot);
+        self.wake.notify_one();
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Registry(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    published: Arc<Published>,
+    next: u64,
+    proxies: BTreeMap<u64, Arc<Proxy>>,
+}
+
+/// A registered proxy; taken out when dropped.
+pub(super) struct Registered<'a> {
+    registry: &'a Registry,
+    id: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        lock(&self.registry.0).proxies.remove(&self.id);
+    }
+}
+
+impl Registry {
+    pub(super) fn published(&self) -> Arc<Published> {
+        Arc::clone(&lock(&self.0).published)
+    }
+
+    pub(super) fn proxies(&self) -> Vec<Arc<Proxy>> {
+        lock(&self.0).proxies.values().cloned().collect()
+    }
+
+    /// Adds a proxy; returns the configuration to start with. Everything published
+    /// later is queued for it.
+    pub(super) fn register(&self, proxy: &Arc<Proxy>) -> (Arc<Published>, Registered<'_>) {
+        let mut inner = lock(&self.0);
+        let id = inner.next;
+        inner.next += 1;
+        inner.proxies.insert(id, Arc::clone(proxy));
+        (Arc::clone(&inner.published), Registered { registry: self, id })
+    }
+
+    /// Publishes a configuration; the proxies that `touched` picks look at all of it.
+    pub(super) fn publish(
+        &self,
+        published: &Arc<Published>,
+        changed: Instant,
+        touched: impl Fn(&ProxyView) -> bool,
+    ) {
+        let mut inner = lock(&self.0);
+        inner.published = Arc::clone(published);
+        for proxy in inner.proxies.values() {
+            if touched(&proxy.view) {
+                let published = Arc::clone(published);
+                let change = |pending: &mut Pending| {
+                    pending.published = Some(published);
+                    pending.all = true;
+                };
+                proxy.queue(change, changed);
+            }
+        }
+    }
+
+    /// Tells the proxies that use one of these services to look at its endpoints.
+    pub(super) fn endpoints_changed(&self, hosts: &BTreeSet<Arc<str>>, changed: Instant) {
+        for proxy in lock(&self.0).proxies.values() {
+            let used: Vec<Arc<str>> = {
+                let subscribed = lock(&proxy.hosts);
+                hosts.iter().filter(|host| subscribed.contains(*host)).cloned().collect()
+            };
+            if !used.is_empty() {
+                proxy.queue(|pending| pending.hosts.extend(used), changed);
+            }
+        }
+    }
+}
+
+/// Nothing under these locks can leave data half-written, so poisoning changes nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

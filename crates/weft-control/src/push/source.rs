@@ -1,0 +1,125 @@
+//! What one stream's session may send: translation, endpoints, secrets.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use weft_model::Snapshot;
+use weft_translate::{ProxyKind, ProxyView};
+use weft_xds::session::{Source, Want};
+use weft_xds::{Resource, ResourceType, names};
+
+use super::Trust;
+use super::memo::{EndpointMemo, Published, Translated, endpoint_view};
+use crate::ca::{Identity, StreamSecrets};
+
+pub(super) struct ProxySource<'a> {
+    view: &'a ProxyView,
+    endpoint_view: ProxyView,
+    endpoints: &'a EndpointMemo,
+    published: Arc<Published>,
+    translated: Option<Arc<Translated>>,
+    identity: Option<Identity>,
+    secrets: Option<StreamSecrets>,
+    /// When `default` must be looked at again; `None` while it is not served.
+    pub(super) renew_at: Option<SystemTime>,
+}
+
+impl<'a> ProxySource<'a> {
+    pub(super) fn new(
+        view: &'a ProxyView,
+        identity: Option<Identity>,
+        trust: &Trust,
+        endpoints: &'a EndpointMemo,
+        published: Arc<Published>,
+    ) -> Self {
+        let secrets =
+            identity.clone().map(|identity| StreamSecrets::new(trust.authority.clone(), identity));
+        Self {
+            view,
+            endpoint_view: endpoint_view(view),
+            endpoints,
+            published,
+            translated: None,
+            identity,
+            secrets,
+            renew_at: None,
+        }
+    }
+
+    /// Goes on with a newer configuration.
+    pub(super) fn publish(&mut self, published: Arc<Published>) {
+        self.published = published;
+        self.translated = None;
+    }
+
+    fn translated(&mut self) -> &Translated {
+        let Self { published, view, .. } = self;
+        self.translated.get_or_insert_with(|| published.translated(view))
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        &self.published.state.snapshot
+    }
+
+    fn secret(&mut self, name: &str) -> Option<Resource> {
+        // Secrets are for those who proved who they are, and whom the mesh knows.
+        let identity = self.identity.as_ref()?;
+        let (namespace, account) = (identity.namespace(), identity.service_account());
+        if !self.snapshot().has_service_account(namespace, account) {
+            return None;
+        }
+        match name {
+            names::SECRET_DEFAULT | names::SECRET_ROOT => self.own_secret(name),
+            name if self.view.kind == ProxyKind::Gateway => {
+                weft_translate::secret(self.snapshot(), self.view, name)
+            }
+            _ => None,
+        }
+    }
+
+    fn own_secret(&mut self, name: &str) -> Option<Resource> {
+        let secrets = self.secrets.as_mut()?;
+        match secrets.at(SystemTime::now(), rand::random::<f64>()) {
+            Ok(current) => {
+                self.renew_at = Some(current.renew_at);
+                match name {
+                    names::SECRET_ROOT => Some(current.root.clone()),
+                    _ => Some(current.certificate.clone()),
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a certificate could not be made");
+                None
+            }
+        }
+    }
+}
+
+impl Source for ProxySource<'_> {
+    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Arc<[Resource]> {
+        match (ty, want) {
+            (ResourceType::Endpoint, Want::Names(names)) => {
+                let endpoints = |name| self.endpoints.endpoints(&self.endpoint_view, name);
+                names.iter().filter_map(endpoints).collect()
+            }
+            (ResourceType::Secret, Want::Names(names)) => {
+                names.iter().filter_map(|name| self.secret(name)).collect()
+            }
+            // Neither has a wildcard.
+            (ResourceType::Endpoint | ResourceType::Secret, Want::All) => Arc::default(),
+            (ty, want) => {
+                let Some(list) = self.translated().list(ty) else { return Arc::default() };
+                match want {
+                    Want::All => Arc::clone(list),
+                    Want::Names(names) => {
+                        let find = |name: &Arc<str>| {
+                            let at = list.binary_search_by(|resource| resource.name.cmp(name));
+                            at.ok().map(|at| list[at].clone())
+                        };
+                        names.iter().filter_map(find).collect()
+                    }
+                }
+            }
+        }
+    }
+}

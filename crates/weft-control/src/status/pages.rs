@@ -1,0 +1,149 @@
+//! The HTTP pages themselves.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use weft_telemetry::Registry as Metrics;
+use weft_xds::{ResourceType, json as xds_json};
+
+use super::ProxyStatus;
+use crate::push::{Proxy, Pusher};
+use crate::world::World;
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    pusher: Arc<Pusher>,
+    world: World,
+    metrics: Metrics,
+}
+
+impl Pages {
+    /// Pages over a running pusher.
+    pub fn new(pusher: Arc<Pusher>, world: World, metrics: Metrics) -> Self {
+        Self { pusher, world, metrics }
+    }
+
+    /// The routes, to be served or mounted.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/debug/syncz", get(syncz))
+            .route("/debug/registryz", get(registryz))
+            .route("/debug/configz", get(configz))
+            .route("/debug/config_dump", get(config_dump))
+            .with_state(self)
+    }
+}
+
+pub(crate) async fn serve(listener: TcpListener, pages: Pages, shutdown: CancellationToken) {
+    let stop = shutdown.cancelled_owned();
+    let served = axum::serve(listener, pages.router()).with_graceful_shutdown(stop).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the status server ended");
+    }
+}
+
+async fn ready(State(pages): State<Pages>) -> Response {
+    match pages.pusher.is_ready() {
+        true => (StatusCode::OK, "ready\n").into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the configuration is still being read\n")
+            .into_response(),
+    }
+}
+
+async fn metrics(State(pages): State<Pages>) -> Response {
+    let mut text = Vec::new();
+    pages.metrics.render_prometheus(&mut text);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn syncz(State(pages): State<Pages>) -> axum::Json<Vec<ProxyStatus>> {
+    let proxies = pages.pusher.proxies();
+    axum::Json(proxies.iter().map(|proxy| ProxyStatus::of(proxy)).collect())
+}
+
+/// Services and how many endpoints each has.
+async fn registryz(State(pages): State<Pages>) -> axum::Json<Value> {
+    let snapshot = pages.world.snapshot();
+    let service = |service: &Arc<weft_model::MeshService>| {
+        json!({
+            "host": service.host,
+            "namespace": service.namespace,
+            "addresses": service.addresses.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>(),
+            "ports": service.ports.iter().map(|port| json!({
+                "number": port.number,
+                "name": port.name,
+                "protocol": format!("{:?}", port.protocol),
+            })).collect::<Vec<_>>(),
+            "resolution": format!("{:?}", service.resolution),
+            "endpoints": service.endpoints.len(),
+            "healthy": service.endpoints.iter().filter(|endpoint| endpoint.healthy).count(),
+        })
+    };
+    axum::Json(snapshot.services().map(service).collect())
+}
+
+/// The version of the world, what is wrong with it, and what could not be translated.
+async fn configz(State(pages): State<Pages>) -> axum::Json<Value> {
+    let state = pages.world.current();
+    let published = pages.pusher.published();
+    let texts = |found: Vec<String>| Value::from(found);
+    let translation: Vec<Value> = pages
+        .pusher
+        .proxies()
+        .iter()
+        .map(|proxy| {
+            let translated = published.translated(&proxy.view);
+            let found = translated.diagnostics.iter().map(ToString::to_string);
+            json!({ "proxy": full_name(proxy), "diagnostics": found.collect::<Vec<_>>() })
+        })
+        .collect();
+    axum::Json(json!({
+        "version": state.version,
+        "published_version": published.state.version,
+        "services": state.snapshot.services().count(),
+        "workloads": state.snapshot.workloads().count(),
+        "diagnostics": texts(state.all_diagnostics().map(ToString::to_string).collect()),
+        "translation": translation,
+    }))
+}
+
+#[derive(Deserialize)]
+struct DumpQuery {
+    /// `NAME.NAMESPACE`
+    proxy: String,
+}
+
+/// What one proxy should run, as JSON; never secrets.
+async fn config_dump(State(pages): State<Pages>, Query(query): Query<DumpQuery>) -> Response {
+    let proxies = pages.pusher.proxies();
+    let Some(proxy) = proxies.iter().find(|proxy| full_name(proxy) == query.proxy) else {
+        let text = format!("no proxy `{}` is connected; /debug/syncz lists them\n", query.proxy);
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    let translated = pages.pusher.published().translated(&proxy.view);
+    let list = |ty: ResourceType| -> Value {
+        let resources = translated.list(ty).into_iter().flat_map(|list| list.iter());
+        resources.map(|resource| xds_json::body_to_json(ty.url(), &resource.body)).collect()
+    };
+    axum::Json(json!({
+        "clusters": list(ResourceType::Cluster),
+        "listeners": list(ResourceType::Listener),
+        "routes": list(ResourceType::Route),
+    }))
+    .into_response()
+}
+
+fn full_name(proxy: &Proxy) -> String {
+    format!("{}.{}", proxy.view.name, proxy.view.namespace)
+}
