@@ -1,3 +1,68 @@
-//! The weft command.
+//! The `weft` command. Reads the command line, starts what it names, and turns any error into one
+//! message on standard error and a non-zero exit.
 
-fn main() {}
+mod analyze;
+mod cli;
+mod control;
+mod demo;
+mod proxy_status;
+mod token;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weft: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => demo::run(&args)?,
+        Command::Control(args) => control::run(args)?,
+        Command::Proxy { args, exit_with_stdin } => {
+            if exit_with_stdin {
+                exit_with_stdin_closed();
+            }
+            anyhow::bail!("{:?}: the data plane is not in this build", args.kind);
+        }
+        Command::Analyze(args) => return analyze::run(&args),
+        Command::ProxyStatus(args) => proxy_status::run(&args)?,
+        Command::Token(args) => token::run(&args)?,
+        Command::Version => println!("weft {}", env!("CARGO_PKG_VERSION")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends this process when standard input closes: its parent, who held the other end, is gone.
+fn exit_with_stdin_closed() {
+    std::thread::spawn(|| {
+        // Whatever is written there is read away; only the end matters.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+}
+
+/// Completes at Ctrl-C, SIGTERM or a closed terminal.
+pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}

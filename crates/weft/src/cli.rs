@@ -1,0 +1,184 @@
+//! The command line: names, defaults, help texts. Owns no behaviour.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use weft_proxy::cli::ProxyArgs;
+
+/// A service mesh that runs Istio's configuration, in one program.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A whole mesh on this machine, without root: gateway, sidecars, sample applications.
+    Demo(DemoArgs),
+    /// The control plane.
+    Control(ControlArgs),
+    /// The data plane: a sidecar or a gateway.
+    Proxy {
+        #[command(flatten)]
+        args: Box<ProxyArgs>,
+        /// End when standard input closes: whoever holds its other end is gone.
+        #[arg(long, hide = true)]
+        exit_with_stdin: bool,
+    },
+    /// Check configuration files; the findings are those of the control plane.
+    Analyze(AnalyzeArgs),
+    /// What each proxy was sent and has acknowledged.
+    ProxyStatus(ProxyStatusArgs),
+    /// Make a join token: the proof of a workload's name, for `weft proxy --token-file`.
+    Token(TokenArgs),
+    /// The version of this program.
+    Version,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// `json` prints one line when the mesh is ready, and nothing else on standard output.
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+    /// Keep the configuration in this directory instead of a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// All ports count from here; `free` finds a base where none is taken.
+    #[arg(long, default_value = "15000", value_name = "PORT|free", value_parser = port_base)]
+    pub(crate) port_base: PortBase,
+    /// Send no requests but yours.
+    #[arg(long)]
+    pub(crate) no_traffic: bool,
+    /// error, warn, info, debug, trace, or a tracing filter, for the control plane's log.
+    #[arg(long, env = "WEFT_LOG", default_value = "warn", value_name = "LEVEL")]
+    pub(crate) log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PortBase {
+    Port(u16),
+    Free,
+}
+
+fn port_base(text: &str) -> Result<PortBase, String> {
+    match text {
+        "free" => Ok(PortBase::Free),
+        number => match number.parse() {
+            Ok(port) => Ok(PortBase::Port(port)),
+            Err(_) => Err("is neither a port nor `free`".into()),
+        },
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControlArgs {
+    /// Directory of YAML to run and watch; may be repeated.
+    #[arg(long, required = true, value_name = "DIR")]
+    pub(crate) config_dir: Vec<PathBuf>,
+    /// Keeps the root certificate and the keys; private to this user.
+    #[arg(long, env = "WEFT_STATE_DIR", default_value = "weft-state", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// xDS and certificates, plain text: keep it on loopback.
+    #[arg(long, default_value = "127.0.0.1:15010", value_name = "IP:PORT")]
+    pub(crate) xds_address: SocketAddr,
+    /// xDS and certificates over TLS.
+    #[arg(long, default_value = "127.0.0.1:15012", value_name = "IP:PORT")]
+    pub(crate) xds_tls_address: SocketAddr,
+    /// Status, metrics and readiness.
+    #[arg(long, default_value = "127.0.0.1:15014", value_name = "IP:PORT")]
+    pub(crate) http_address: SocketAddr,
+    /// SPIFFE trust domain of every certificate.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    pub(crate) trust_domain: String,
+    /// error, warn, info, debug, trace, or a tracing filter such as weft_control=debug.
+    #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "LEVEL")]
+    pub(crate) log_level: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnalyzeArgs {
+    /// File or directory; may be repeated. `-` reads standard input.
+    #[arg(long = "filename", short = 'f', required = true, value_name = "PATH")]
+    pub(crate) files: Vec<PathBuf>,
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyStatusArgs {
+    /// The control plane's status address.
+    #[arg(long, env = "WEFT_API", default_value = "http://127.0.0.1:15014", value_name = "URL")]
+    pub(crate) api: String,
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// The control plane's state directory.
+    #[arg(long, env = "WEFT_STATE_DIR", default_value = "weft-state", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Namespace of the workload.
+    #[arg(long, short, default_value = "default", value_name = "NAME")]
+    pub(crate) namespace: String,
+    /// Service account of the workload.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub(crate) service_account: String,
+    /// How long the token proves the name: 12h, 30d. A proxy presents it at every renewal of its
+    /// certificate, so replace the token file before it ends.
+    #[arg(long, default_value = "365d", value_name = "TIME", value_parser = lifetime)]
+    pub(crate) ttl: Duration,
+}
+
+/// `90s`, `15m`, `12h`, `30d`.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let wrong = || "is not a time such as 90s, 15m, 12h or 30d".to_owned();
+    let unit = text.chars().next_back().ok_or_else(wrong)?;
+    let seconds_each: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    match number.checked_mul(seconds_each) {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lifetimes_and_port_bases() {
+        assert_eq!(lifetime("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(lifetime("30d"), Ok(Duration::from_secs(30 * 24 * 3600)));
+        for wrong in ["", "h", "12", "12y", "0h", "99999999999999999999d", "1é"] {
+            assert!(lifetime(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(port_base("free"), Ok(PortBase::Free));
+        assert_eq!(port_base("20000"), Ok(PortBase::Port(20000)));
+        assert!(port_base("70000").is_err());
+    }
+}

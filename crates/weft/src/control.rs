@@ -1,0 +1,55 @@
+//! `weft control`, and the control plane inside `weft demo`.
+
+use crate::cli::ControlArgs;
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use weft_control::{Config, Handle};
+
+/// Runs the control plane until Ctrl-C or SIGTERM.
+pub(crate) fn run(args: ControlArgs) -> anyhow::Result<()> {
+    log(&args.log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = crate::stop_signal()?;
+        let control = start(args).await?;
+        stop.await;
+        control.stop().await;
+        Ok(())
+    })
+}
+
+/// Starts the control plane on the current runtime and waits until it has read its sources.
+pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
+    let ControlArgs {
+        config_dir,
+        state_dir,
+        xds_address,
+        xds_tls_address,
+        http_address,
+        trust_domain,
+        log_level: _,
+    } = args;
+    let mut config = Config::new(config_dir, state_dir);
+    config.xds_address = xds_address;
+    config.xds_tls_address = Some(xds_tls_address);
+    config.http_address = http_address;
+    config.tls_addresses.push(xds_tls_address.ip());
+    config.trust_domain = trust_domain;
+    let control = weft_control::run(config, CancellationToken::new()).await?;
+    control.ready().await;
+    Ok(control)
+}
+
+/// Logs to standard error: plain lines, colours on a terminal only.
+pub(crate) fn log(level: &str) -> anyhow::Result<()> {
+    use std::io::IsTerminal as _;
+    let filter = EnvFilter::try_new(level)
+        .with_context(|| format!("--log-level {level}: try warn, info or debug"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
