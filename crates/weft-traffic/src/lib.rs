@@ -40,3 +40,5 @@ pub use lower::LowerError;
 pub use retry::RetryPolicy;
 pub use route::{Action, Route, RouteAction, RouteResult, RouteTable, VirtualHost};
 pub use tables::Tables;
+
+pub(crate) use weft_xds::pb;
