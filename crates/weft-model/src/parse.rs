@@ -166,8 +166,9 @@ impl Parser {
                 })?,
             None => RawMeta::default(),
         };
-        // A bare mesh document may come with a kind and no name; everything else is named.
-        if raw.name.is_empty() && raw.generate_name.is_empty() && kind != "MeshConfig" {
+        // What is not read may go without; so may a mesh document that has a kind.
+        let named = !matches!(known_kind(&api_version, &kind), None | Some(Kind::MeshConfig));
+        if named && raw.name.is_empty() && raw.generate_name.is_empty() {
             return Err(missing("metadata.name").with_help("Every resource needs a name."));
         }
         let mut meta = raw.into_meta(&kind, origin);
@@ -418,7 +419,7 @@ fn config_map(meta: Meta, node: &Node, skipped: &Skips) -> Result<Object, protoj
     let Some(text) = spec.data.get("mesh").filter(|_| wanted) else {
         return Ok(Object::ConfigMap(Resource { meta, spec }));
     };
-    let line = node.get("data").and_then(|data| data.get("mesh")).map_or(node.line, |n| n.line + 1);
+    let line = node.get("data").and_then(|data| data.get("mesh")).map_or(node.line, |n| n.line);
     let mesh = match yaml::parse(&yaml::Document { line, text }) {
         Ok(mesh) => mesh,
         Err(error) => return Err(protojson::Error::at("data.mesh", error.line, error.message)),
@@ -512,3 +513,6 @@ fn unix_seconds(text: &str) -> Option<i64> {
     let days = era * 146_097 + day_of_era - 719_468;
     Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
+
+#[cfg(test)]
+mod tests;

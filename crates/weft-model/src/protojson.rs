@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -36,7 +37,7 @@ pub(crate) fn read<T: de::DeserializeOwned>(
     path: &str,
     skipped: &RefCell<Vec<Skipped>>,
 ) -> Result<T, Error> {
-    T::deserialize(De { node, path: &Path::Root(path), skipped })
+    read_child(node, &Path::Root(path), skipped, PhantomData::<T>)
 }
 
 impl Error {
@@ -337,15 +338,15 @@ impl<'de, 'a> de::MapAccess<'de> for Map<'a> {
     }
 }
 
-/// `De` borrows its path, and a child's path lives on the stack of its parent's access; so the
-/// child is read through a deserializer of its own lifetime that owns nothing of the input.
+/// Reads one node; an error that knows no place happened here.
 fn read_child<'de, T: DeserializeSeed<'de>>(
     node: &Node,
     path: &Path<'_>,
     skipped: &RefCell<Vec<Skipped>>,
     seed: T,
 ) -> Result<T::Value, Error> {
-    seed.deserialize(De { node, path, skipped })
+    let de = De { node, path, skipped };
+    de.locate(seed.deserialize(de))
 }
 
 /// `fooBar` from `foo_bar`, as protojson maps names.

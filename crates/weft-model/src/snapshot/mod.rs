@@ -224,3 +224,6 @@ impl std::fmt::Debug for Snapshot {
 pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,474 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::{Kind, parse_yaml};
+
+fn changes(yaml: &str) -> Vec<Change> {
+    let (objects, diagnostics) = parse_yaml("f.yaml", yaml);
+    let errors: Vec<_> = diagnostics.iter().filter(|d| d.is_error()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    let change =
+        |object: Object| Change { key: object.key().unwrap(), kind: ChangeKind::Upsert(object) };
+    objects.into_iter().filter(|object| object.key().is_some()).map(change).collect()
+}
+
+fn world(yaml: &str) -> Snapshot {
+    Snapshot::default().apply(changes(yaml)).0
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+}
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: a, namespace: ns}
+spec:
+  clusterIP: 10.0.0.10
+  selector: {app: a}
+  ports: [{name: http, port: 80, targetPort: web}, {name: grpc, port: 90, targetPort: 9090}]
+";
+
+fn pod(name: &str, ip: &str, extra: &str) -> String {
+    format!(
+        "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: ns, labels: {{app: a, version: v1}}}}
+spec: {{serviceAccountName: acc, containers: [{{name: c, ports: [{{name: web, containerPort: 8080}}]}}]}}
+status: {{podIP: {ip}{extra}}}
+"
+    )
+}
+
+/// `address service-port→port healthy` of each endpoint.
+fn endpoints(snapshot: &Snapshot, host: &str) -> Vec<String> {
+    let show = |e: &Endpoint| {
+        let ports: Vec<String> = e.ports.iter().map(|(s, p)| format!("{s}→{p}")).collect();
+        let address = match &e.address {
+            Address::Ip(ip) => ip.to_string(),
+            Address::Host(host) => host.to_string(),
+            Address::Unix(path) => format!("unix:{path}"),
+        };
+        format!("{address} {}{}", ports.join(","), if e.healthy { "" } else { " down" })
+    };
+    snapshot.service(host).unwrap().endpoints.iter().map(show).collect()
+}
+
+const A: &str = "a.ns.svc.cluster.local";
+
+#[test]
+fn service_with_pods() {
+    let snapshot = world(&format!(
+        "{SERVICE}{}{}",
+        pod("p1", "10.1.0.1", ""),
+        pod("p2", "10.1.0.2", ", conditions: [{type: Ready, status: 'False'}]")
+    ));
+    assert_eq!(
+        endpoints(&snapshot, A),
+        ["10.1.0.1 80→8080,90→9090", "10.1.0.2 80→8080,90→9090 down"]
+    );
+    let service = snapshot.service(A).unwrap();
+    assert_eq!(service.port(90).unwrap().protocol, Protocol::Grpc);
+    let account = service.service_accounts.first().unwrap();
+    assert_eq!(account.spiffe_id("td"), "spiffe://td/ns/ns/sa/acc");
+    let workload = snapshot.workload_by_name("ns", "p1").unwrap();
+    assert_eq!(snapshot.services_of(workload).len(), 1);
+    assert!(snapshot.workload_by_ip("10.1.0.2".parse().unwrap()).is_some());
+    assert!(snapshot.has_service_account("ns", "acc"));
+    assert!(!snapshot.has_service_account("m", "acc"));
+}
+
+#[test]
+fn listed_endpoints_are_used_when_no_pod_is_selected() {
+    let slice = "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: a-x, namespace: ns, labels: {kubernetes.io/service-name: a}}
+addressType: IPv4
+endpoints: [{addresses: [10.2.0.1]}, {addresses: [10.2.0.2], conditions: {ready: false}}]
+ports: [{name: http, port: 8000}]
+";
+    let old = "---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: a, namespace: ns}
+subsets: [{addresses: [{ip: 10.3.0.1}], ports: [{name: grpc, port: 9}]}]
+";
+    let snapshot = world(&format!("{SERVICE}{old}"));
+    assert_eq!(endpoints(&snapshot, A), ["10.3.0.1 90→9"]);
+    let (snapshot, touched) = snapshot.apply(changes(slice));
+    assert_eq!(endpoints(&snapshot, A), ["10.2.0.1 80→8000", "10.2.0.2 80→8000 down"]);
+    assert!(touched.only_endpoints());
+    let (snapshot, _) = snapshot.apply(changes(&pod("p", "10.1.0.1", "")));
+    assert_eq!(endpoints(&snapshot, A), ["10.1.0.1 80→8080,90→9090"]);
+}
+
+#[test]
+fn service_entries() {
+    let entry = |name: &str, spec: &str| {
+        format!(
+            "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: ns}}
+spec: {{ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 8080}}], {spec}}}
+"
+        )
+    };
+    let workload = "---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: vm, namespace: ns}
+spec: {address: 10.4.0.1, ports: {http: 81}, labels: {app: vm, security.istio.io/tlsMode: istio}, serviceAccount: vmsa, weight: 5}
+";
+    let snapshot = world(&format!(
+        "{}{}{}{}{workload}",
+        entry("dns", "hosts: [A.com, '*.b.com'], resolution: NONE"),
+        entry("plain", "hosts: [plain.com], resolution: DNS"),
+        entry(
+            "static",
+            "hosts: [st.com], resolution: STATIC, addresses: [1.2.3.4, 10.0.0.0/8], endpoints: [{address: 9.9.9.9}, {address: 'unix:///s'}]"
+        ),
+        entry(
+            "vm",
+            "hosts: [vm.com], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: vm}}"
+        )
+    ));
+    assert_eq!(snapshot.service("a.com").unwrap().resolution, Resolution::None);
+    assert!(snapshot.service("*.b.com").is_some());
+    assert_eq!(endpoints(&snapshot, "plain.com"), ["plain.com 80→8080"]);
+    assert_eq!(endpoints(&snapshot, "st.com"), ["9.9.9.9 80→8080", "unix:/s 80→8080"]);
+    let st = snapshot.service("st.com").unwrap();
+    assert_eq!((st.addresses.len(), st.cidrs.len(), st.mesh_external), (1, 1, true));
+    assert_eq!(endpoints(&snapshot, "vm.com"), ["10.4.0.1 80→81"]);
+    let vm = &snapshot.service("vm.com").unwrap().endpoints[0];
+    assert!(vm.tls_mode_istio && snapshot.endpoint_mtls(vm, 80));
+    assert_eq!(vm.weight, 5);
+}
+
+#[test]
+fn workload_names() {
+    let name = |meta: &str| {
+        let yaml =
+            format!("apiVersion: v1\nkind: Pod\nmetadata: {meta}\nstatus: {{podIP: 1.1.1.1}}\n");
+        let snapshot = world(&yaml);
+        let workload = snapshot.workloads().next().unwrap().clone();
+        let Workload { workload_name, canonical_name, canonical_revision, owner_kind, .. } =
+            &*workload;
+        format!("{workload_name} {canonical_name} {canonical_revision} {owner_kind}")
+    };
+    assert_eq!(
+        name("{name: a-7f-xx, labels: {pod-template-hash: 7f, app: b, version: v2}}"),
+        "a b v2 deployment"
+    );
+    let owned = "ownerReferences: [{kind: ReplicaSet, name: a-7f, controller: true}]";
+    assert_eq!(
+        name(&format!("{{name: zz, labels: {{pod-template-hash: 7f}}, {owned}}}")),
+        "a a latest deployment"
+    );
+    assert_eq!(
+        name(
+            "{name: db-0, ownerReferences: [{kind: StatefulSet, name: db}], labels: {service.istio.io/canonical-name: x, app: z}}"
+        ),
+        "db x latest statefulset"
+    );
+    assert_eq!(name("{name: alone}"), "alone alone latest pod");
+}
+
+#[test]
+fn touched_tells_endpoints_from_configuration() {
+    let snapshot = world(&format!("{SERVICE}{}", pod("p1", "10.1.0.1", "")));
+    let only = BTreeSet::from([Arc::from(A)]);
+
+    // The same again: nothing.
+    let (_, touched) = snapshot.apply(changes(&format!("{SERVICE}{}", pod("p1", "10.1.0.1", ""))));
+    assert!(touched.is_empty(), "{touched:?}");
+
+    // Readiness and address: endpoints; the workload itself only when more than readiness differs.
+    let (_, touched) = snapshot.apply(changes(&pod("p1", "10.1.0.1", ", phase: Failed")));
+    assert_eq!((&touched.endpoints_only, touched.only_endpoints()), (&only, true));
+    assert!(touched.workloads.is_empty());
+    let (_, touched) = snapshot.apply(changes(&pod("p1", "10.1.0.9", "")));
+    assert_eq!((&touched.endpoints_only, touched.only_endpoints()), (&only, true));
+    assert_eq!(touched.workloads.len(), 1);
+
+    // One more under the same account: endpoints. Another account: configuration.
+    let (_, touched) = snapshot.apply(changes(&pod("p2", "10.1.0.2", "")));
+    assert!(touched.only_endpoints());
+    let other = pod("p2", "10.1.0.2", "").replace("acc", "other");
+    let (next, touched) = snapshot.apply(changes(&other));
+    assert_eq!(touched.services, only);
+    assert!(touched.endpoints_only.is_empty());
+
+    // A VirtualService: configuration, no service.
+    let vs = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: ns}\nspec: {hosts: [a], http: [{route: [{destination: {host: a}}]}]}\n";
+    let (_, touched) = next.apply(changes(vs));
+    assert_eq!(touched.config.len(), 1);
+    assert!(touched.services.is_empty() && touched.endpoints_only.is_empty());
+
+    // Deleting the service.
+    let key = ResourceKey { kind: Kind::Service, namespace: "ns".into(), name: "a".into() };
+    let (next, touched) = next.apply(vec![Change { key, kind: ChangeKind::Delete }]);
+    assert_eq!(touched.services, only);
+    assert!(next.service(A).is_none());
+    assert_eq!(next.services_in("ns").count(), 0);
+}
+
+#[test]
+fn unchanged_services_are_shared() {
+    let other = SERVICE.replace("name: a,", "name: b,").replace("app: a", "app: b");
+    let before = world(&format!("{SERVICE}---{other}{}", pod("p1", "10.1.0.1", "")));
+    let (after, _) = before.apply(changes(&pod("p1", "10.1.0.7", "")));
+    let b = "b.ns.svc.cluster.local";
+    assert!(Arc::ptr_eq(before.service(b).unwrap(), after.service(b).unwrap()));
+    assert!(!Arc::ptr_eq(before.service(A).unwrap(), after.service(A).unwrap()));
+    assert_eq!(endpoints(&before, A), ["10.1.0.1 80→8080,90→9090"]);
+}
+
+/// A VirtualService, DestinationRule, … in namespace/name with a spec in flow style.
+fn networking(kind: &str, key: &str, spec: &str) -> String {
+    let (namespace, name) = key.split_once('/').unwrap();
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+    )
+}
+
+#[test]
+fn virtual_service_lookup() {
+    let route = "http: [{route: [{destination: {host: a}}]}]";
+    let vs = |key: &str, spec: &str| networking("VirtualService", key, &format!("{spec}, {route}"));
+    let snapshot = world(&format!(
+        "{}{}{}{}{}",
+        vs("ns/exact", "hosts: [A]"),
+        vs("ns/wild", "hosts: ['*.ns.svc.cluster.local']"),
+        vs("ns/wilder", "hosts: ['*.cluster.local']"),
+        vs("m/private", "hosts: [a.ns.svc.cluster.local], exportTo: [.]"),
+        vs("ns/edge", "hosts: [Shop.example], gateways: [gw, other/gw]"),
+    ));
+    let names = |host: &str, from: &str, gateway: &str| -> Vec<String> {
+        let found = snapshot.virtual_services_for(host, from, gateway);
+        found.iter().map(|vs| vs.meta.name.to_string()).collect()
+    };
+    assert_eq!(names(A, "ns", "mesh"), ["exact", "wild", "wilder"]);
+    assert_eq!(names(A, "m", "mesh"), ["exact", "private", "wild", "wilder"]);
+    assert_eq!(names("x.m.svc.cluster.local", "ns", "mesh"), ["wilder"]);
+    assert_eq!(names("shop.example", "ns", "ns/gw"), ["edge"]);
+    assert_eq!(names("shop.example", "ns", "other/gw"), ["edge"]);
+    assert!(names("shop.example", "ns", "mesh").is_empty());
+    assert_eq!(snapshot.virtual_services("mesh", "ns").len(), 3);
+    let exact = snapshot.virtual_service("ns", "exact").unwrap();
+    assert_eq!(exact.spec.http[0].route[0].destination.host, A);
+
+    let delete = |name: &str| Change {
+        key: ResourceKey { kind: Kind::VirtualService, namespace: "ns".into(), name: name.into() },
+        kind: ChangeKind::Delete,
+    };
+    let (next, _) = snapshot.apply(vec![delete("exact"), delete("wild"), delete("edge")]);
+    assert_eq!(next.virtual_services_for(A, "ns", "mesh").len(), 1);
+    assert!(next.virtual_services("ns/gw", "ns").is_empty());
+}
+
+#[test]
+fn destination_rule_lookup() {
+    let dr = |key: &str, spec: &str| networking("DestinationRule", key, spec);
+    let subsets = |name: &str| format!("subsets: [{{name: {name}, labels: {{version: {name}}}}}]");
+    let snapshot = world(&format!(
+        "{SERVICE}{}{}{}{}{}{}",
+        dr("ns/one", &format!("host: a, {}", subsets("v1"))),
+        dr("ns/two", &format!("host: a, {}", subsets("v2"))),
+        dr("client/local", "host: a.ns.svc.cluster.local"),
+        dr("istio-system/all", "host: '*.local'"),
+        dr("other/hidden", "host: a.ns.svc.cluster.local, exportTo: [.]"),
+        dr("client/some", "host: a.ns.svc.cluster.local, workloadSelector: {matchLabels: {x: z}}"),
+    ));
+    let rule = |host: &str, from: &str| {
+        snapshot.destination_rule_for(host, from).map(|rule| rule.meta.name.to_string())
+    };
+    assert_eq!(rule(A, "ns").as_deref(), Some("one"));
+    assert_eq!(rule(A, "client").as_deref(), Some("local"));
+    assert_eq!(rule(A, "other").as_deref(), Some("hidden"));
+    assert_eq!(rule(A, "elsewhere").as_deref(), Some("one"));
+    assert_eq!(rule("b.ns.svc.cluster.local", "elsewhere").as_deref(), Some("all"));
+    assert_eq!(rule("b.com", "ns"), None);
+    // Rules of one host in one namespace are merged.
+    let merged = snapshot.destination_rule_for(A, "ns").unwrap();
+    let names: Vec<&str> = merged.spec.subsets.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["v1", "v2"]);
+    let selected = snapshot.destination_rule_for_workload(A, "client", &labels(&[("x", "z")]));
+    assert_eq!(&*selected.unwrap().meta.name, "some");
+}
+
+#[test]
+fn sidecar_precedence() {
+    let sidecar = |key: &str, extra: &str| {
+        networking("Sidecar", key, &format!("egress: [{{hosts: [./*, ns/B]}}]{extra}"))
+    };
+    let snapshot = world(&format!(
+        "{}{}{}",
+        sidecar("ns/general", ""),
+        sidecar("ns/special", ", workloadSelector: {labels: {app: a}}"),
+        sidecar("istio-system/root", ""),
+    ));
+    let name = |namespace: &str, app: &str| {
+        let labels = labels(&[("app", app)]);
+        snapshot.sidecar_for(namespace, &labels).map(|s| s.meta.name.to_string()).unwrap()
+    };
+    assert_eq!(name("ns", "a"), "special");
+    assert_eq!(name("ns", "b"), "general");
+    assert_eq!(name("m", "a"), "root");
+    let hosts = &snapshot.sidecar_for("ns", &Labels::new()).unwrap().spec.egress[0].hosts;
+    assert_eq!(hosts, &["ns/*", "ns/b.ns.svc.cluster.local"]);
+}
+
+#[test]
+fn peer_authentication_precedence() {
+    let peer = |key: &str, spec: &str| {
+        networking("PeerAuthentication", key, spec)
+            .replace("networking.istio.io", "security.istio.io")
+    };
+    let snapshot = world(&format!(
+        "{}{}{}{}",
+        peer("istio-system/root", "mtls: {mode: STRICT}"),
+        peer("ns/general", "mtls: {mode: DISABLE}"),
+        peer(
+            "ns/a",
+            "selector: {matchLabels: {app: a}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {8080: {mode: STRICT}, 81: {mode: UNSET}}"
+        ),
+        peer("ns/b", "selector: {matchLabels: {app: b}}, mtls: {mode: UNSET}"),
+    ));
+    let mode = |namespace: &str, app: &str, port: u16| {
+        snapshot.peer_mode_for(namespace, &labels(&[("app", app)]), port)
+    };
+    assert_eq!(mode("ns", "a", 8080), MtlsMode::Strict);
+    assert_eq!(mode("ns", "a", 80), MtlsMode::Permissive);
+    assert_eq!(mode("ns", "a", 81), MtlsMode::Permissive);
+    assert_eq!(mode("ns", "b", 80), MtlsMode::Disable);
+    assert_eq!(mode("ns", "c", 80), MtlsMode::Disable);
+    assert_eq!(mode("m", "a", 8080), MtlsMode::Strict);
+    assert_eq!(Snapshot::default().peer_mode_for("ns", &Labels::new(), 1), MtlsMode::Permissive);
+}
+
+#[test]
+fn names() {
+    use crate::{host_matches, resolve_gateway, resolve_host};
+    assert_eq!(resolve_host("A", "ns"), A);
+    assert_eq!(resolve_host("a.Com", "ns"), "a.com");
+    assert_eq!(resolve_host("*", "ns"), "*");
+    assert_eq!(resolve_gateway("mesh", "ns"), "mesh");
+    assert_eq!(resolve_gateway("g", "ns"), "ns/g");
+    assert_eq!(resolve_gateway("m/g", "ns"), "m/g");
+    assert_eq!(resolve_gateway("g.m.svc.cluster.local", "ns"), "m/g");
+    assert!(
+        host_matches("*.com", "A.COM")
+            && host_matches("*", "x")
+            && host_matches("*.com", "*.a.com")
+    );
+    assert!(
+        !host_matches("*.a.com", "*.com")
+            && !host_matches("*.com", "com")
+            && !host_matches("é", "*")
+    );
+}
+
+#[test]
+fn protocols() {
+    let of = |port, name, app| Protocol::of_service_port(port, name, "TCP", app);
+    assert_eq!(of(80, "http-a", None), Protocol::Http);
+    assert_eq!(of(80, "grpc-web-x", None), Protocol::GrpcWeb);
+    assert_eq!(of(80, "GRPC", None), Protocol::Grpc);
+    assert_eq!(of(80, "httpx", None), Protocol::Auto);
+    assert_eq!(of(3306, "", None), Protocol::Tcp);
+    assert_eq!(of(80, "tcp", Some("kubernetes.io/h2c")), Protocol::Http2);
+    assert_eq!(of(80, "tcp-x", Some("example.com/own")), Protocol::Tcp);
+    assert_eq!(Protocol::of_service_port(53, "http", "UDP", None), Protocol::Udp);
+}
+
+/// `severity path: message` of the cross-resource findings.
+#[track_caller]
+fn check(yaml: &str, expect: &[&str]) {
+    let snapshot = world(yaml);
+    let show = |d: &Diagnostic| format!("{:?} {} {}: {}", d.severity, d.code, d.path, d.message);
+    let found: Vec<String> = snapshot.diagnostics().iter().map(show).collect();
+    assert_eq!(found, expect);
+}
+
+#[test]
+fn the_seed_articles_two_rules_send_all_to_the_first() {
+    let yaml = format!(
+        "{SERVICE}{}{}",
+        networking(
+            "VirtualService",
+            "ns/a",
+            "hosts: [a], http: [{route: [{destination: {host: a, subset: v1}}]}, {route: [{destination: {host: a, subset: v2}}]}]"
+        ),
+        networking(
+            "DestinationRule",
+            "ns/a",
+            "host: a, subsets: [{labels: {version: v1}, name: v1}, {labels: {version: v2}, name: v2}]"
+        ),
+    );
+    check(
+        &yaml,
+        &[
+            "Warning IST0130 spec.http[1]: http rule 1 is never used: http rule 0 has no match, so 100 % of the traffic goes to it",
+        ],
+    );
+}
+
+#[test]
+fn references_to_nothing() {
+    check(
+        &format!(
+            "{SERVICE}{}{}",
+            networking(
+                "VirtualService",
+                "ns/v",
+                "hosts: [shop.example], gateways: [none, gw], http: [{route: [{destination: {host: a, subset: v9}, weight: 1}, {destination: {host: ghost}, weight: 1}, {destination: {host: a, port: {number: 1}}, weight: 1}]}]"
+            ),
+            networking(
+                "Gateway",
+                "ns/gw",
+                "selector: {x: z}, servers: [{port: {number: 80, name: h, protocol: HTTP}, hosts: ['m/*', other.example]}]"
+            ),
+        ),
+        &[
+            "Warning IST0101 spec.gateways[0]: Gateway ns/none is not defined; nothing serves these routes",
+            "Warning IST0132 spec.hosts[0]: no server of Gateway ns/gw has the host \"shop.example\"",
+            "Warning IST0112 spec.http[0].route[0].destination: \"a.ns.svc.cluster.local\" has the ports [80, 90], and none is chosen",
+            "Warning IST0101 spec.http[0].route[0].destination.subset: no DestinationRule for \"a.ns.svc.cluster.local\" has the subset \"v9\"; requests fail with 503",
+            "Warning IST0101 spec.http[0].route[1].destination.host: the host \"ghost.ns.svc.cluster.local\" is no known service; requests fail with 503",
+            "Warning IST0101 spec.http[0].route[2].destination.port.number: \"a.ns.svc.cluster.local\" has no port 1; it has [80, 90]",
+        ],
+    );
+}
+
+#[test]
+fn collisions() {
+    let route = "http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: a}}]}, {match: [{uri: {prefix: /a}}], route: [{destination: {host: a}}]}]";
+    let plain = "http: [{route: [{destination: {host: a}}]}]";
+    check(
+        &format!(
+            "{SERVICE}{}{}{}{}",
+            networking("VirtualService", "ns/v", &format!("hosts: [a], {route}")),
+            networking("VirtualService", "ns/w", &format!("hosts: [a], {plain}")),
+            networking(
+                "DestinationRule",
+                "ns/d",
+                "host: a, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v1, labels: {version: v1}}]"
+            ),
+            networking(
+                "DestinationRule",
+                "ns/e",
+                "host: a, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v1, labels: {version: v2}}]"
+            ),
+        ),
+        &[
+            "Warning IST0131 spec.http[1].match[0]: the match is never used: http rule 0 has the same one",
+            "Warning IST0109 spec.hosts: the host \"a.ns.svc.cluster.local\" is also in VirtualService ns/v, which is older and wins on the mesh",
+            "Warning WEFT0004 spec.trafficPolicy: DestinationRule ns/d has a traffic policy for the same host and wins",
+            "Warning WEFT0004 spec.subsets[0]: DestinationRule ns/d defines the subset \"v1\" otherwise and wins",
+        ],
+    );
+}

@@ -1,0 +1,72 @@
+//! Istio's own sample configuration must be taken as it is. Its place is `WEFT_DATA`, or
+//! `../shared/data` beside the workspace; without it the test is skipped, loudly.
+
+use std::path::{Path, PathBuf};
+
+use weft_model::{Severity, analyze, parse_yaml};
+
+/// Files that hold no resources: values of a package manager.
+const NO_RESOURCES: [&str; 3] = ["spire-base.yaml", "spire-east.yaml", "spire-west.yaml"];
+
+fn data() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let data = std::env::var_os("WEFT_DATA").map_or(beside, PathBuf::from);
+    if data.join("samples").is_dir() {
+        return Some(data);
+    }
+    println!("SKIPPED: no samples in {}; set WEFT_DATA to their folder", data.display());
+    assert_ne!(std::env::var("WEFT_REQUIRE_PEERS").as_deref(), Ok("1"), "samples are required");
+    None
+}
+
+fn yaml_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            yaml_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_sample_is_accepted() {
+    let Some(data) = data() else { return };
+    let mut files = Vec::new();
+    yaml_files(&data.join("samples"), &mut files);
+    assert!(files.len() > 50, "only {} samples", files.len());
+    let mut objects = 0;
+    for path in files {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (parsed, diagnostics) = parse_yaml(&path.to_string_lossy(), &text);
+        objects += parsed.len();
+        for found in diagnostics.iter().filter(|found| found.severity != Severity::Info) {
+            assert!(NO_RESOURCES.contains(&&*name), "{found}");
+        }
+    }
+    assert!(objects > 150, "only {objects} objects");
+}
+
+#[test]
+fn bookinfo_has_no_findings_that_matter() {
+    let Some(data) = data() else { return };
+    let bookinfo = data.join("samples/bookinfo");
+    let files = [
+        "kube/bookinfo.yaml",
+        "networking/bookinfo-gateway.yaml",
+        "networking/destination-rule-all.yaml",
+        "networking/virtual-service-reviews-80-20.yaml",
+        "networking/virtual-service-ratings-test-delay.yaml",
+    ];
+    let read =
+        |file: &str| (file.to_string(), std::fs::read_to_string(bookinfo.join(file)).unwrap());
+    let diagnostics = analyze(&files.map(read));
+    let loud: Vec<String> = diagnostics
+        .iter()
+        .filter(|found| found.severity != Severity::Info)
+        .map(ToString::to_string)
+        .collect();
+    assert!(loud.is_empty(), "{loud:#?}");
+}
