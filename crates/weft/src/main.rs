@@ -11,6 +11,7 @@ mod token;
 use clap::Parser as _;
 use cli::{Cli, Command};
 use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -52,17 +53,21 @@ fn exit_with_stdin_closed() {
     });
 }
 
-/// Completes at Ctrl-C, SIGTERM or a closed terminal.
-pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// Is cancelled at Ctrl-C, SIGTERM or a closed terminal.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
         }
-    })
+        stopping.cancel();
+    });
+    Ok(stop)
 }

@@ -37,13 +37,25 @@ pub(super) struct Proxies {
 pub(super) struct Proxy {
     pub(super) instance: &'static Instance,
     pub(super) log: PathBuf,
-    /// Of the process running now; 0 between two.
-    pid: Arc<AtomicU32>,
+    running: Arc<Running>,
+}
+
+/// What supervision tells about a proxy.
+#[derive(Debug, Default)]
+struct Running {
+    /// Process id; 0 between two.
+    pid: AtomicU32,
+    restarts: AtomicU32,
 }
 
 impl Proxy {
     pub(super) fn pid(&self) -> u32 {
-        self.pid.load(Ordering::Relaxed)
+        self.running.pid.load(Ordering::Relaxed)
+    }
+
+    /// How often it ended and was started again.
+    pub(super) fn restarts(&self) -> u32 {
+        self.running.restarts.load(Ordering::Relaxed)
     }
 
     /// The end of what it printed.
@@ -81,12 +93,12 @@ impl Proxies {
     }
 
     fn supervise(&mut self, launch: Launch) -> anyhow::Result<()> {
-        let pid = Arc::new(AtomicU32::new(0));
+        let running = Arc::<Running>::default();
         let (instance, log) = (launch.instance, launch.log());
         let child = launch.spawn()?;
-        pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
-        self.list.push(Proxy { instance, log, pid: pid.clone() });
-        self.tasks.spawn(keep_running(launch, child, pid, self.stop.clone()));
+        running.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        self.list.push(Proxy { instance, log, running: running.clone() });
+        self.tasks.spawn(keep_running(launch, child, running, self.stop.clone()));
         Ok(())
     }
 
@@ -100,7 +112,7 @@ impl Proxies {
 async fn keep_running(
     launch: Launch,
     mut child: Child,
-    pid: Arc<AtomicU32>,
+    running: Arc<Running>,
     stop: CancellationToken,
 ) {
     loop {
@@ -108,7 +120,8 @@ async fn keep_running(
             _ = child.wait() => {}
             () = stop.cancelled() => return end(&mut child).await,
         }
-        pid.store(0, Ordering::Relaxed);
+        running.pid.store(0, Ordering::Relaxed);
+        running.restarts.fetch_add(1, Ordering::Relaxed);
         super::progress(&format!("the proxy of {} ended; starting it again", launch.instance.name));
         child = loop {
             tokio::select! {
@@ -120,7 +133,7 @@ async fn keep_running(
                 Err(error) => super::progress(&format!("{error:#}")),
             }
         };
-        pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        running.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
     }
 }
 
