@@ -24,7 +24,7 @@ use crate::policy::{self, Policy};
 use crate::scope::Scope;
 use crate::view::ProxyKind;
 
-pub(crate) use tls::kubernetes as kubernetes_secret;
+
 
 /// Istio's default for `connectTimeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

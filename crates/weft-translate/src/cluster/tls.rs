@@ -156,6 +156,6 @@ fn trust(scope: &Scope<'_>, settings: &ClientTlsSettings, sni: &str) -> Trust {
 }
 
 /// SDS name of a Kubernetes secret.
-pub(crate) fn kubernetes(credential: &str) -> String {
+fn kubernetes(credential: &str) -> String {
     names::SecretName::Kubernetes { credential }.to_string()
 }
