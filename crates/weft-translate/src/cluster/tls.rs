@@ -9,11 +9,16 @@ use weft_xds::pb::envoy::config::core::v3::TransportSocket;
 
 use super::Upstream;
 use crate::build::tls::{
-    Certificate, MESH_ROOTS, Trust, WORKLOAD_CERT, raw_buffer, upstream, upstream_unverified,
+    Certificate, MESH_ROOTS, Trust, WORKLOAD_CERT, raw_buffer, upstream, upstream_of_provider,
+    upstream_unverified,
 };
 use crate::build::{structure, text};
 use crate::scope::Scope;
 use crate::view::Flavor;
+
+/// Stock Envoy cannot ask for "the system's roots", only for a file; this is where Debian, Ubuntu
+/// and Alpine (hence Envoy's and Istio's images) keep them.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// The part of a cluster's identity that TLS needs.
 pub(crate) struct Target<'a> {
@@ -81,13 +86,19 @@ fn mutual(scope: &Scope<'_>, target: &Target<'_>, names: &[String], sni: &str) -
     )
 }
 
-/// gRPC's client: mutual TLS only when a rule says so, without SNI tricks.
+/// gRPC's client: the mesh's mutual TLS when a rule says so, else plaintext; it can choose neither
+/// by endpoint nor by SDS secret.
 pub(crate) fn for_grpc(
     scope: &Scope<'_>,
-    target: &Target<'_>,
+    service: &MeshService,
     settings: Option<&ClientTlsSettings>,
 ) -> Option<TransportSocket> {
-    settings.and_then(|settings| explicit(scope, target, settings))
+    let settings = settings.filter(|settings| settings.mode == ClientTlsMode::IstioMutual)?;
+    let names = match settings.subject_alt_names.as_slice() {
+        [] => scope.identities(service),
+        given => given.to_vec(),
+    };
+    Some(upstream_of_provider(&names))
 }
 
 fn explicit(
@@ -142,7 +153,10 @@ fn trust(scope: &Scope<'_>, settings: &ClientTlsSettings, sni: &str) -> Trust {
         return Trust::Sds { roots, names };
     }
     match (settings.ca_certificates.as_str(), scope.view.flavor) {
-        ("" | "system", _) => Trust::System { names },
+        ("" | "system", Flavor::Envoy) => {
+            Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None }
+        }
+        ("" | "system", Flavor::Weft | Flavor::Grpc) => Trust::System { names },
         (path, Flavor::Weft) => Trust::Sds {
             roots: names::SecretName::FileRoot { certificate: path }.to_string(),
             names,
