@@ -45,9 +45,8 @@ fn add<'a>(
     }
     let place = Place { gateway: MESH_GATEWAY, port };
     let rules = egress.virtual_service(scope, &service.host);
-    let mut list = rules
-        .map(|rules| of_virtual_service(scope, rules, &place, findings))
-        .unwrap_or_default();
+    let mut list =
+        rules.map(|rules| of_virtual_service(scope, rules, &place, findings)).unwrap_or_default();
     if list.is_empty() {
         let cluster = names::outbound_cluster(port, "", &service.host);
         list = vec![default_route(scope, cluster, &service.host, port)];

@@ -24,8 +24,6 @@ use crate::policy::{self, Policy};
 use crate::scope::Scope;
 use crate::view::ProxyKind;
 
-
-
 /// Istio's default for `connectTimeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

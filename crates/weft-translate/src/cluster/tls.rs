@@ -1,7 +1,7 @@
 //! How a client connects: plaintext, mutual TLS inside the mesh, or TLS the rule asks for.
 
+use weft_model::MeshService;
 use weft_model::spec::{ClientTlsMode, ClientTlsSettings};
-use weft_model::{MeshService, Resolution};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::cluster::v3::Cluster;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::TransportSocketMatch;
@@ -36,7 +36,7 @@ pub(crate) fn apply(
     settings: Option<&ClientTlsSettings>,
 ) {
     match settings {
-        None if is_automatic(scope, target.service) => {
+        None if cluster.eds_cluster_config.is_some() && is_automatic(scope, target.service) => {
             cluster.transport_socket_matches = automatic(scope, target);
         }
         None => {}
@@ -44,11 +44,10 @@ pub(crate) fn apply(
     }
 }
 
-/// Mutual TLS by endpoint: only inside the mesh, and only where endpoints are known one by one.
+/// Mutual TLS by endpoint: only inside the mesh. (And only where endpoints are known one by one:
+/// Envoy 1.40 crashes on socket matches in a cluster of original destinations.)
 fn is_automatic(scope: &Scope<'_>, service: &MeshService) -> bool {
-    scope.snapshot.mesh().enable_auto_mtls
-        && !service.mesh_external
-        && service.resolution == Resolution::Static
+    scope.snapshot.mesh().enable_auto_mtls && !service.mesh_external
 }
 
 fn automatic(scope: &Scope<'_>, target: &Target<'_>) -> Vec<TransportSocketMatch> {

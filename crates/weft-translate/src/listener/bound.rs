@@ -87,7 +87,8 @@ fn egress(
         }
         let mut built_listener = listener(name, address, TrafficDirection::Outbound);
         fill(scope, egress, port, &routes, &mut built_listener, built, findings);
-        if built_listener.filter_chains.is_empty() && built_listener.default_filter_chain.is_none() {
+        if built_listener.filter_chains.is_empty() && built_listener.default_filter_chain.is_none()
+        {
             let message = "no imported service fits this listener; it is left out";
             findings.add(Kind::Sidecar, &sidecar.meta, LISTENER_CONFLICT, &path, message);
             continue;
@@ -162,8 +163,9 @@ fn tcp_chains<'a>(scope: &Scope<'a>, egress: &Egress<'a>, port: u16) -> Vec<Filt
     });
     let Some((service, target)) = fitting else { return Vec::new() };
     let rules = egress.virtual_service(scope, &service.host);
-    let mut chains =
-        rules.map(|rules| bytes::tcp_rules(scope, rules, &bytes::in_mesh(port))).unwrap_or_default();
+    let mut chains = rules
+        .map(|rules| bytes::tcp_rules(scope, rules, &bytes::in_mesh(port)))
+        .unwrap_or_default();
     let filter = bytes::to_service(scope, &service.host, target);
     bytes::push(&mut chains, FilterChainMatch::default(), filter);
     chains

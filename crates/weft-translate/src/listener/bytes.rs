@@ -27,7 +27,12 @@ pub(crate) fn tcp_rules(
         let alternatives = if rule.matches.is_empty() { &always[..] } else { &rule.matches };
         for conditions in alternatives {
             let applies = at(place, &conditions.gateways, conditions.port)
-                && source_matches(scope, place, &conditions.source_labels, &conditions.source_namespace);
+                && source_matches(
+                    scope,
+                    place,
+                    &conditions.source_labels,
+                    &conditions.source_namespace,
+                );
             if !applies {
                 continue;
             }
@@ -56,7 +61,12 @@ pub(crate) fn tls_rules(
         for conditions in &rule.matches {
             let TlsMatchAttributes { sni_hosts, destination_subnets, .. } = conditions;
             let applies = at(place, &conditions.gateways, conditions.port)
-                && source_matches(scope, place, &conditions.source_labels, &conditions.source_namespace);
+                && source_matches(
+                    scope,
+                    place,
+                    &conditions.source_labels,
+                    &conditions.source_namespace,
+                );
             if !applies {
                 continue;
             }

@@ -15,7 +15,9 @@ use weft_xds::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, L
 
 use super::bound::PLAIN_HTTP;
 use super::inbound::InboundPort;
-use super::{Built, Inspection, bytes, default_mode, inbound, inbound_port, listener, outbound_http};
+use super::{
+    Built, Inspection, bytes, default_mode, inbound, inbound_port, listener, outbound_http,
+};
 use crate::build::tcp::tcp_to;
 use crate::build::{boolean, cidr, socket_address, uint32};
 use crate::findings::Findings;
@@ -74,7 +76,8 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
     let mut outbound =
         listener(names::VIRTUAL_OUTBOUND.to_owned(), address, TrafficDirection::Outbound);
     outbound.use_original_dst = boolean(true);
-    outbound.transparent = (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
+    outbound.transparent =
+        (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
     outbound.filter_chains = vec![black_hole("virtualOutbound-blackhole", OUTBOUND_PORT)];
     outbound.default_filter_chain =
         Some(to_cluster("virtualOutbound-catchall-tcp", unknown_cluster(scope), None));
@@ -84,7 +87,8 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
 fn virtual_inbound(scope: &Scope<'_>) -> Listener {
     let address = socket_address(any_address(scope), INBOUND_PORT);
     let mut all = listener(names::VIRTUAL_INBOUND.to_owned(), address, TrafficDirection::Inbound);
-    all.transparent = (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
+    all.transparent =
+        (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
     all.filter_chains.push(black_hole("virtualInbound-blackhole", INBOUND_PORT));
     let mut inspection = Inspection { original_dst: true, ..Default::default() };
     for port in ports::of_workload(scope) {
@@ -150,7 +154,9 @@ impl Plan {
                         let planned = self.any(port.number);
                         planned.http_routes = Some(names::outbound_route(port.number));
                     }
-                    Protocol::Auto => self.sniffed(scope, egress, service, port.number, built, findings),
+                    Protocol::Auto => {
+                        self.sniffed(scope, egress, service, port.number, built, findings)
+                    }
                     protocol if protocol.is_tls() => self.tls(scope, egress, service, port.number),
                     _ => self.tcp(scope, egress, service, port.number),
                 }
@@ -159,7 +165,8 @@ impl Plan {
         for ((_, port), planned) in &self.listeners {
             let Some(name) = &planned.http_routes else { continue };
             // Names with a host were made with their listener.
-            if *name == names::outbound_route(*port) && built.routes.iter().all(|r| r.name != *name) {
+            if *name == names::outbound_route(*port) && built.routes.iter().all(|r| r.name != *name)
+            {
                 let reach = Reach::Port(*port);
                 built.routes.push(vhost::outbound(scope, egress, name, reach, unknown, findings));
             }
@@ -206,7 +213,13 @@ impl Plan {
         }
     }
 
-    fn tls<'a>(&mut self, scope: &Scope<'a>, egress: &Egress<'a>, service: &MeshService, port: u16) {
+    fn tls<'a>(
+        &mut self,
+        scope: &Scope<'a>,
+        egress: &Egress<'a>,
+        service: &MeshService,
+        port: u16,
+    ) {
         let rules = egress.virtual_service(scope, &service.host);
         let by_rule = rules
             .map(|rules| bytes::tls_rules(scope, rules, &bytes::in_mesh(port)))
@@ -234,7 +247,13 @@ impl Plan {
         }
     }
 
-    fn tcp<'a>(&mut self, scope: &Scope<'a>, egress: &Egress<'a>, service: &MeshService, port: u16) {
+    fn tcp<'a>(
+        &mut self,
+        scope: &Scope<'a>,
+        egress: &Egress<'a>,
+        service: &MeshService,
+        port: u16,
+    ) {
         let mut chains = tcp_chains(scope, egress, service, port);
         let Some(last) = chains.pop() else { return };
         for address in addresses(service) {
@@ -250,7 +269,11 @@ impl Plan {
                 continue;
             }
             let matching = FilterChainMatch {
-                prefix_ranges: service.cidrs.iter().map(|c| cidr(c.address, c.prefix_len)).collect(),
+                prefix_ranges: service
+                    .cidrs
+                    .iter()
+                    .map(|c| cidr(c.address, c.prefix_len))
+                    .collect(),
                 ..Default::default()
             };
             for filter in &last.filters {
@@ -288,7 +311,8 @@ impl Planned {
             }
             listener.filter_chains.push(chain);
         }
-        let all_http = listener.filter_chains.iter().any(|chain| chain.filter_chain_match.is_none());
+        let all_http =
+            listener.filter_chains.iter().any(|chain| chain.filter_chain_match.is_none());
         if !all_http {
             let unknown = || to_cluster("PassthroughFilterChain", unknown_cluster(scope), None);
             listener.default_filter_chain = Some(self.bytes.unwrap_or_else(unknown));

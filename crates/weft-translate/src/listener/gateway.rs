@@ -42,7 +42,13 @@ impl Entry<'_> {
         format!("spec.servers[{}]{field}", self.index)
     }
 
-    pub(crate) fn report(&self, findings: &mut Findings, code: &'static str, field: &str, message: &str) {
+    pub(crate) fn report(
+        &self,
+        findings: &mut Findings,
+        code: &'static str,
+        field: &str,
+        message: &str,
+    ) {
         findings.add(Kind::Gateway, &self.gateway.meta, code, &self.path(field), message);
     }
 
@@ -50,18 +56,20 @@ impl Entry<'_> {
         let mode = self.server.tls.as_ref().map(|tls| tls.mode);
         match (self.protocol, mode) {
             (protocol, _) if protocol.is_http() => Class::PlainHttp,
-            (protocol, Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) | None)
-                if protocol.is_tls() =>
-            {
-                Class::Passthrough
-            }
+            (
+                protocol,
+                Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) | None,
+            ) if protocol.is_tls() => Class::Passthrough,
             (Protocol::Https, Some(_)) => Class::Https,
-            (_, Some(
-                ServerTlsMode::Simple
-                | ServerTlsMode::Mutual
-                | ServerTlsMode::OptionalMutual
-                | ServerTlsMode::IstioMutual,
-            )) => Class::TlsBytes,
+            (
+                _,
+                Some(
+                    ServerTlsMode::Simple
+                    | ServerTlsMode::Mutual
+                    | ServerTlsMode::OptionalMutual
+                    | ServerTlsMode::IstioMutual,
+                ),
+            ) => Class::TlsBytes,
             (_, _) => Class::Bytes,
         }
     }
@@ -101,7 +109,8 @@ pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings)
             if compatible {
                 chains.add(scope, entry, (&bind, port), findings);
             } else {
-                let message = "another server has this port with another protocol; this one is left out";
+                let message =
+                    "another server has this port with another protocol; this one is left out";
                 entry.report(findings, LISTENER_CONFLICT, ".port.protocol", message);
             }
         }

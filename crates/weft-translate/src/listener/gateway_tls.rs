@@ -66,7 +66,8 @@ fn certificates(
             .collect();
     }
     let own = std::iter::once((&tls.server_certificate, &tls.private_key));
-    let more = tls.tls_certificates.iter().map(|pair| (&pair.server_certificate, &pair.private_key));
+    let more =
+        tls.tls_certificates.iter().map(|pair| (&pair.server_certificate, &pair.private_key));
     let files: Vec<Certificate> = own
         .chain(more)
         .filter(|(chain, key)| !chain.is_empty() && !key.is_empty())
@@ -100,9 +101,7 @@ fn from_secret(
 /// Our proxy reads and watches files itself, under an SDS name; Envoy reads them once.
 fn from_files(scope: &Scope<'_>, chain: &str, key: &str) -> Certificate {
     match scope.view.flavor {
-        Flavor::Weft => {
-            Certificate::Sds(SecretName::File { certificate: chain, key }.to_string())
-        }
+        Flavor::Weft => Certificate::Sds(SecretName::File { certificate: chain, key }.to_string()),
         Flavor::Envoy | Flavor::Grpc => {
             Certificate::Files { chain: chain.to_owned(), key: key.to_owned() }
         }

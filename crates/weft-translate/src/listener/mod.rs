@@ -114,7 +114,9 @@ fn inbound_port(port: &crate::ports::WorkloadPort<'_>) -> inbound::InboundPort {
         protocol: port.protocol,
         mode: port.mode,
         cluster: weft_xds::names::inbound_cluster(port.port),
-        host: port.service.map_or_else(|| "localhost".to_owned(), |service| service.host.to_string()),
+        host: port
+            .service
+            .map_or_else(|| "localhost".to_owned(), |service| service.host.to_string()),
     }
 }
 

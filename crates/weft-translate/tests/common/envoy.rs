@@ -43,8 +43,11 @@ fn to_json(url: &str, resource: &Resource) -> Value {
 
 fn bootstrap(snapshot: &Snapshot, view: &ProxyView) -> Value {
     let (resources, _) = translate(snapshot, view);
-    let routes: Vec<Value> =
-        resources.routes.iter().map(|routes| without_type(to_json(type_url::ROUTE, routes))).collect();
+    let routes: Vec<Value> = resources
+        .routes
+        .iter()
+        .map(|routes| without_type(to_json(type_url::ROUTE, routes)))
+        .collect();
     let mut listeners: Vec<Value> = resources
         .listeners
         .iter()
