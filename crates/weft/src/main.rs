@@ -34,7 +34,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if exit_with_stdin {
                 exit_with_stdin_closed();
             }
-            anyhow::bail!("{:?}: the data plane is not in this build", args.kind);
+            weft_proxy::run(&args)?;
         }
         Command::Analyze(args) => return analyze::run(&args),
         Command::ProxyStatus(args) => proxy_status::run(&args)?,
