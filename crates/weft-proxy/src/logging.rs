@@ -20,7 +20,8 @@ impl LogLevel {
 /// Starts logging to standard error. `None` when the process already logs.
 pub fn init(level: &str) -> Result<Option<LogLevel>, String> {
     let (layer, handle) = reload::Layer::new(filter(level)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
     let started = tracing_subscriber::registry().with(layer).with(lines).try_init();
     Ok(started.ok().map(|()| {
         LogLevel(Arc::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
