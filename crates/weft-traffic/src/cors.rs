@@ -91,3 +91,61 @@ impl CorsPolicy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> CorsPolicy {
+        CorsPolicy {
+            allow_origins: vec![StringMatch::exact("https://a.com")],
+            allow_methods: "GET,POST".into(),
+            allow_headers: "x-a".into(),
+            expose_headers: "x-b".into(),
+            max_age: "60".into(),
+            allow_credentials: true,
+            allow_private_network: false,
+            forward_not_matching: true,
+            enabled: Fraction::ALWAYS,
+        }
+    }
+
+    fn decide(policy: &CorsPolicy, method: &str, headers: &[(&str, &str)]) -> String {
+        let head = crate::route::test_head(method, "b.com", "/", headers);
+        format!("{:?}", policy.on_request(&head, 0)).split([' ', '{']).next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn decisions() {
+        let (good, bad) = (("Origin", "https://a.com"), ("origin", "https://evil.com"));
+        let asks = ("access-control-request-method", "PUT");
+        let open = policy();
+        let strict = CorsPolicy { forward_not_matching: false, ..policy() };
+        let off = CorsPolicy { enabled: Fraction::NEVER, ..policy() };
+        for (policy, method, headers, expect) in [
+            (&open, "GET", &[good][..], "Allowed"),
+            (&open, "GET", &[], "Pass"),
+            (&open, "GET", &[bad], "Pass"),
+            (&open, "OPTIONS", &[good, asks], "Preflight"),
+            (&open, "OPTIONS", &[good], "Allowed"),
+            (&open, "OPTIONS", &[bad, asks], "Pass"),
+            (&strict, "OPTIONS", &[bad, asks], "PreflightRefused"),
+            (&off, "OPTIONS", &[good, asks], "Pass"),
+        ] {
+            assert_eq!(decide(policy, method, headers), expect, "{method} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn answers() {
+        let headers = policy().preflight_headers(b"https://a.com", true);
+        assert_eq!(headers.get("access-control-allow-origin"), Some(&b"https://a.com"[..]));
+        assert_eq!(headers.get("access-control-allow-methods"), Some(&b"GET,POST"[..]));
+        assert_eq!(headers.get("access-control-allow-private-network"), Some(&b"true"[..]));
+        assert_eq!(headers.get("access-control-expose-headers"), None);
+        let mut response = HeaderList::new();
+        policy().on_response(b"https://a.com", &mut response);
+        assert_eq!(response.get("access-control-expose-headers"), Some(&b"x-b"[..]));
+        assert_eq!(response.get("access-control-allow-credentials"), Some(&b"true"[..]));
+    }
+}

@@ -183,3 +183,6 @@ impl Cidr {
             && Cidr::new(ip, self.bits).is_some_and(|c| c.address == self.address)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,4 +154,6 @@ fn decode<T: Message + Name + Default>(any: &Any) -> Result<T> {
 }
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;

@@ -209,3 +209,57 @@ fn put<T>(map: &mut Map<T>, name: Arc<str>, value: Option<Arc<T>>) {
         None => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lower::{self, Lowered, samples};
+
+    fn endpoints_of(tables: &Tables, cluster: &str) -> usize {
+        tables.cluster(cluster).map_or(0, |cluster| cluster.endpoints.endpoints.len())
+    }
+
+    const CLUSTER: &str = "outbound|9080|v1|reviews";
+
+    #[test]
+    fn clusters_and_endpoints_join_in_either_order() {
+        let cluster = lower::cluster(&samples::sample_cluster()).unwrap();
+        let set = lower::endpoints(&samples::sample_endpoints()).unwrap();
+        let first = Tables::default().with_cluster(cluster.clone());
+        assert_eq!(endpoints_of(&first, CLUSTER), 0);
+        assert_eq!(endpoints_of(&first.with_endpoints(CLUSTER, set.clone()), CLUSTER), 2);
+        let second = Tables::default().with_endpoints(CLUSTER, set).with_cluster(cluster.clone());
+        assert_eq!(endpoints_of(&second, CLUSTER), 2);
+        // A new version of the cluster keeps its endpoints; the old tables stay as they were.
+        assert_eq!(endpoints_of(&second.with_cluster(cluster), CLUSTER), 2);
+        assert_eq!(endpoints_of(&first, CLUSTER), 0);
+        let without = second.with([Change::Endpoints(CLUSTER.into(), None)]);
+        assert_eq!(endpoints_of(&without, CLUSTER), 0);
+    }
+
+    #[test]
+    fn an_endpoint_change_shares_everything_else() {
+        let cluster = lower::cluster(&samples::sample_cluster()).unwrap();
+        let before = Tables::default()
+            .with_cluster(cluster)
+            .with_route(lower::route_config(&samples::sample_routes()).unwrap())
+            .with_listener(lower::listener(&samples::sample_listener()).unwrap());
+        let after = before.with_endpoints(CLUSTER, EndpointSet::default());
+        assert!(Arc::ptr_eq(before.route("9080").unwrap(), after.route("9080").unwrap()));
+        let config = |tables: &Tables| tables.cluster(CLUSTER).unwrap().config.clone();
+        assert!(Arc::ptr_eq(&config(&before), &config(&after)));
+        assert!(after.version > before.version);
+    }
+
+    #[test]
+    fn references_are_found() {
+        let tables = Tables::default()
+            .with_route(lower::route_config(&samples::sample_routes()).unwrap())
+            .with_listener(lower::listener(&samples::sample_listener()).unwrap());
+        let names = |set: BTreeSet<Arc<str>>| set.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(tables.missing_routes()), ["8080"]);
+        assert_eq!(names(tables.missing_clusters()), ["inbound|9000||", "v1", "v2"]);
+        let any = samples::pack(&samples::sample_routes());
+        assert!(matches!(lower::any(&any), Ok(Lowered::Route(_))));
+    }
+}

@@ -238,7 +238,7 @@ fn client_cert(
         4 => ForwardClientCert::AlwaysForwardOnly,
         other => return error("forward_client_cert_details", format!("{other} is not known")),
     };
-    let flags = set.clone().unwrap_or_default();
+    let flags = set.unwrap_or_default();
     Ok(ClientCert {
         forward,
         subject: value::boolean(&flags.subject, false),
@@ -277,7 +277,7 @@ pub(super) fn http1(message: &Option<core::Http1ProtocolOptions>) -> Result<Http
 
 pub(super) fn http2(message: &Option<core::Http2ProtocolOptions>) -> Result<Http2Rules> {
     let Some(message) = message else { return Ok(Http2Rules::default()) };
-    let keepalive = message.connection_keepalive.clone().unwrap_or_default();
+    let keepalive = message.connection_keepalive.unwrap_or_default();
     Ok(Http2Rules {
         concurrent_streams_max: value::uint(&message.max_concurrent_streams),
         stream_window_bytes: value::uint(&message.initial_stream_window_size),

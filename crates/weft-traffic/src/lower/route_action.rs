@@ -61,7 +61,7 @@ pub(super) fn lower(
     refuse(*internal_redirect_action != 0, "internal_redirect_action")?;
     refuse(hedge_policy.is_some(), "hedge_policy")?;
     let mirrors = list("request_mirror_policies", request_mirror_policies, mirror)?;
-    let stream = max_stream_duration.clone().unwrap_or_default();
+    let stream = max_stream_duration.unwrap_or_default();
     let grpc_max = stream.grpc_timeout_header_max.as_ref().or(max_grpc_timeout.as_ref());
     let grpc_offset = stream.grpc_timeout_header_offset.as_ref().or(grpc_timeout_offset.as_ref());
     let retry = retry_policy.as_ref().map(retry).transpose().at("retry_policy")?;

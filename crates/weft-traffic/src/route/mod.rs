@@ -279,3 +279,6 @@ pub(crate) fn test_head(
         headers: headers.iter().copied().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;
