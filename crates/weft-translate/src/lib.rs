@@ -11,7 +11,6 @@ mod build;
 mod cluster;
 mod endpoint;
 mod findings;
-mod grpc;
 mod listener;
 mod policy;
 mod ports;

@@ -16,6 +16,8 @@ mod metrics;
 mod registry;
 mod source;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,7 +23,7 @@ use super::exchange::Exchange;
 use super::request::Request;
 use super::{outbound, record::Attempts};
 use crate::error::{ErrorKind, ProxyError, RetrySafety};
-use crate::upstream::pool::{ConnectionFacts, Opened};
+use crate::upstream::pool::{ConnectionFacts, Opened, Purpose};
 use crate::upstream::{FinalHead, Upstream};
 
 /// Keep-alive races forgiven per request; each takes another stale connection out of the pool.
@@ -99,6 +99,7 @@ pub(crate) async fn run(
         }
         // The answer nobody gets; its connection is closed, since its body was not read.
         drop(result);
+        exchange.end_attempt();
         retries += 1;
         if policy.avoid_previous {
             tried.push(host);
@@ -168,9 +169,12 @@ async fn attempt(
     let worker = &forward.conn.worker;
     exchange.start_attempt();
     let active = picked.host.begin();
-    let priority = usize::from(forward.action.high_priority);
-    let open =
-        worker.pools.open(worker, forward.cluster, &picked.endpoint, request.version, priority);
+    let purpose = Purpose {
+        downstream: request.version,
+        once_only: !request.head.method.is_idempotent(),
+        priority: usize::from(forward.action.high_priority),
+    };
+    let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);
     let Opened { mut upstream, facts } = exchange.unless_interrupted(open).await?;
     facts.active.counters().rq_total.inc();
     facts.active.counters().rq_active.inc();

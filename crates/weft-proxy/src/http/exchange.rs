@@ -82,6 +82,11 @@ impl<'x, 'c> Exchange<'x, 'c> {
         self.limits.start_attempt();
     }
 
+    /// The attempt failed: its own time limit no longer runs.
+    pub(crate) fn end_attempt(&mut self) {
+        self.limits.answered();
+    }
+
     /// Whether the request could be sent again from its beginning.
     pub(crate) fn repeatable(&self) -> bool {
         self.replay.complete && !self.down.head_sent()

@@ -59,3 +59,6 @@ pub async fn serve_connection(io: Io, context: Rc<ConnContext>, worker: Rc<Worke
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,9 +94,6 @@ impl Record {
     /// The request failed.
     pub(crate) fn failed(&mut self, error: &ProxyError) {
         self.flags = self.flags.with(flag(error.flag()));
-        if self.attempts.exhausted {
-            self.flags = self.flags.with(ResponseFlags::RETRY_LIMIT_EXCEEDED);
-        }
         tracing::debug!(%error, attempts = self.attempts.count, "request failed");
     }
 

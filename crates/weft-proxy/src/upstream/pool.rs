@@ -34,8 +34,8 @@ const IDLE_APPLICATION: Duration = Duration::from_secs(3);
 const IDLE_SIDECAR: Duration = Duration::from_secs(60);
 /// What Envoy means by an unset idle timeout: not a choice anybody made.
 const IDLE_UNSET: Duration = Duration::from_secs(3600);
-/// Below this an idle connection is trusted without a look at the socket: the reactor has turned
-/// since, and a look is a system call on every request.
+/// Below this an idle connection is trusted without a look at the socket, which is a system call:
+/// a request that may be sent twice can be sent again if the trust was misplaced.
 const TRUST_FOR: Duration = Duration::from_millis(1);
 /// Idle HTTP/1 connections kept per endpoint.
 const IDLE_MAX: usize = 1024;
@@ -108,6 +108,17 @@ impl Drop for ConnectionPermit {
     }
 }
 
+/// What a connection is wanted for.
+#[derive(Clone, Copy)]
+pub(crate) struct Purpose {
+    /// The version the client speaks.
+    pub(crate) downstream: Version,
+    /// The request must not be sent twice.
+    pub(crate) once_only: bool,
+    /// 0: the cluster's default limits; 1: those for high priority.
+    pub(crate) priority: usize,
+}
+
 /// Which version to speak to an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -118,23 +129,21 @@ enum Wanted {
 }
 
 impl Pools {
-    /// A connection to `endpoint` for one request from a client that speaks `downstream`.
-    /// `priority` 1 has the cluster's high-priority limits.
+    /// A connection to `endpoint` for one request.
     pub(crate) async fn open(
         &self,
         worker: &Rc<Worker>,
         cluster: &Cluster,
         endpoint: &Endpoint,
-        downstream: Version,
-        priority: usize,
+        purpose: Purpose,
     ) -> Result<Opened, ProxyError> {
         let pool = self.cluster(cluster);
         let host = pool.host(cluster, endpoint)?;
-        let wanted = wanted(cluster.config.http.protocol, downstream);
-        if let Some(ready) = host.reuse(wanted).await {
+        let wanted = wanted(cluster.config.http.protocol, purpose.downstream);
+        if let Some(ready) = host.reuse(wanted, purpose.once_only).await {
             return Ok(ready);
         }
-        let circuit = worker.balancers.circuit(cluster, priority, worker.now());
+        let circuit = worker.balancers.circuit(cluster, purpose.priority, worker.now());
         let opening = Opening { worker, cluster, endpoint, wanted, circuit };
         // Boxed: the rare case must not make every request's state as large as a handshake.
         Box::pin(pool.open_new(opening, host)).await
@@ -203,7 +212,7 @@ impl ClusterPool {
         if host.expects_h2(*wanted) {
             let failures = host.failures.get();
             turn = host.opening.acquire().await.ok();
-            if let Some(ready) = host.reuse(*wanted).await {
+            if let Some(ready) = host.reuse(*wanted, true).await {
                 return Ok(ready);
             }
             if host.failures.get() != failures {
@@ -218,7 +227,7 @@ impl ClusterPool {
                 None if self.close_one_idle() => continue,
                 None => freed.await,
             }
-            if let Some(ready) = host.reuse(*wanted).await {
+            if let Some(ready) = host.reuse(*wanted, true).await {
                 return Ok(ready);
             }
         };
@@ -301,18 +310,18 @@ impl HostPool {
     }
 
     /// A connection that is there already.
-    async fn reuse(self: &Rc<Self>, wanted: Wanted) -> Option<Opened> {
+    async fn reuse(self: &Rc<Self>, wanted: Wanted, once_only: bool) -> Option<Opened> {
         match self.expects_h2(wanted) {
             true => self.reuse_h2().await,
-            false => self.reuse_h1(),
+            false => self.reuse_h1(once_only),
         }
     }
 
-    fn reuse_h1(self: &Rc<Self>) -> Option<Opened> {
+    fn reuse_h1(self: &Rc<Self>, once_only: bool) -> Option<Opened> {
         let now = Instant::now();
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            let fresh = idle.idle_for(now) < TRUST_FOR;
+            let fresh = !once_only && idle.idle_for(now) < TRUST_FOR;
             if idle.is_stale(now, self.idle_limit.get()) || !(fresh || idle.is_good()) {
                 continue;
             }

@@ -130,7 +130,6 @@ fn build(
             flavor: scope.view.flavor,
             sampling: scope.sampling(),
             access_log: scope.access_log(),
-            trusted_hops: 0,
         }),
         Content::Bytes => tcp_to(&port.cluster),
     };

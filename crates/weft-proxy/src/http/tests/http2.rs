@@ -1,0 +1,198 @@
+//! What is special to HTTP/2 and gRPC.
+
+use bytes::Bytes;
+
+use super::*;
+
+async fn client_of(mesh: &Mesh) -> h2::client::SendRequest<Bytes> {
+    let (send, connection) = h2::client::handshake(mesh.client().await.stream).await.unwrap();
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    send
+}
+
+fn grpc(path: &str) -> http::Request<()> {
+    http::Request::post(format!("http://app{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap()
+}
+
+#[test]
+fn grpc_errors_of_ours_are_grpc() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let setup = mesh.setup.borrow().clone();
+        mesh.worker.set_tables(Arc::new(tables(&setup, &[], 90)));
+        let mut send = client_of(&mesh).await;
+        let (response, _) = send.send_request(grpc("/a.B/C"), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        assert!(response.body().is_end_stream());
+        let labels =
+            ["request_protocol=\"grpc\"", "grpc_response_status=\"14\"", "response_flags=\"UH\""];
+        mesh.expect_requests(&labels, 1).await;
+    });
+}
+
+#[test]
+fn grpc_streams_in_both_directions() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let app = {
+            let mesh = mesh.clone();
+            tokio::task::spawn_local(async move {
+                let stream = mesh.app().await.stream;
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+                tokio::task::spawn_local(
+                    async move { while connection.accept().await.is_some() {} },
+                );
+                assert_eq!(request.headers()["te"], "trailers");
+                assert_eq!(request.uri().path(), "/a.B/Chat");
+                assert_eq!(request.uri().authority().unwrap(), "app");
+                let mut body = request.into_body();
+                let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                while let Some(message) = body.data().await {
+                    let message = message.unwrap();
+                    body.flow_control().release_capacity(message.len()).unwrap();
+                    stream.send_data(message, false).unwrap();
+                }
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", "5".parse().unwrap());
+                stream.send_trailers(trailers).unwrap();
+            })
+        };
+        let mut send = client_of(&mesh).await;
+        let (response, mut stream) = send.send_request(grpc("/a.B/Chat"), false).unwrap();
+        let response = response.await.unwrap();
+        let mut body = response.into_body();
+        for message in ["one", "two", "three"] {
+            stream.send_data(Bytes::from(message), false).unwrap();
+            assert_eq!(body.data().await.unwrap().unwrap(), message);
+        }
+        stream.send_data(Bytes::new(), true).unwrap();
+        assert!(body.data().await.is_none());
+        let trailers = body.trailers().await.unwrap().unwrap();
+        assert_eq!(trailers["grpc-status"], "5");
+        app.await.unwrap();
+        mesh.expect_requests(&["grpc_response_status=\"5\"", "response_code=\"200\""], 1).await;
+    });
+}
+
+#[test]
+fn a_client_that_resets_its_stream_ends_the_upstreams_too() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let app = {
+            let mesh = mesh.clone();
+            tokio::task::spawn_local(async move {
+                let stream = mesh.app().await.stream;
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                tokio::task::spawn_local(
+                    async move { while connection.accept().await.is_some() {} },
+                );
+                std::future::poll_fn(|cx| respond.poll_reset(cx)).await.unwrap()
+            })
+        };
+        let mut send = client_of(&mesh).await;
+        let (response, mut stream) = send.send_request(grpc("/a.B/C"), false).unwrap();
+        stream.send_data(Bytes::from("x"), false).unwrap();
+        // The application has it once the proxy has connected; then the client gives up.
+        while mesh
+            .worker
+            .balancers
+            .circuit(mesh.worker.tables().cluster("app").unwrap(), 0, Instant::now())
+            .active(weft_traffic::circuit::Resource::Connections)
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(response);
+        assert_eq!(app.await.unwrap(), h2::Reason::CANCEL);
+        mesh.expect_requests(&["response_flags=\"DC\""], 1).await;
+    });
+}
+
+#[test]
+fn streams_share_a_connection_up_to_its_limit() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let connections = Rc::new(std::cell::Cell::new(0));
+        {
+            let (mesh, connections) = (mesh.clone(), connections.clone());
+            tokio::task::spawn_local(async move {
+                loop {
+                    let stream = mesh.app().await.stream;
+                    connections.set(connections.get() + 1);
+                    let mut builder = h2::server::Builder::new();
+                    builder.max_concurrent_streams(10);
+                    let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                    tokio::task::spawn_local(async move {
+                        while let Some(Ok((_, mut respond))) = connection.accept().await {
+                            tokio::task::spawn_local(async move {
+                                tokio::time::sleep(Duration::from_millis(20)).await;
+                                respond.send_response(http::Response::new(()), true).unwrap();
+                            });
+                        }
+                    });
+                }
+            });
+        }
+        let mut send = client_of(&mesh).await;
+        // One first, so that the endpoint's limit is known.
+        send.send_request(grpc("/a.B/C"), true).unwrap().0.await.unwrap();
+        let calls: Vec<_> =
+            (0..40).map(|_| send.send_request(grpc("/a.B/C"), true).unwrap().0).collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap().status(), 200);
+        }
+        // How many depends on when the limit arrives; one would mean that it was ignored.
+        assert!((2..=5).contains(&connections.get()), "{} connections", connections.get());
+        mesh.expect_requests(&["response_code=\"200\""], 41).await;
+    });
+}
+
+#[test]
+fn drain_says_goaway() {
+    run(Setup::default(), |mesh| async move {
+        let (mut send, connection) =
+            h2::client::handshake(mesh.client().await.stream).await.unwrap();
+        let driver = tokio::task::spawn_local(connection);
+        let (response, _) =
+            send.send_request(http::Request::get("http://app/").body(()).unwrap(), true).unwrap();
+        let mut app = mesh.app().await;
+        app.head().await;
+        mesh.worker.drain.advance(crate::drain::DrainState::Draining);
+        app.send(OK).await;
+        assert_eq!(response.await.unwrap().status(), 200);
+        drop(send);
+        driver.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn cookies_are_joined_and_names_lowered_between_versions() {
+    run(Setup::default(), |mesh| async move {
+        let mut send = client_of(&mesh).await;
+        let request = http::Request::get("http://app/x")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(())
+            .unwrap();
+        let (response, _) = send.send_request(request, true).unwrap();
+        let mut app = mesh.app().await;
+        let head = app.head().await;
+        assert!(head.starts_with("GET /x HTTP/1.1\r\nHost: app\r\n"), "{head}");
+        assert!(head.contains("cookie: a=1; b=2\r\n"), "{head}");
+        app.send("HTTP/1.1 200 OK\r\nX-Upper: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        let response = response.await.unwrap();
+        assert_eq!(response.headers()["x-upper"], "1");
+        assert!(!response.headers().contains_key("connection"));
+    });
+}
