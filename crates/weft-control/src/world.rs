@@ -247,3 +247,6 @@ fn report(before: &[Diagnostic], now: &[Diagnostic]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

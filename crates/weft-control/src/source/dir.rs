@@ -5,6 +5,7 @@
 //! all end the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,8 +132,9 @@ impl Scanner {
     fn scan(&mut self) -> Vec<FileChange> {
         let mut found = BTreeSet::new();
         let mut complete = true;
+        let mut visited = BTreeSet::new();
         for dir in &self.dirs {
-            complete &= list(dir, 0, &mut found);
+            complete &= list(dir, 0, &mut visited, &mut found);
         }
         let mut changes = Vec::new();
         for path in &found {
@@ -182,7 +184,17 @@ impl Scanner {
 }
 
 /// Collects configuration files below `dir`; false when some of it could not be listed.
-fn list(dir: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> bool {
+/// `visited` holds device and inode of directories, so that links cannot go in circles.
+fn list(
+    dir: &Path,
+    depth: usize,
+    visited: &mut BTreeSet<(u64, u64)>,
+    found: &mut BTreeSet<PathBuf>,
+) -> bool {
+    let Ok(meta) = std::fs::metadata(dir) else { return false };
+    if !visited.insert((meta.dev(), meta.ino())) {
+        return true;
+    }
     let Ok(entries) = std::fs::read_dir(dir) else { return false };
     let mut complete = true;
     for entry in entries {
@@ -195,7 +207,7 @@ fn list(dir: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> bool {
         // Follows links: mounted ConfigMaps are made of them.
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_dir() && depth < DEPTH_MAX => {
-                complete &= list(&path, depth + 1, found);
+                complete &= list(&path, depth + 1, visited, found);
             }
             Ok(meta) if meta.is_file() && is_config(&path) && found.len() < FILES_MAX => {
                 found.insert(path);
@@ -242,3 +254,6 @@ fn unreadable(file: &Arc<str>, error: &std::io::Error) -> weft_model::Diagnostic
     )
     .with_help("Its resources keep their last valid version.")
 }
+
+#[cfg(test)]
+mod tests;
