@@ -139,7 +139,7 @@ fn clusters_refuse_what_they_cannot_do() {
         (cluster_error(|c| c.lb_policy = 42), "lb_policy: 42 is not known"),
         (
             cluster_error(|c| {
-                c.cluster_discovery_type = Some(cluster_pb::cluster::ClusterDiscoveryType::Type(0));
+                c.cluster_discovery_type = Some(cluster_pb::cluster::ClusterDiscoveryType::Type(1));
             }),
             "load_assignment: is required",
         ),
