@@ -5,6 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod peers;
 mod process;
 mod test;
@@ -23,6 +24,11 @@ enum Task {
     Test(test::TestArgs),
     /// Check the crate walls and documents; list the longest files and functions.
     Tidy,
+    /// Measure Weft beside a raw relay, stock Envoy and haproxy, in one run.
+    Bench(bench::BenchArgs),
+    /// The small programs of the benchmark.
+    #[command(hide = true)]
+    BenchHelper(bench::HelperArgs),
     /// Install the real peers (Envoy, gRPC) into the cache folder and print where they are.
     Peers,
 }
@@ -31,6 +37,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
+        Task::Bench(args) => bench::run(&args),
+        Task::BenchHelper(args) => bench::run_helper(&args),
         Task::Peers => {
             let peers = peers::provision()?;
             println!("envoy  {}", peers.envoy.display());

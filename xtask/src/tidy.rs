@@ -93,7 +93,9 @@ fn check_edges(faults: &mut Vec<String>) -> anyhow::Result<()> {
 }
 
 fn check_module_comments(sources: &[PathBuf], faults: &mut Vec<String>) -> anyhow::Result<()> {
-    for path in sources {
+    // A module's unit tests need no introduction.
+    let is_tests = |path: &Path| shown(path).contains("/src/") && shown(path).contains("/tests");
+    for path in sources.iter().filter(|path| !is_tests(path)) {
         let text = fs::read_to_string(path)?;
         if !text.starts_with("//!") && !text.starts_with("#![no_main]") {
             faults.push(format!("{} does not open with a module comment", shown(path)));

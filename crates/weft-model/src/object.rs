@@ -26,12 +26,12 @@ pub enum Object {
     ServiceEntry(Resource<spec::ServiceEntry>),
     WorkloadEntry(Resource<spec::WorkloadEntry>),
     VirtualService(Resource<spec::VirtualService>),
-    DestinationRule(Resource<spec::DestinationRule>),
+    DestinationRule(Box<Resource<spec::DestinationRule>>),
     Gateway(Resource<spec::Gateway>),
     Sidecar(Resource<spec::Sidecar>),
     PeerAuthentication(Resource<spec::PeerAuthentication>),
     /// A bare MeshConfig document, or the one inside ConfigMap `istio`.
-    MeshConfig(Resource<spec::MeshConfig>),
+    MeshConfig(Box<Resource<spec::MeshConfig>>),
     /// A kind that Weft does not read: `apiVersion` and `kind` as written.
     Ignored {
         api_version: String,

@@ -1,20 +1,22 @@
 //! Documents to [`Object`]s: which kind, metadata, typed spec, then validation. One bad document
 //! never hurts the others.
 
+mod build;
+mod meta;
+
 use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use serde::Deserialize;
-
 use crate::diagnostic::{Diagnostic, Severity, code};
-use crate::object::{Kind, Labels, Meta, Object, Origin, OwnerReference, Resource, ResourceKey};
+use crate::object::{Kind, Meta, Object, Origin, ResourceKey};
 use crate::protojson::{self, Skipped};
 use crate::snapshot::{Change, ChangeKind, Snapshot};
+use crate::validate;
 use crate::yaml::{self, Node, Value};
-use crate::{spec, validate};
+use build::{build, known_kind};
+use meta::RawMeta;
 
 /// Largest file that is read; Kubernetes itself stops at about 1.5 MiB an object.
 pub const FILE_BYTES_MAX: usize = 16 << 20;
@@ -115,7 +117,7 @@ impl Parser {
             }
             Value::Map(_) => match self.head(document, node) {
                 Ok(head) => self.resource(&head, node),
-                Err(found) => self.diagnostics.push(found),
+                Err(found) => self.diagnostics.push(*found),
             },
             _ => {
                 let why = format!("expected a resource, found {}", node.describe());
@@ -139,37 +141,30 @@ impl Parser {
         }
     }
 
-    fn head(&self, document: u32, node: &Node) -> Result<Head, Diagnostic> {
+    fn head(&self, document: u32, node: &Node) -> Result<Head, Box<Diagnostic>> {
         let origin = Origin { file: self.file.clone(), document, line: node.line };
-        let missing = |field: &str| {
-            let message = format!("{field} is missing");
-            Diagnostic::new(Severity::Error, code::SCHEMA, &origin, field, message)
+        let wrong = |path: &str, line: u32, message: &str| {
+            let found = Diagnostic::new(Severity::Error, code::SCHEMA, &origin, path, message);
+            Box::new(found.with_line(line))
         };
-        let text = |field: &'static str| match node.get(field).map(|n| (n.as_str(), n.line)) {
-            Some((Some(text), _)) if !text.is_empty() => Ok(text.to_string()),
-            Some((None, line)) => Err(Diagnostic::new(
-                Severity::Error,
-                code::SCHEMA,
-                &origin,
-                field,
-                "expected a string",
-            )
-            .with_line(line)),
-            _ => Err(missing(field)),
+        let text = |field: &'static str| match node.get(field) {
+            Some(found) => match found.as_str() {
+                Some("") => Err(wrong(field, found.line, &format!("{field} is empty"))),
+                Some(text) => Ok(text.to_string()),
+                None => Err(wrong(field, found.line, "expected a string")),
+            },
+            None => Err(wrong(field, 0, &format!("{field} is missing"))),
         };
         let (api_version, kind) = (text("apiVersion")?, text("kind")?);
         let raw = match node.get("metadata") {
-            Some(metadata) => protojson::read::<RawMeta>(metadata, "metadata", &RefCell::default())
-                .map_err(|e| {
-                    Diagnostic::new(Severity::Error, code::SCHEMA, &origin, e.path, e.message)
-                        .with_line(e.line)
-                })?,
+            Some(metadata) => protojson::read(metadata, "metadata", &RefCell::default())
+                .map_err(|error| wrong(&error.path, error.line, &error.message))?,
             None => RawMeta::default(),
         };
         // What is not read may go without; so may a mesh document that has a kind.
         let named = !matches!(known_kind(&api_version, &kind), None | Some(Kind::MeshConfig));
         if named && raw.name.is_empty() && raw.generate_name.is_empty() {
-            return Err(missing("metadata.name").with_help("Every resource needs a name."));
+            return Err(wrong("metadata.name", 0, "metadata.name is missing"));
         }
         let mut meta = raw.into_meta(&kind, origin);
         meta.generation = content_hash(node);
@@ -301,217 +296,6 @@ fn reports_unknown_fields(kind: Kind) -> bool {
         | Kind::Secret
         | Kind::ConfigMap => false,
     }
-}
-
-/// The kind that `apiVersion` and `kind` name, when Weft reads it.
-pub(crate) fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let istio = matches!(version, "v1" | "v1beta1" | "v1alpha3");
-    Some(match (group, kind) {
-        ("", "Namespace") => Kind::Namespace,
-        ("", "Service") => Kind::Service,
-        ("", "Pod") => Kind::Pod,
-        ("", "Endpoints") => Kind::Endpoints,
-        ("", "Secret") => Kind::Secret,
-        ("", "ConfigMap") => Kind::ConfigMap,
-        ("" | "mesh.istio.io", "MeshConfig") => Kind::MeshConfig,
-        ("apps" | "extensions", "Deployment") => Kind::Deployment,
-        ("apps" | "extensions", "DaemonSet") => Kind::DaemonSet,
-        ("apps" | "extensions", "ReplicaSet") => Kind::ReplicaSet,
-        ("apps", "StatefulSet") => Kind::StatefulSet,
-        ("batch", "Job") => Kind::Job,
-        ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
-        ("networking.istio.io", "ServiceEntry") if istio => Kind::ServiceEntry,
-        ("networking.istio.io", "WorkloadEntry") if istio => Kind::WorkloadEntry,
-        ("networking.istio.io", "VirtualService") if istio => Kind::VirtualService,
-        ("networking.istio.io", "DestinationRule") if istio => Kind::DestinationRule,
-        ("networking.istio.io", "Gateway") if istio => Kind::Gateway,
-        ("networking.istio.io", "Sidecar") if istio => Kind::Sidecar,
-        ("security.istio.io", "PeerAuthentication") if istio => Kind::PeerAuthentication,
-        _ => return None,
-    })
-}
-
-type Skips = RefCell<Vec<Skipped>>;
-
-fn build(head: &Head, node: &Node, skipped: &Skips) -> Result<Object, protojson::Error> {
-    let meta = head.meta.clone();
-    let Some(kind) = known_kind(&head.api_version, &head.kind) else {
-        let (api_version, kind) = (head.api_version.clone(), head.kind.clone());
-        return Ok(Object::Ignored { api_version, kind, meta });
-    };
-    let empty = Node { line: node.line, value: Value::Null };
-    let at = |field: &'static str| node.get(field).unwrap_or(&empty);
-    macro_rules! spec {
-        ($variant:ident) => {{
-            let spec = protojson::read(at("spec"), "spec", skipped)?;
-            Object::$variant(Resource { meta, spec })
-        }};
-        ($variant:ident, root) => {{
-            let spec = protojson::read(node, "", skipped)?;
-            Object::$variant(Resource { meta, spec })
-        }};
-    }
-    Ok(match kind {
-        Kind::Namespace => Object::Namespace(Resource { meta, spec: spec::Namespace }),
-        Kind::Service => spec!(Service),
-        Kind::Pod => {
-            let pod = spec::Pod {
-                spec: protojson::read(at("spec"), "spec", skipped)?,
-                status: protojson::read(at("status"), "status", skipped)?,
-            };
-            Object::Pod(Resource { meta, spec: pod })
-        }
-        Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job => {
-            let spec = pod_template(kind, at("spec").get("template").unwrap_or(&empty), skipped)?;
-            Object::PodTemplate(Resource { meta, spec })
-        }
-        Kind::Endpoints => spec!(Endpoints, root),
-        Kind::EndpointSlice => spec!(EndpointSlice, root),
-        Kind::Secret => Object::Secret(Resource { meta, spec: secret(node, skipped)? }),
-        Kind::ConfigMap => return config_map(meta, node, skipped),
-        Kind::MeshConfig => {
-            // With a kind, the fields may stand under `spec` or beside it.
-            match node.get("spec") {
-                Some(_) => spec!(MeshConfig),
-                None => {
-                    let mut bare = node.clone();
-                    if let Value::Map(entries) = &mut bare.value {
-                        entries
-                            .retain(|(k, _)| !matches!(&**k, "apiVersion" | "kind" | "metadata"));
-                    }
-                    let spec = protojson::read(&bare, "", skipped)?;
-                    Object::MeshConfig(Resource { meta, spec })
-                }
-            }
-        }
-        Kind::ServiceEntry => spec!(ServiceEntry),
-        Kind::WorkloadEntry => spec!(WorkloadEntry),
-        Kind::VirtualService => spec!(VirtualService),
-        Kind::DestinationRule => spec!(DestinationRule),
-        Kind::Gateway => spec!(Gateway),
-        Kind::Sidecar => spec!(Sidecar),
-        Kind::PeerAuthentication => spec!(PeerAuthentication),
-    })
-}
-
-fn pod_template(
-    kind: Kind,
-    node: &Node,
-    skipped: &Skips,
-) -> Result<spec::PodTemplate, protojson::Error> {
-    let empty = Node { line: node.line, value: Value::Null };
-    let metadata = node.get("metadata").unwrap_or(&empty);
-    let meta: RawMeta = protojson::read(metadata, "spec.template.metadata", skipped)?;
-    let spec = node.get("spec").unwrap_or(&empty);
-    Ok(spec::PodTemplate {
-        kind,
-        labels: meta.labels,
-        annotations: meta.annotations,
-        spec: protojson::read(spec, "spec.template.spec", skipped)?,
-    })
-}
-
-/// ConfigMap `istio` carries the MeshConfig as YAML text under `mesh`.
-fn config_map(meta: Meta, node: &Node, skipped: &Skips) -> Result<Object, protojson::Error> {
-    let spec: spec::ConfigMap = protojson::read(node, "", skipped)?;
-    let wanted = &*meta.name == "istio" && &*meta.namespace == crate::ROOT_NAMESPACE;
-    let Some(text) = spec.data.get("mesh").filter(|_| wanted) else {
-        return Ok(Object::ConfigMap(Resource { meta, spec }));
-    };
-    let line = node.get("data").and_then(|data| data.get("mesh")).map_or(node.line, |n| n.line);
-    let mesh = match yaml::parse(&yaml::Document { line, text }) {
-        Ok(mesh) => mesh,
-        Err(error) => return Err(protojson::Error::at("data.mesh", error.line, error.message)),
-    };
-    let spec = protojson::read(&mesh, "data.mesh", skipped)?;
-    Ok(Object::MeshConfig(Resource { meta, spec }))
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct RawSecret {
-    #[serde(rename = "type")]
-    secret_type: String,
-    data: Labels,
-    string_data: Labels,
-}
-
-fn secret(node: &Node, skipped: &Skips) -> Result<spec::Secret, protojson::Error> {
-    let raw: RawSecret = protojson::read(node, "", skipped)?;
-    let mut secret = spec::Secret { secret_type: raw.secret_type, ..Default::default() };
-    for (name, text) in raw.data {
-        // Folded YAML scalars leave blanks and line breaks inside the base64 text.
-        let text: String = text.split_ascii_whitespace().collect();
-        let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(text) else {
-            let line = node.get("data").and_then(|data| data.get(&name)).map_or(0, |n| n.line);
-            let path = format!("data[{name:?}]");
-            return Err(protojson::Error::at(&path, line, "expected base64".into()));
-        };
-        secret.data.insert(name, bytes);
-    }
-    secret.data.extend(raw.string_data.into_iter().map(|(name, text)| (name, text.into_bytes())));
-    Ok(secret)
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct RawMeta {
-    name: String,
-    generate_name: String,
-    namespace: String,
-    labels: Labels,
-    annotations: Labels,
-    creation_timestamp: String,
-    deletion_timestamp: String,
-    owner_references: Vec<RawOwner>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RawOwner {
-    kind: String,
-    name: String,
-    controller: bool,
-}
-
-impl RawMeta {
-    fn into_meta(self, kind: &str, origin: Origin) -> Meta {
-        let namespace = match kind {
-            "Namespace" => "",
-            _ if self.namespace.is_empty() => "default",
-            _ => &self.namespace,
-        };
-        let name = if self.name.is_empty() { &self.generate_name } else { &self.name };
-        let owner =
-            |o: RawOwner| OwnerReference { kind: o.kind, name: o.name, controller: o.controller };
-        Meta {
-            name: Arc::from(name.as_str()),
-            namespace: Arc::from(namespace),
-            labels: Arc::new(self.labels),
-            annotations: Arc::new(self.annotations),
-            creation: unix_seconds(&self.creation_timestamp),
-            generation: 0,
-            owners: self.owner_references.into_iter().map(owner).collect(),
-            deleting: !self.deletion_timestamp.is_empty(),
-            origin,
-        }
-    }
-}
-
-/// Kubernetes' timestamps are always `YYYY-MM-DDTHH:MM:SSZ`.
-fn unix_seconds(text: &str) -> Option<i64> {
-    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    // Days from civil, with the year starting in March so that leap days come last.
-    let y = if month <= 2 { year - 1 } else { year };
-    let era = y.div_euclid(400);
-    let year_of_era = y - era * 400;
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = era * 146_097 + day_of_era - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]

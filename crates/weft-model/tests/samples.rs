@@ -20,8 +20,8 @@ fn data() -> Option<PathBuf> {
 }
 
 fn yaml_files(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in std::fs::read_dir(dir).expect("a folder of samples") {
+        let path = entry.expect("a readable entry").path();
         if path.is_dir() {
             yaml_files(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "yaml") {

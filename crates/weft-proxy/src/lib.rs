@@ -5,7 +5,10 @@
 //! are single-threaded and share nothing but immutable tables; xDS, admin and certificates live on
 //! a runtime of their own. No Istio resource kind is known here: only xDS, already lowered.
 
+pub mod bootstrap;
 pub mod cli;
+pub mod config;
+pub mod runtime;
 pub mod worker;
 
 pub mod listener;
@@ -16,8 +19,12 @@ pub mod http;
 pub mod tcp;
 pub mod upstream;
 
+pub mod admin;
 pub mod drain;
 pub mod error;
+pub mod logging;
 pub mod state;
 
+pub use bootstrap::{StartError, run, start};
+pub use runtime::Proxy;
 pub use worker::{ConnContext, NodeInfo, Worker};

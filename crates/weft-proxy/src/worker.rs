@@ -120,6 +120,8 @@ pub enum ToWorker {
     Listen(SocketKey, TcpListener),
     /// Stop accepting; connections go on.
     Unlisten(SocketKey),
+    /// Close everything and end.
+    End,
 }
 
 /// What a worker is made of.
@@ -249,7 +251,7 @@ impl Counters {
     }
 }
 
-/// Runs a worker on this thread until the channel from the control runtime closes.
+/// Runs a worker on this thread until it is told to end.
 pub fn run(
     id: usize,
     count: usize,
@@ -270,6 +272,7 @@ async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<ToWorker>)
     while let Some(order) = orders.recv().await {
         match order {
             ToWorker::Tables(tables) => worker.set_tables(tables),
+            ToWorker::End => return,
             ToWorker::Unlisten(key) => {
                 if let Some(task) = accepting.remove(&key) {
                     task.abort();

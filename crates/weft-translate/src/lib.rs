@@ -11,6 +11,7 @@ mod build;
 mod cluster;
 mod endpoint;
 mod findings;
+mod grpc;
 mod listener;
 mod policy;
 mod ports;

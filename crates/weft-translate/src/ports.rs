@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use weft_model::spec::{ConnectionPoolSettings, IngressListener};
-use weft_model::{MeshService, MtlsMode, Protocol};
+use weft_model::{Endpoint, MeshService, MtlsMode, Protocol, TargetPort};
 
 use crate::scope::Scope;
 use crate::view::Interception;
@@ -106,14 +106,17 @@ fn targets(scope: &Scope<'_>, service: &MeshService, number: u16) -> bool {
 
 /// The workload's own port for a service's port.
 pub(crate) fn target(scope: &Scope<'_>, service: &MeshService, service_port: u16) -> Option<u16> {
-    let own = scope.workload?;
-    let endpoint = service.endpoints.iter().find(|endpoint| {
-        endpoint
-            .workload
-            .as_ref()
-            .is_some_and(|other| other.name == own.name && other.namespace == own.namespace)
-    })?;
-    endpoint.port(service_port)
+    let own = |endpoint: &&Endpoint| match (&endpoint.workload, scope.workload) {
+        (Some(other), Some(own)) => other.name == own.name && other.namespace == own.namespace,
+        _ => false,
+    };
+    if let Some(endpoint) = service.endpoints.iter().find(own) {
+        return endpoint.port(service_port);
+    }
+    match service.port(service_port)?.target {
+        TargetPort::Number(number) => Some(number),
+        TargetPort::Name(_) => None,
+    }
 }
 
 /// `127.0.0.1:PORT`, `[::1]:PORT`, `0.0.0.0:PORT` (the workload's own address),

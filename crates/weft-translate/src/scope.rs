@@ -116,9 +116,19 @@ impl<'a> Scope<'a> {
         self.services.get_or_init(|| self.visible_services())
     }
 
-    /// Services that the proxy's own workload serves.
+    /// Services that the proxy's own workload serves. A proxy whose workload is not known (yet)
+    /// is judged by its labels.
     pub(crate) fn own_services(&self) -> Vec<&'a Arc<MeshService>> {
-        self.workload.map(|workload| self.snapshot.services_of(workload)).unwrap_or_default()
+        if let Some(workload) = self.workload {
+            return self.snapshot.services_of(workload);
+        }
+        let selects_us = |service: &&Arc<MeshService>| match &service.selector {
+            Some(selector) => {
+                selector.iter().all(|(key, value)| self.view.labels.get(key) == Some(value))
+            }
+            None => false,
+        };
+        self.snapshot.services_in(&self.view.namespace).filter(selects_us).collect()
     }
 
     pub(crate) fn rule(&self, host: &str) -> Option<&'a Arc<Resource<DestinationRule>>> {

@@ -13,7 +13,7 @@ pub(crate) fn run(args: ControlArgs) -> anyhow::Result<()> {
     runtime.block_on(async {
         let stop = crate::stop_signal()?;
         let control = start(args).await?;
-        stop.await;
+        stop.cancelled().await;
         control.stop().await;
         Ok(())
     })

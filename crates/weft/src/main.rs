@@ -11,6 +11,7 @@ mod token;
 use clap::Parser as _;
 use cli::{Cli, Command};
 use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,7 +34,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if exit_with_stdin {
                 exit_with_stdin_closed();
             }
-            anyhow::bail!("{:?}: the data plane is not in this build", args.kind);
+            weft_proxy::run(&args)?;
         }
         Command::Analyze(args) => return analyze::run(&args),
         Command::ProxyStatus(args) => proxy_status::run(&args)?,
@@ -52,17 +53,21 @@ fn exit_with_stdin_closed() {
     });
 }
 
-/// Completes at Ctrl-C, SIGTERM or a closed terminal.
-pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// Is cancelled at Ctrl-C, SIGTERM or a closed terminal.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
         }
-    })
+        stopping.cancel();
+    });
+    Ok(stop)
 }

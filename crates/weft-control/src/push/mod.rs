@@ -16,8 +16,6 @@ mod metrics;
 mod registry;
 mod source;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -35,6 +35,7 @@ impl Pages {
     /// The routes, to be served or mounted.
     pub fn router(self) -> Router {
         Router::new()
+            .route("/", get(index))
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/debug/syncz", get(syncz))
@@ -51,6 +52,26 @@ pub(crate) async fn serve(listener: TcpListener, pages: Pages, shutdown: Cancell
     if let Err(error) = served {
         tracing::error!(%error, "the status server ended");
     }
+}
+
+/// What a person sees at the status address: the proxies, and where the other pages are.
+async fn index(State(pages): State<Pages>) -> Html<String> {
+    let snapshot = pages.world.snapshot();
+    let proxies: Vec<ProxyStatus> =
+        pages.pusher.proxies().iter().map(|proxy| ProxyStatus::of(proxy)).collect();
+    // Names come from proxies: the table is text, not markup.
+    let table = super::table(&proxies).replace('&', "&amp;").replace('<', "&lt;");
+    let (services, workloads) = (snapshot.services().count(), snapshot.workloads().count());
+    Html(format!(
+        "<!doctype html><meta charset=utf-8><title>Weft control plane</title>\
+         <h1>Weft control plane</h1>\
+         <p>{services} services, {workloads} workloads, {} proxies connected.\
+         <pre>{table}</pre>\
+         <p><a href=/debug/syncz>/debug/syncz</a> · <a href=/debug/registryz>/debug/registryz</a> · \
+         <a href=/debug/configz>/debug/configz</a> · <a href=/metrics>/metrics</a> · \
+         <a href=/ready>/ready</a>\n",
+        proxies.len()
+    ))
 }
 
 async fn ready(State(pages): State<Pages>) -> Response {

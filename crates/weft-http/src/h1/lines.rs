@@ -236,7 +236,7 @@ fn bad_line(window: &[u8]) -> ParseError {
             return ParseError::ObsFold;
         }
         let Some(colon) = memchr::memchr(b':', line) else { break };
-        if !line[..colon].iter().all(|&byte| is_token_byte(byte)) {
+        if colon == 0 || !line[..colon].iter().all(|&byte| is_token_byte(byte)) {
             break;
         }
     }

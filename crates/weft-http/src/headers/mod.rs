@@ -151,8 +151,8 @@ impl HeaderList {
         Iter { list: self, next: 0 }
     }
 
-    /// Adds a line at the end. Bytes that would break the line (CR, LF, NUL in a value, anything
-    /// but token characters in a name) are replaced, so no caller can split a message.
+    /// Adds a line at the end. Bytes that would break the line (control characters in a
+    /// value, anything but token characters in a name) are replaced, so no caller can split a message.
     pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let entry = self.write_line(name.as_ref(), value.as_ref());
         self.first.note(entry.known, self.entries.len());
@@ -411,18 +411,15 @@ static TOKEN: [bool; 256] = {
     table
 };
 
+/// RFC 9110 §5.5 lets a recipient replace control characters with SP; blanks around go.
 fn push_value(overlay: &mut Vec<u8>, value: &[u8]) {
-    let value = value.trim_ascii();
-    let start = overlay.len();
-    overlay.extend_from_slice(value);
-    // RFC 9110 §5.5: a recipient may replace these with SP.
-    if memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
-        for byte in &mut overlay[start..] {
-            if matches!(*byte, b'\r' | b'\n' | 0) {
-                *byte = b' ';
-            }
-        }
+    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    if !value.iter().any(is_control) {
+        return overlay.extend_from_slice(value.trim_ascii());
     }
+    let clean: Vec<u8> =
+        value.iter().map(|byte| if is_control(byte) { b' ' } else { *byte }).collect();
+    overlay.extend_from_slice(clean.trim_ascii());
 }
 
 fn matches(header: &Header<'_>, known: Option<Known>, name: &[u8]) -> bool {

@@ -62,7 +62,7 @@ fn nothing_appended_can_split_a_message() {
     let mut list = HeaderList::new();
     list.append("a\r\nb", "1\r\nEvil: 2\0");
     list.append("ok", "  padded\t");
-    check(&list, &[("a--b", "1  Evil: 2 "), ("ok", "padded")]);
+    check(&list, &[("a--b", "1  Evil: 2"), ("ok", "padded")]);
     list.set("ok", "x\ny");
     assert_eq!(list.get("ok"), Some(&b"x y"[..]));
 }

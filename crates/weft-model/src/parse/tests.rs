@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::spec::{HttpRetry, StringMatch};
+use crate::spec::{self, HttpRetry, StringMatch};
 
 /// `severity line path: message` of every finding, in order.
 fn findings(yaml: &str) -> Vec<String> {

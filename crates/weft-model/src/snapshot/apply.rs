@@ -81,7 +81,7 @@ impl Inner {
             Object::Sidecar(r) => put(&mut self.sidecars, normal_sidecar(r)),
             Object::PeerAuthentication(r) => put(&mut self.peer_authentications, r),
             Object::MeshConfig(r) => {
-                let changed = put(&mut self.mesh_configs, r);
+                let changed = put(&mut self.mesh_configs, *r);
                 self.choose_mesh();
                 changed
             }

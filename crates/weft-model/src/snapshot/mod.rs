@@ -42,6 +42,7 @@ pub struct Change {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "upserts are the rule, and are moved, not kept")]
 pub enum ChangeKind {
     Upsert(Object),
     Delete,

@@ -165,7 +165,7 @@ fn http_match(matcher: &HttpMatchRequest, path: &str, findings: &mut Findings<'_
                 let message = "one of exact, prefix, regex is required";
                 findings.error(format!("{path}.{name}"), message);
             }
-            Some(value) => string_match(value, format!("{path}.{name}"), findings),
+            Some(value) => string_match(value, &format!("{path}.{name}"), findings),
         }
     }
     let maps = [
@@ -179,7 +179,7 @@ fn http_match(matcher: &HttpMatchRequest, path: &str, findings: &mut Findings<'_
             if field != "queryParams" && !is_match_header(name) {
                 findings.error(&*path, format!("{name:?} is not a header name"));
             }
-            string_match(value, path, findings);
+            string_match(value, &path, findings);
         }
     }
     if let Some(port) = matcher.port {
@@ -195,7 +195,7 @@ fn is_match_header(name: &str) -> bool {
     name.starts_with("@request.auth") || is_header_name(name.strip_prefix(':').unwrap_or(name))
 }
 
-fn string_match(value: &StringMatch, path: String, findings: &mut Findings<'_>) {
+fn string_match(value: &StringMatch, path: &str, findings: &mut Findings<'_>) {
     match value {
         StringMatch::Regex(pattern) => {
             if let Some(problem) = regex_problem(pattern) {
@@ -424,7 +424,7 @@ fn percentage_value(percentage: Option<Percent>, path: String, findings: &mut Fi
 
 fn http_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
     for (index, origin) in cors.allow_origins.iter().enumerate() {
-        string_match(origin, format!("{path}.allowOrigins[{index}]"), findings);
+        string_match(origin, &format!("{path}.allowOrigins[{index}]"), findings);
     }
     for (index, method) in cors.allow_methods.iter().enumerate() {
         if !is_header_name(method) {

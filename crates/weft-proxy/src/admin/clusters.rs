@@ -20,14 +20,21 @@ pub fn text(shared: &Shared) -> String {
         let name = &cluster.name;
         let limits = &cluster.config.limits;
         for (priority, limits) in ["default_priority", "high_priority"].iter().zip(limits) {
-            out.push_str(&format!("{name}::{priority}::max_connections::{}\n", limits.connections_max));
-            out.push_str(&format!("{name}::{priority}::max_pending_requests::{}\n", limits.pending_max));
+            out.push_str(&format!(
+                "{name}::{priority}::max_connections::{}\n",
+                limits.connections_max
+            ));
+            out.push_str(&format!(
+                "{name}::{priority}::max_pending_requests::{}\n",
+                limits.pending_max
+            ));
             out.push_str(&format!("{name}::{priority}::max_requests::{}\n", limits.requests_max));
             out.push_str(&format!("{name}::{priority}::max_retries::{}\n", limits.retries_max));
         }
         for endpoint in &cluster.endpoints.endpoints {
             let at = format!("{name}::{}", endpoint.address);
-            for (counter, value) in COUNTER_NAMES.iter().zip(counters(&totals, &cluster, endpoint)) {
+            for (counter, value) in COUNTER_NAMES.iter().zip(counters(&totals, &cluster, endpoint))
+            {
                 out.push_str(&format!("{at}::{counter}::{value}\n"));
             }
             out.push_str(&format!("{at}::hostname::{}\n", endpoint.hostname));

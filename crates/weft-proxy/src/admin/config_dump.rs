@@ -11,10 +11,28 @@ use crate::runtime::Shared;
 /// Envoy's `ConfigDump`. Endpoints only when asked for: they are most of it.
 pub fn dump(shared: &Shared, include_eds: bool) -> Value {
     let mut configs = vec![
-        section(shared, ResourceType::Cluster, "ClustersConfigDump", "dynamic_active_clusters", "cluster"),
+        section(
+            shared,
+            ResourceType::Cluster,
+            "ClustersConfigDump",
+            "dynamic_active_clusters",
+            "cluster",
+        ),
         listeners(shared),
-        section(shared, ResourceType::Route, "RoutesConfigDump", "dynamic_route_configs", "route_config"),
-        section(shared, ResourceType::Secret, "SecretsConfigDump", "dynamic_active_secrets", "secret"),
+        section(
+            shared,
+            ResourceType::Route,
+            "RoutesConfigDump",
+            "dynamic_route_configs",
+            "route_config",
+        ),
+        section(
+            shared,
+            ResourceType::Secret,
+            "SecretsConfigDump",
+            "dynamic_active_secrets",
+            "secret",
+        ),
     ];
     if include_eds {
         configs.push(section(
@@ -43,9 +61,11 @@ fn section(shared: &Shared, ty: ResourceType, message: &str, list: &str, field: 
             Value::Object(entry)
         })
         .collect();
-    entries.extend(config.rejected_only(ty).map(|(name, error)| {
-        json!({ "name": name, "error_state": { "details": error } })
-    }));
+    entries.extend(
+        config
+            .rejected_only(ty)
+            .map(|(name, error)| json!({ "name": name, "error_state": { "details": error } })),
+    );
     typed(message, config.version(ty), list, entries)
 }
 
@@ -70,9 +90,11 @@ fn listeners(shared: &Shared) -> Value {
             Value::Object(entry)
         })
         .collect();
-    entries.extend(config.rejected_only(ty).map(|(name, error)| {
-        json!({ "name": name, "error_state": { "details": error } })
-    }));
+    entries.extend(
+        config
+            .rejected_only(ty)
+            .map(|(name, error)| json!({ "name": name, "error_state": { "details": error } })),
+    );
     typed("ListenersConfigDump", config.version(ty), "dynamic_listeners", entries)
 }
 
@@ -100,8 +122,13 @@ fn redact(value: &mut Value) {
         Value::Object(object) => {
             for (name, field) in object.iter_mut() {
                 match name.as_str() {
-                    "private_key" | "privateKey" | "password" | "session_ticket_keys"
-                    | "sessionTicketKeys" | "generic_secret" | "genericSecret" => blank(field),
+                    "private_key"
+                    | "privateKey"
+                    | "password"
+                    | "session_ticket_keys"
+                    | "sessionTicketKeys"
+                    | "generic_secret"
+                    | "genericSecret" => blank(field),
                     _ => redact(field),
                 }
             }

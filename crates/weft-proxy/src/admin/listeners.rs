@@ -20,9 +20,7 @@ pub fn text(shared: &Shared) -> String {
 /// Envoy's `listener_statuses`.
 pub fn json(shared: &Shared) -> Value {
     let set = shared.listeners();
-    let address = |address: std::net::SocketAddr| {
-        json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
-    };
+    let address = |address: std::net::SocketAddr| json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } });
     let mut statuses: Vec<Value> = set
         .open()
         .map(|(key, open)| json!({ "name": &*key.name, "local_address": address(open.bound) }))

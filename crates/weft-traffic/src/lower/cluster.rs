@@ -123,7 +123,9 @@ pub(super) fn lower(message: &pb::Cluster) -> Result<Cluster> {
     let endpoints = match (&config.kind, load_assignment) {
         (ClusterKind::Dns(_), Some(load)) => endpoints::lower(load, endpoints::Names::Allow),
         (ClusterKind::Static, Some(load)) => endpoints::lower(load, endpoints::Names::Refuse),
-        (ClusterKind::Dns(_) | ClusterKind::Static, None) => {
+        // As in Envoy: Istio's BlackHoleCluster is a static cluster without endpoints.
+        (ClusterKind::Static, None) => Ok(EndpointSet::default()),
+        (ClusterKind::Dns(_), None) => {
             return error("load_assignment", "is required for this kind of cluster");
         }
         (ClusterKind::Eds { .. } | ClusterKind::OriginalDst { .. }, _) => {

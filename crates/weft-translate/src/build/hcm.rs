@@ -40,6 +40,8 @@ pub(crate) struct Http {
     pub(crate) sampling: f64,
     /// File that access-log lines go to (`/dev/stdout`), if any.
     pub(crate) access_log: Option<String>,
+    /// How many proxies before us are trusted to have set `x-forwarded-for`.
+    pub(crate) trusted_hops: u32,
 }
 
 pub(crate) fn http(options: Http) -> listener::Filter {
@@ -62,6 +64,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
         stream_idle_timeout: duration(Duration::ZERO),
         access_log: options.access_log.iter().map(|path| file_log(path)).collect(),
         use_remote_address: boolean(options.side == Side::Gateway),
+        xff_num_trusted_hops: options.trusted_hops,
         forward_client_cert_details: forward as i32,
         set_current_client_cert_details: details,
         upgrade_configs: vec![manager::UpgradeConfig {

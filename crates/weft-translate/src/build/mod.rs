@@ -86,11 +86,6 @@ pub(crate) fn cidr(address: IpAddr, prefix: u8) -> core::CidrRange {
     core::CidrRange { address_prefix: address.to_string(), prefix_len: uint32(u32::from(prefix)) }
 }
 
-/// A single address as a range: /32 or /128.
-pub(crate) fn host_cidr(address: IpAddr) -> core::CidrRange {
-    cidr(address, if address.is_ipv4() { 32 } else { 128 })
-}
-
 /// Everything is fetched over the one aggregated stream.
 pub(crate) fn ads() -> core::ConfigSource {
     core::ConfigSource {

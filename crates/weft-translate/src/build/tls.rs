@@ -139,6 +139,34 @@ pub(crate) fn upstream_unverified(
     upstream(certificate, &Trust::None, sni, alpn)
 }
 
+/// Mutual TLS for gRPC's client, which takes certificates from a provider of its bootstrap named
+/// `default`, not over SDS.
+pub(crate) fn upstream_of_provider(names: &[String]) -> core::TransportSocket {
+    let provider = |certificate_name: &str| {
+        Some(tls::CertificateProviderPluginInstance {
+            instance_name: "default".to_owned(),
+            certificate_name: certificate_name.to_owned(),
+        })
+    };
+    #[allow(deprecated, reason = "the only form that all gRPC clients read")]
+    let validation = tls::CertificateValidationContext {
+        ca_certificate_provider_instance: provider(MESH_ROOTS),
+        match_subject_alt_names: names.iter().map(|name| exact(name)).collect(),
+        ..Default::default()
+    };
+    let context = tls::CommonTlsContext {
+        tls_certificate_provider_instance: provider(WORKLOAD_CERT),
+        validation_context_type: Some(
+            tls::common_tls_context::ValidationContextType::ValidationContext(validation),
+        ),
+        ..Default::default()
+    };
+    socket(any(&tls::UpstreamTlsContext {
+        common_tls_context: Some(context),
+        ..Default::default()
+    }))
+}
+
 /// Protocol floor and ceiling and ciphers of a server, as Istio's Gateway spells them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ServerParams {

@@ -24,8 +24,6 @@ use crate::policy::{self, Policy};
 use crate::scope::Scope;
 use crate::view::ProxyKind;
 
-pub(crate) use tls::kubernetes as kubernetes_secret;
-
 /// Istio's default for `connectTimeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -97,7 +95,7 @@ fn outbound(
     };
     discover(scope, &mut cluster, service, port, subset, &policy);
     if scope.view.kind == ProxyKind::Grpc {
-        tls_for_grpc(scope, &mut cluster, service, port, subset_name, &policy);
+        for_grpc(scope, &mut cluster, service, &policy);
         return cluster;
     }
     apply_limits(scope, &mut cluster, &policy, upstream);
@@ -205,12 +203,10 @@ fn apply_limits(
 
 /// grpc's client knows round robin and ring hash, breakers of requests, and TLS in the cluster's
 /// own socket only (no choice by endpoint).
-fn tls_for_grpc(
+fn for_grpc(
     scope: &Scope<'_>,
     cluster: &mut pb::Cluster,
     service: &MeshService,
-    port: &ServicePort,
-    subset: &str,
     policy: &Policy<'_>,
 ) {
     if cluster.lb_policy != LbPolicy::RingHash as i32 {
@@ -219,11 +215,7 @@ fn tls_for_grpc(
     }
     cluster.circuit_breakers = policy.connection_pool.map(|pool| limits::breakers(Some(pool)));
     cluster.outlier_detection = policy.outlier_detection.map(limits::outliers);
-    cluster.transport_socket = tls::for_grpc(
-        scope,
-        &tls::Target { service, port: port.number, subset, upstream: Upstream::Http2 },
-        policy.tls,
-    );
+    cluster.transport_socket = tls::for_grpc(scope, service, policy.tls);
 }
 
 /// `istio.services` (and `subset`): what metrics and access logs call the destination.

@@ -1,7 +1,7 @@
 //! How a client connects: plaintext, mutual TLS inside the mesh, or TLS the rule asks for.
 
+use weft_model::MeshService;
 use weft_model::spec::{ClientTlsMode, ClientTlsSettings};
-use weft_model::{MeshService, Resolution};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::cluster::v3::Cluster;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::TransportSocketMatch;
@@ -9,11 +9,16 @@ use weft_xds::pb::envoy::config::core::v3::TransportSocket;
 
 use super::Upstream;
 use crate::build::tls::{
-    Certificate, MESH_ROOTS, Trust, WORKLOAD_CERT, raw_buffer, upstream, upstream_unverified,
+    Certificate, MESH_ROOTS, Trust, WORKLOAD_CERT, raw_buffer, upstream, upstream_of_provider,
+    upstream_unverified,
 };
 use crate::build::{structure, text};
 use crate::scope::Scope;
 use crate::view::Flavor;
+
+/// Stock Envoy cannot ask for "the system's roots", only for a file; this is where Debian, Ubuntu
+/// and Alpine (hence Envoy's and Istio's images) keep them.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// The part of a cluster's identity that TLS needs.
 pub(crate) struct Target<'a> {
@@ -31,7 +36,7 @@ pub(crate) fn apply(
     settings: Option<&ClientTlsSettings>,
 ) {
     match settings {
-        None if is_automatic(scope, target.service) => {
+        None if cluster.eds_cluster_config.is_some() && is_automatic(scope, target.service) => {
             cluster.transport_socket_matches = automatic(scope, target);
         }
         None => {}
@@ -39,11 +44,10 @@ pub(crate) fn apply(
     }
 }
 
-/// Mutual TLS by endpoint: only inside the mesh, and only where endpoints are known one by one.
+/// Mutual TLS by endpoint: only inside the mesh. (And only where endpoints are known one by one:
+/// Envoy 1.40 crashes on socket matches in a cluster of original destinations.)
 fn is_automatic(scope: &Scope<'_>, service: &MeshService) -> bool {
-    scope.snapshot.mesh().enable_auto_mtls
-        && !service.mesh_external
-        && service.resolution == Resolution::Static
+    scope.snapshot.mesh().enable_auto_mtls && !service.mesh_external
 }
 
 fn automatic(scope: &Scope<'_>, target: &Target<'_>) -> Vec<TransportSocketMatch> {
@@ -81,13 +85,19 @@ fn mutual(scope: &Scope<'_>, target: &Target<'_>, names: &[String], sni: &str) -
     )
 }
 
-/// gRPC's client: mutual TLS only when a rule says so, without SNI tricks.
+/// gRPC's client: the mesh's mutual TLS when a rule says so, else plaintext; it can choose neither
+/// by endpoint nor by SDS secret.
 pub(crate) fn for_grpc(
     scope: &Scope<'_>,
-    target: &Target<'_>,
+    service: &MeshService,
     settings: Option<&ClientTlsSettings>,
 ) -> Option<TransportSocket> {
-    settings.and_then(|settings| explicit(scope, target, settings))
+    let settings = settings.filter(|settings| settings.mode == ClientTlsMode::IstioMutual)?;
+    let names = match settings.subject_alt_names.as_slice() {
+        [] => scope.identities(service),
+        given => given.to_vec(),
+    };
+    Some(upstream_of_provider(&names))
 }
 
 fn explicit(
@@ -142,7 +152,10 @@ fn trust(scope: &Scope<'_>, settings: &ClientTlsSettings, sni: &str) -> Trust {
         return Trust::Sds { roots, names };
     }
     match (settings.ca_certificates.as_str(), scope.view.flavor) {
-        ("" | "system", _) => Trust::System { names },
+        ("" | "system", Flavor::Envoy) => {
+            Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None }
+        }
+        ("" | "system", Flavor::Weft | Flavor::Grpc) => Trust::System { names },
         (path, Flavor::Weft) => Trust::Sds {
             roots: names::SecretName::FileRoot { certificate: path }.to_string(),
             names,
@@ -156,6 +169,6 @@ fn trust(scope: &Scope<'_>, settings: &ClientTlsSettings, sni: &str) -> Trust {
 }
 
 /// SDS name of a Kubernetes secret.
-pub(crate) fn kubernetes(credential: &str) -> String {
+fn kubernetes(credential: &str) -> String {
     names::SecretName::Kubernetes { credential }.to_string()
 }

@@ -130,6 +130,7 @@ fn build(
             flavor: scope.view.flavor,
             sampling: scope.sampling(),
             access_log: scope.access_log(),
+            trusted_hops: 0,
         }),
         Content::Bytes => tcp_to(&port.cluster),
     };

@@ -1,12 +1,30 @@
 //! Listeners and the route configurations they refer to.
+//!
+//! `bound` is for sidecars without capture, `captured` for those behind iptables, `gateway` for
+//! the edge; `inbound` and `bytes` build filter chains for them.
 
-pub(crate) mod inbound;
+mod bound;
+mod bytes;
+mod captured;
+mod gateway;
+mod gateway_routes;
+mod gateway_tls;
+mod inbound;
 
-use weft_xds::pb::envoy::config::listener::v3::Listener;
+use weft_model::MtlsMode;
+use weft_xds::pb::envoy::config::core::v3::{Address, TrafficDirection};
+use weft_xds::pb::envoy::config::listener::v3::{FilterChain, Listener, ListenerFilter};
 use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use weft_xds::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use weft_xds::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use weft_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
+use crate::build::hcm::{Http, Routes, Side, http};
+use crate::build::{duration, listener_filter};
 use crate::findings::Findings;
+use crate::grpc;
 use crate::scope::Scope;
+use crate::view::{Interception, ProxyKind};
 
 /// What listeners need besides clusters.
 #[derive(Debug, Default)]
@@ -15,6 +33,110 @@ pub(crate) struct Built {
     pub(crate) routes: Vec<RouteConfiguration>,
 }
 
-pub(crate) fn all(_scope: &Scope<'_>, _findings: &mut Findings) -> Built {
-    Built::default()
+pub(crate) fn all(scope: &Scope<'_>, findings: &mut Findings) -> Built {
+    let mut built = Built::default();
+    match scope.view.kind {
+        ProxyKind::Gateway => gateway::all(scope, &mut built, findings),
+        ProxyKind::Grpc => grpc::all(scope, &mut built, findings),
+        ProxyKind::Sidecar => {
+            bound::all(scope, &mut built, findings);
+            if scope.view.interception != Interception::None {
+                captured::all(scope, &mut built, findings);
+            }
+        }
+    }
+    built
+}
+
+/// A listener with its fixed fields.
+fn listener(name: String, address: Address, direction: TrafficDirection) -> Listener {
+    Listener {
+        name,
+        address: Some(address),
+        traffic_direction: direction as i32,
+        ..Default::default()
+    }
+}
+
+/// Which first bytes a listener looks at before it chooses a chain.
+#[derive(Debug, Clone, Copy, Default)]
+struct Inspection {
+    original_dst: bool,
+    tls: bool,
+    http: bool,
+}
+
+impl Inspection {
+    fn add(&mut self, other: Inspection) {
+        self.original_dst |= other.original_dst;
+        self.tls |= other.tls;
+        self.http |= other.http;
+    }
+
+    fn filters(self) -> Vec<ListenerFilter> {
+        let mut filters = Vec::new();
+        if self.original_dst {
+            let config = OriginalDst::default();
+            filters.push(listener_filter("envoy.filters.listener.original_dst", &config));
+        }
+        if self.tls {
+            let config = TlsInspector::default();
+            filters.push(listener_filter("envoy.filters.listener.tls_inspector", &config));
+        }
+        if self.http {
+            let config = HttpInspector::default();
+            filters.push(listener_filter("envoy.filters.listener.http_inspector", &config));
+        }
+        filters
+    }
+
+    /// Sets the filters and how long they wait for bytes (`protocolDetectionTimeout`; Istio's
+    /// default is for ever).
+    fn apply(self, scope: &Scope<'_>, listener: &mut Listener) {
+        listener.listener_filters = self.filters();
+        if self.tls || self.http {
+            let timeout = scope.snapshot.mesh().protocol_detection_timeout.unwrap_or_default();
+            listener.listener_filters_timeout = duration(timeout);
+            listener.continue_on_listener_filters_timeout = !timeout.is_zero();
+        }
+    }
+
+    fn of_inbound(port: &inbound::InboundPort) -> Self {
+        let (tls, http) = inbound::inspection(port);
+        Inspection { original_dst: false, tls, http }
+    }
+}
+
+/// The inbound side's view of a workload port.
+fn inbound_port(port: &crate::ports::WorkloadPort<'_>) -> inbound::InboundPort {
+    inbound::InboundPort {
+        port: port.port,
+        protocol: port.protocol,
+        mode: port.mode,
+        cluster: weft_xds::names::inbound_cluster(port.port),
+        host: port
+            .service
+            .map_or_else(|| "localhost".to_owned(), |service| service.host.to_string()),
+    }
+}
+
+/// An outbound HTTP connection manager whose routes come over RDS.
+fn outbound_http(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> FilterChain {
+    FilterChain {
+        filters: vec![http(Http {
+            stat_prefix,
+            routes: Routes::Rds(routes.to_owned()),
+            side: Side::Outbound,
+            flavor: scope.view.flavor,
+            sampling: scope.sampling(),
+            access_log: scope.access_log(),
+            trusted_hops: 0,
+        })],
+        ..Default::default()
+    }
+}
+
+/// What undeclared workload ports accept.
+fn default_mode(scope: &Scope<'_>) -> MtlsMode {
+    scope.snapshot.peer_mode_for(&scope.view.namespace, &scope.view.labels, 0)
 }

@@ -10,4 +10,4 @@ mod retry;
 mod rules;
 pub(crate) mod vhost;
 
-pub(crate) use rules::{Place, default_route, of_virtual_service};
+pub(crate) use rules::{Place, default_route, of_virtual_service, source_matches};

@@ -135,7 +135,7 @@ struct TypeState {
     dirty: Dirty,
     /// Names to answer although the client may hold their current version.
     forced: BTreeSet<Arc<str>>,
-    /// SotW: answer although nothing changed.
+    /// Answer although nothing changed.
     answer: bool,
     /// Sent and not answered yet, oldest first.
     outstanding: VecDeque<Stamp>,

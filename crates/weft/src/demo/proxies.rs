@@ -16,7 +16,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -37,13 +37,25 @@ pub(super) struct Proxies {
 pub(super) struct Proxy {
     pub(super) instance: &'static Instance,
     pub(super) log: PathBuf,
-    /// Of the process running now; 0 between two.
-    pid: Arc<AtomicU32>,
+    running: Arc<Running>,
+}
+
+/// What supervision tells about a proxy.
+#[derive(Debug, Default)]
+struct Running {
+    /// Process id; 0 between two.
+    pid: AtomicU32,
+    restarts: AtomicU32,
 }
 
 impl Proxy {
     pub(super) fn pid(&self) -> u32 {
-        self.pid.load(Ordering::Relaxed)
+        self.running.pid.load(Ordering::Relaxed)
+    }
+
+    /// How often it ended and was started again.
+    pub(super) fn restarts(&self) -> u32 {
+        self.running.restarts.load(Ordering::Relaxed)
     }
 
     /// The end of what it printed.
@@ -81,12 +93,12 @@ impl Proxies {
     }
 
     fn supervise(&mut self, launch: Launch) -> anyhow::Result<()> {
-        let pid = Arc::new(AtomicU32::new(0));
+        let running = Arc::<Running>::default();
         let (instance, log) = (launch.instance, launch.log());
-        let child = launch.spawn()?;
-        pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
-        self.list.push(Proxy { instance, log, pid: pid.clone() });
-        self.tasks.spawn(keep_running(launch, child, pid, self.stop.clone()));
+        let started = launch.spawn()?;
+        running.pid.store(started.child.id().unwrap_or(0), Ordering::Relaxed);
+        self.list.push(Proxy { instance, log, running: running.clone() });
+        self.tasks.spawn(keep_running(launch, started, running, self.stop.clone()));
         Ok(())
     }
 
@@ -99,28 +111,29 @@ impl Proxies {
 
 async fn keep_running(
     launch: Launch,
-    mut child: Child,
-    pid: Arc<AtomicU32>,
+    mut started: Started,
+    running: Arc<Running>,
     stop: CancellationToken,
 ) {
     loop {
         tokio::select! {
-            _ = child.wait() => {}
-            () = stop.cancelled() => return end(&mut child).await,
+            _ = started.child.wait() => {}
+            () = stop.cancelled() => return end(&mut started.child).await,
         }
-        pid.store(0, Ordering::Relaxed);
+        running.pid.store(0, Ordering::Relaxed);
+        running.restarts.fetch_add(1, Ordering::Relaxed);
         super::progress(&format!("the proxy of {} ended; starting it again", launch.instance.name));
-        child = loop {
+        started = loop {
             tokio::select! {
                 () = tokio::time::sleep(RESTART_PAUSE) => {}
                 () = stop.cancelled() => return,
             }
             match launch.spawn() {
-                Ok(child) => break child,
+                Ok(started) => break started,
                 Err(error) => super::progress(&format!("{error:#}")),
             }
         };
-        pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        running.pid.store(started.child.id().unwrap_or(0), Ordering::Relaxed);
     }
 }
 
@@ -133,6 +146,12 @@ async fn end(child: &mut Child) {
     if tokio::time::timeout(STOP_LIMIT, child.wait()).await.is_err() {
         let _ = child.kill().await;
     }
+}
+
+/// A running child, and the pipe whose end is its end.
+struct Started {
+    child: Child,
+    _lifeline: ChildStdin,
 }
 
 /// How to start one proxy, again and again.
@@ -148,7 +167,7 @@ impl Launch {
         self.home.join("log")
     }
 
-    fn spawn(&self) -> anyhow::Result<Child> {
+    fn spawn(&self) -> anyhow::Result<Started> {
         let program = std::env::current_exe().context("finding this program")?;
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.with_context(|| format!("opening {}", self.log().display()))?;
@@ -160,7 +179,11 @@ impl Launch {
             .stderr(log)
             .process_group(0)
             .kill_on_drop(true);
-        command.spawn().with_context(|| format!("starting the proxy of {}", self.instance.name))
+        let name = self.instance.name;
+        let mut child = command.spawn().with_context(|| format!("starting the proxy of {name}"))?;
+        // Taken out, since waiting for the child would close it.
+        let lifeline = child.stdin.take().context("the child has a pipe as input")?;
+        Ok(Started { child, _lifeline: lifeline })
     }
 
     fn arguments(&self) -> Vec<String> {

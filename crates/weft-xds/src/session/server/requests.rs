@@ -115,6 +115,8 @@ impl ServerSession {
                 name => state.subscribe(name, known.contains_key(name), &mut action),
             }
         }
+        // A client that starts with nothing waits for a first answer, also for "nothing".
+        state.answer |= action.first && state.subscription.wildcard && known.is_empty();
         for (name, version) in &known {
             if state.subscription.wants(name) {
                 state.held.insert_claim(&Arc::from(name.as_str()), version);

@@ -1,0 +1,6 @@
+//! The control plane with real clients over real sockets: what is sent to whom, and when.
+
+mod client;
+mod identity;
+mod plane;
+mod streams;

@@ -1,0 +1,227 @@
+//! From the command line to a running proxy.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use weft_telemetry::PeerInfo;
+use weft_xds::NodeView;
+use weft_xds::client::Options;
+use weft_xds::connect::Target;
+use weft_xds::node::NodeKind;
+
+use crate::cli::{Interception, ProxyArgs, ProxyKind};
+use crate::config::subscriber::Source;
+use crate::drain::DrainState;
+use crate::logging::{self, LogLevel};
+use crate::runtime::{self, Proxy, Settings};
+use crate::tls::identity::IdentityConfig;
+use crate::worker::NodeInfo;
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An option does not make sense.
+    #[error("{0}")]
+    Option(String),
+    /// A file or socket could not be opened.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// Runs a proxy until it has drained after SIGTERM or SIGINT; a second signal ends it at once.
+pub fn run(args: &ProxyArgs) -> Result<(), StartError> {
+    let log_level = logging::init(&args.log_level).map_err(StartError::Option)?;
+    let proxy = start(args, log_level)?;
+    let failed = |source| StartError::Io { what: "signal handling".into(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(failed)?.block_on(until_told(&proxy)).map_err(failed)?;
+    proxy.join();
+    Ok(())
+}
+
+/// Starts a proxy in this process and returns at once.
+pub fn start(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Proxy, StartError> {
+    let settings = settings(args, log_level)?;
+    let what = format!("admin server on {}", settings.admin);
+    let proxy = runtime::start(settings).map_err(|source| StartError::Io { what, source })?;
+    tracing::info!(admin = %proxy.admin_address(), xds = args.xds, "proxy started");
+    Ok(proxy)
+}
+
+async fn until_told(proxy: &Proxy) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            () = proxy.ended() => return Ok(()),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        match proxy.shared().drain.state() {
+            DrainState::Running => proxy.shutdown(),
+            DrainState::Draining | DrainState::Closing => proxy.stop(),
+        }
+    }
+}
+
+fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, StartError> {
+    let view = node_view(args)?;
+    let trust_domain = args.trust_domain.clone();
+    let spiffe_id =
+        format!("spiffe://{trust_domain}/ns/{}/sa/{}", args.namespace, args.service_account);
+    let root = match &args.xds_tls_root {
+        Some(path) => Some(read(path)?),
+        None => None,
+    };
+    let mut options = Options::new(target(&args.xds, root.as_deref()));
+    let identity = args.token_file.as_ref().map(|token_file| IdentityConfig {
+        spiffe_id: spiffe_id.clone(),
+        ca: target(args.ca.as_deref().unwrap_or(&args.xds), root.as_deref()),
+        token_file: token_file.clone(),
+        state_dir: args.state_dir.clone(),
+        validity: Duration::ZERO,
+    });
+    if let Some(path) = args.token_file.clone() {
+        options.token = Some(Arc::new(move || std::fs::read_to_string(&path).ok()));
+    }
+    Ok(Settings {
+        node: NodeInfo {
+            id: view.id(),
+            gateway: args.kind == ProxyKind::Gateway,
+            trust_domain,
+            peer: Arc::new(peer(&view, spiffe_id)),
+        },
+        source: Source {
+            options,
+            node: view.to_node(),
+            state_dir: args.state_dir.clone(),
+            state_age_max: args.state_age_max,
+        },
+        identity,
+        admin: args.admin_address,
+        admin_file: args.admin_address_file.clone(),
+        workers: args.workers(),
+        drain_time: args.drain_time,
+        grace: args.termination_grace,
+        log_level,
+        options: json!({
+            "xds": args.xds,
+            "interception": format!("{:?}", args.interception),
+            "state_dir": args.state_dir,
+            "drain_time_s": args.drain_time.as_secs_f64(),
+            "termination_grace_s": args.termination_grace.as_secs_f64(),
+        }),
+    })
+}
+
+fn node_view(args: &ProxyArgs) -> Result<NodeView, StartError> {
+    let kind = match args.kind {
+        ProxyKind::Sidecar => NodeKind::Sidecar,
+        ProxyKind::Gateway => NodeKind::Router,
+    };
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => host_name()?,
+    };
+    let mut view = NodeView::new(kind, args.ip.first().copied(), &name, &args.namespace);
+    view.service_account.clone_from(&args.service_account);
+    view.cluster_id.clone_from(&args.cluster_id);
+    view.labels = args.label_pairs().map_err(StartError::Option)?.into_iter().collect();
+    view.instance_ips.clone_from(&args.ip);
+    view.workload_name = match &args.workload {
+        Some(workload) => workload.clone(),
+        None => workload_of_pod(&name),
+    };
+    view.interception_mode = match args.interception {
+        Interception::None => "NONE",
+        Interception::Redirect => "REDIRECT",
+        Interception::Tproxy => "TPROXY",
+    }
+    .into();
+    view.weft_version = Some(env!("CARGO_PKG_VERSION").into());
+    Ok(view)
+}
+
+/// This workload as Istio's metrics name it.
+fn peer(view: &NodeView, principal: String) -> PeerInfo {
+    let label = |name: &str| view.labels.get(name).cloned().unwrap_or_default();
+    let first =
+        |names: &[&str]| names.iter().map(|name| label(name)).find(|value| !value.is_empty());
+    PeerInfo {
+        name: view.name.clone(),
+        workload: view.workload_name.clone(),
+        namespace: view.namespace.clone(),
+        app: label("app"),
+        version: label("version"),
+        principal,
+        cluster: view.cluster_id.clone(),
+        canonical_service: first(&[
+            "service.istio.io/canonical-name",
+            "app.kubernetes.io/name",
+            "app",
+        ])
+        .unwrap_or_else(|| view.workload_name.clone()),
+        canonical_revision: first(&[
+            "service.istio.io/canonical-revision",
+            "app.kubernetes.io/version",
+            "version",
+        ])
+        .unwrap_or_else(|| "latest".into()),
+    }
+}
+
+/// A Deployment's pod is NAME-REPLICASET-POD: 10 or so and 5 characters of Kubernetes' own
+/// alphabet, which has no vowels. Anything else is taken as it is.
+fn workload_of_pod(pod: &str) -> String {
+    let hashed = |part: &str, lengths: std::ops::RangeInclusive<usize>| {
+        lengths.contains(&part.len())
+            && part.bytes().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte))
+    };
+    let parts: Vec<&str> = pod.rsplitn(3, '-').collect();
+    match parts[..] {
+        [pod_hash, set_hash, name] if hashed(pod_hash, 5..=5) && hashed(set_hash, 8..=10) => {
+            name.to_owned()
+        }
+        _ => pod.to_owned(),
+    }
+}
+
+fn host_name() -> Result<String, StartError> {
+    let failed = |source| StartError::Io { what: "host name; give --name".into(), source };
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(failed)?;
+    Ok(name.trim().to_owned())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, StartError> {
+    std::fs::read(path)
+        .map_err(|source| StartError::Io { what: path.display().to_string(), source })
+}
+
+fn target(address: &str, root: Option<&[u8]>) -> Target {
+    match root {
+        Some(root) => Target::tls(format!("https://{address}"), root.to_vec()),
+        None => Target::plain(format!("http://{address}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workload_names() {
+        assert_eq!(workload_of_pod("servicea-v1-7d8f6c5b9-x2z4w"), "servicea-v1");
+        assert_eq!(workload_of_pod("servicea-v1-0"), "servicea-v1-0");
+        assert_eq!(workload_of_pod("ingress"), "ingress");
+        assert_eq!(workload_of_pod("my-app-deployed-there"), "my-app-deployed-there");
+    }
+}

@@ -1,0 +1,181 @@
+//! TCP and TLS routes: VirtualService `tcp` and `tls` rules → filter chains and TCP proxies.
+
+use std::time::Duration;
+
+use weft_model::spec::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
+use weft_model::{Cidr, MESH_GATEWAY, Resource};
+use weft_xds::names;
+use weft_xds::pb::envoy::config::core::v3::CidrRange;
+use weft_xds::pb::envoy::config::listener::v3 as listener;
+
+use crate::build::cidr;
+use crate::build::tcp::{Tcp, tcp};
+use crate::policy;
+use crate::route::{Place, source_matches};
+use crate::scope::Scope;
+
+/// Chains for the TCP rules that apply here, in order. A rule without destination conditions
+/// ends them: it takes everything.
+pub(crate) fn tcp_rules(
+    scope: &Scope<'_>,
+    rules: &Resource<VirtualService>,
+    place: &Place<'_>,
+) -> Vec<listener::FilterChain> {
+    let mut chains = Vec::new();
+    for rule in &rules.spec.tcp {
+        let always = [L4MatchAttributes::default()];
+        let alternatives = if rule.matches.is_empty() { &always[..] } else { &rule.matches };
+        for conditions in alternatives {
+            let applies = at(place, &conditions.gateways, conditions.port)
+                && source_matches(
+                    scope,
+                    place,
+                    &conditions.source_labels,
+                    &conditions.source_namespace,
+                );
+            if !applies {
+                continue;
+            }
+            let prefix_ranges = ranges(&conditions.destination_subnets);
+            let everything = prefix_ranges.is_empty();
+            let matching = listener::FilterChainMatch { prefix_ranges, ..Default::default() };
+            if let Some(filter) = split(scope, &rule.route, place.port) {
+                push(&mut chains, matching, filter);
+            }
+            if everything {
+                return chains;
+            }
+        }
+    }
+    chains
+}
+
+/// Chains for the TLS rules that apply here: by SNI, bytes passed on untouched.
+pub(crate) fn tls_rules(
+    scope: &Scope<'_>,
+    rules: &Resource<VirtualService>,
+    place: &Place<'_>,
+) -> Vec<listener::FilterChain> {
+    let mut chains = Vec::new();
+    for rule in &rules.spec.tls {
+        for conditions in &rule.matches {
+            let TlsMatchAttributes { sni_hosts, destination_subnets, .. } = conditions;
+            let applies = at(place, &conditions.gateways, conditions.port)
+                && source_matches(
+                    scope,
+                    place,
+                    &conditions.source_labels,
+                    &conditions.source_namespace,
+                );
+            if !applies {
+                continue;
+            }
+            let matching = listener::FilterChainMatch {
+                prefix_ranges: ranges(destination_subnets),
+                server_names: server_names(sni_hosts),
+                ..Default::default()
+            };
+            if let Some(filter) = split(scope, &rule.route, place.port) {
+                push(&mut chains, matching, filter);
+            }
+        }
+    }
+    chains
+}
+
+/// Adds a chain unless one with the same match is there: the first rule wins, and Envoy refuses
+/// a listener with two equal matches.
+pub(crate) fn push(
+    chains: &mut Vec<listener::FilterChain>,
+    matching: listener::FilterChainMatch,
+    filter: listener::Filter,
+) {
+    let matching = (matching != Default::default()).then_some(matching);
+    if chains.iter().all(|chain| chain.filter_chain_match != matching) {
+        chains.push(listener::FilterChain {
+            filter_chain_match: matching,
+            filters: vec![filter],
+            ..Default::default()
+        });
+    }
+}
+
+/// SNI names in Envoy's spelling; empty: any.
+pub(crate) fn server_names(hosts: &[String]) -> Vec<String> {
+    if hosts.iter().any(|host| host == "*") {
+        return Vec::new();
+    }
+    hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
+}
+
+fn at(place: &Place<'_>, gateways: &[String], port: Option<u32>) -> bool {
+    let gateway = gateways.is_empty() || gateways.iter().any(|name| name == place.gateway);
+    gateway && port.is_none_or(|port| port == u32::from(place.port))
+}
+
+fn ranges(subnets: &[String]) -> Vec<CidrRange> {
+    let parsed = subnets.iter().filter_map(|subnet| Cidr::parse(subnet));
+    parsed.map(|range| cidr(range.address, range.prefix_len)).collect()
+}
+
+/// A TCP proxy over weighted destinations; `None` when all weights are zero.
+pub(crate) fn split(
+    scope: &Scope<'_>,
+    destinations: &[RouteDestination],
+    port: u16,
+) -> Option<listener::Filter> {
+    let only = destinations.len() == 1;
+    let clusters: Vec<(String, u32)> = destinations
+        .iter()
+        .filter_map(|target| {
+            let weight = if only { 1 } else { u32::try_from(target.weight).unwrap_or(0) };
+            (weight > 0).then(|| (scope.destination_cluster(&target.destination, port), weight))
+        })
+        .collect();
+    let first = destinations.first()?;
+    let idle = idle_timeout(
+        scope,
+        &first.destination.host,
+        &first.destination.subset,
+        scope.destination_port(&first.destination, port),
+    );
+    proxy(scope, clusters, idle)
+}
+
+/// A TCP proxy to one port of a service.
+pub(crate) fn to_service(scope: &Scope<'_>, host: &str, port: u16) -> listener::Filter {
+    let cluster = names::outbound_cluster(port, "", host);
+    let idle_timeout = idle_timeout(scope, host, "", port);
+    tcp(Tcp {
+        stat_prefix: cluster.clone(),
+        clusters: vec![(cluster, 1)],
+        idle_timeout,
+        access_log: scope.access_log(),
+    })
+}
+
+fn proxy(
+    scope: &Scope<'_>,
+    clusters: Vec<(String, u32)>,
+    idle_timeout: Option<Duration>,
+) -> Option<listener::Filter> {
+    let (first, _) = clusters.first()?;
+    Some(tcp(Tcp {
+        stat_prefix: first.clone(),
+        clusters,
+        idle_timeout,
+        access_log: scope.access_log(),
+    }))
+}
+
+fn idle_timeout(scope: &Scope<'_>, host: &str, subset: &str, port: u16) -> Option<Duration> {
+    let rule = scope.rule(host)?;
+    let subset = policy::subset(Some(&rule.spec), subset);
+    let pool = policy::policy(Some(&rule.spec), subset, port).connection_pool?;
+    pool.tcp.as_ref()?.idle_timeout
+}
+
+/// The mesh's place on a port.
+pub(crate) fn in_mesh(port: u16) -> Place<'static> {
+    Place { gateway: MESH_GATEWAY, port }
+}

@@ -1,0 +1,320 @@
+//! The edge: `Gateway` servers → listeners, one for each address and workload port.
+//!
+//! A server names a port of the gateway's own Service; the listener is on that port's target.
+//! `gateway_tls` terminates TLS, `gateway_routes` builds what HTTP servers answer.
+
+use std::collections::BTreeMap;
+
+use weft_model::spec::{Gateway, Server, ServerTlsMode};
+use weft_model::{Kind, Protocol, Resource};
+use weft_xds::names;
+use weft_xds::pb::envoy::config::core::v3::TrafficDirection;
+use weft_xds::pb::envoy::config::core::v3::TransportSocket;
+use weft_xds::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch};
+
+use super::{Built, Inspection, bytes, gateway_routes, gateway_tls, listener};
+use crate::build::hcm::{Http, Routes, Side, http};
+use crate::build::socket_address;
+use crate::findings::{Findings, LISTENER_CONFLICT};
+use crate::ports;
+use crate::route::Place;
+use crate::scope::Scope;
+use crate::view::Interception;
+
+/// One server of a Gateway resource.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) gateway: &'a Resource<Gateway>,
+    pub(crate) index: usize,
+    pub(crate) server: &'a Server,
+    /// The Service's port, as clients see it.
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+}
+
+impl Entry<'_> {
+    /// `namespace/name`, as VirtualServices refer to the Gateway.
+    pub(crate) fn gateway_name(&self) -> String {
+        format!("{}/{}", self.gateway.meta.namespace, self.gateway.meta.name)
+    }
+
+    pub(crate) fn path(&self, field: &str) -> String {
+        format!("spec.servers[{}]{field}", self.index)
+    }
+
+    pub(crate) fn report(
+        &self,
+        findings: &mut Findings,
+        code: &'static str,
+        field: &str,
+        message: &str,
+    ) {
+        findings.add(Kind::Gateway, &self.gateway.meta, code, &self.path(field), message);
+    }
+
+    fn class(&self) -> Class {
+        let mode = self.server.tls.as_ref().map(|tls| tls.mode);
+        match (self.protocol, mode) {
+            (protocol, _) if protocol.is_http() => Class::PlainHttp,
+            (
+                protocol,
+                Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) | None,
+            ) if protocol.is_tls() => Class::Passthrough,
+            (Protocol::Https, Some(_)) => Class::Https,
+            (
+                _,
+                Some(
+                    ServerTlsMode::Simple
+                    | ServerTlsMode::Mutual
+                    | ServerTlsMode::OptionalMutual
+                    | ServerTlsMode::IstioMutual,
+                ),
+            ) => Class::TlsBytes,
+            (_, _) => Class::Bytes,
+        }
+    }
+}
+
+/// What a server does with its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    PlainHttp,
+    /// TLS ends here, HTTP inside.
+    Https,
+    /// TLS ends here, bytes inside.
+    TlsBytes,
+    /// TLS goes on to the service, chosen by SNI.
+    Passthrough,
+    Bytes,
+}
+
+impl Class {
+    /// Classes that one port can serve together: all that are told apart by SNI.
+    fn is_tls(self) -> bool {
+        matches!(self, Class::Https | Class::TlsBytes | Class::Passthrough)
+    }
+}
+
+pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
+    for ((bind, port), entries) in by_listener(scope, findings) {
+        let name = format!("{bind}_{port}");
+        let address = socket_address(&bind, port);
+        let mut on_port = listener(name, address, TrafficDirection::Outbound);
+        let mut chains = Chains { list: Vec::new(), routes: BTreeMap::new() };
+        let first = entries.first().map(Entry::class);
+        for entry in &entries {
+            let compatible = first.is_some_and(|first| {
+                first == entry.class() || (first.is_tls() && entry.class().is_tls())
+            });
+            if compatible {
+                chains.add(scope, entry, (&bind, port), findings);
+            } else {
+                let message =
+                    "another server has this port with another protocol; this one is left out";
+                entry.report(findings, LISTENER_CONFLICT, ".port.protocol", message);
+            }
+        }
+        for (name, entries) in chains.routes {
+            built.routes.push(gateway_routes::configuration(scope, &name, &entries, findings));
+        }
+        if chains.list.is_empty() {
+            continue;
+        }
+        on_port.filter_chains = chains.list;
+        let tls = first.is_some_and(Class::is_tls);
+        Inspection { tls, ..Default::default() }.apply(scope, &mut on_port);
+        built.listeners.push(on_port);
+    }
+}
+
+/// Servers by the address and port they are served on, the oldest Gateway first.
+fn by_listener<'a>(
+    scope: &Scope<'a>,
+    findings: &mut Findings,
+) -> BTreeMap<(String, u16), Vec<Entry<'a>>> {
+    let mut listeners: BTreeMap<(String, u16), Vec<Entry<'a>>> = BTreeMap::new();
+    for gateway in scope.snapshot.gateways_for(&scope.view.labels) {
+        for (index, server) in gateway.spec.servers.iter().enumerate() {
+            let Some(declared) = &server.port else { continue };
+            let Some(port) = u16::try_from(declared.number).ok().filter(|port| *port != 0) else {
+                continue;
+            };
+            let protocol = Protocol::parse(&declared.protocol).unwrap_or(Protocol::Tcp);
+            let entry = Entry { gateway, index, server, port, protocol };
+            if server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
+                findings.not_implemented(Kind::Gateway, &gateway.meta, &entry.path(".tls.mode"));
+                continue;
+            }
+            let bind = bind(scope, server);
+            for target in targets(scope, port) {
+                listeners.entry((bind.clone(), target)).or_default().push(entry);
+            }
+        }
+    }
+    listeners
+}
+
+fn bind(scope: &Scope<'_>, server: &Server) -> String {
+    let own = scope.view.primary_address();
+    match (server.bind.as_str(), scope.view.interception) {
+        ("", Interception::None) => own.to_string(),
+        ("", Interception::Redirect | Interception::Tproxy) if own.is_ipv6() => "::".to_owned(),
+        ("", Interception::Redirect | Interception::Tproxy) => "0.0.0.0".to_owned(),
+        (given, _) => given.to_owned(),
+    }
+}
+
+/// Workload ports behind a port of the gateway's Services; the port itself when none has it.
+fn targets(scope: &Scope<'_>, port: u16) -> Vec<u16> {
+    let services = scope.own_services();
+    let mut targets: Vec<u16> =
+        services.iter().filter_map(|service| ports::target(scope, service, port)).collect();
+    if targets.is_empty() {
+        targets.push(port);
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    targets
+}
+
+/// Chains of one listener, and the route configurations they refer to.
+struct Chains<'a> {
+    list: Vec<FilterChain>,
+    routes: BTreeMap<String, Vec<Entry<'a>>>,
+}
+
+impl<'a> Chains<'a> {
+    fn add(
+        &mut self,
+        scope: &Scope<'_>,
+        entry: &Entry<'a>,
+        place: (&str, u16),
+        findings: &mut Findings,
+    ) {
+        match entry.class() {
+            Class::PlainHttp => self.plain_http(scope, entry, place),
+            Class::Https => self.https(scope, entry, findings),
+            Class::TlsBytes => self.tls_bytes(scope, entry, findings),
+            Class::Passthrough => self.passthrough(scope, entry),
+            Class::Bytes => self.bytes(scope, entry),
+        }
+    }
+
+    /// All plaintext servers of a port share one chain and one route configuration.
+    fn plain_http(&mut self, scope: &Scope<'_>, entry: &Entry<'a>, (bind, port): (&str, u16)) {
+        let name = match entry.server.bind.as_str() {
+            "" => names::gateway_http_route(port),
+            bind => format!("{}.{bind}", names::gateway_http_route(port)),
+        };
+        if self.list.is_empty() {
+            let filter = connection_manager(scope, format!("outbound_{bind}_{port}"), &name);
+            self.list.push(FilterChain { filters: vec![filter], ..Default::default() });
+        }
+        self.routes.entry(name).or_default().push(*entry);
+    }
+
+    fn https(&mut self, scope: &Scope<'_>, entry: &Entry<'a>, findings: &mut Findings) {
+        let Some(socket) = gateway_tls::socket(scope, entry, &["h2", "http/1.1"], findings) else {
+            return;
+        };
+        let port_name = entry.server.port.as_ref().map_or("", |port| port.name.as_str());
+        let meta = &entry.gateway.meta;
+        let name = names::gateway_https_route(entry.port, port_name, &meta.name, &meta.namespace);
+        let filter = connection_manager(scope, format!("outbound_0.0.0.0_{}", entry.port), &name);
+        if self.push(entry, sni(entry), vec![filter], Some(socket), findings) {
+            self.routes.entry(name).or_default().push(*entry);
+        }
+    }
+
+    fn tls_bytes(&mut self, scope: &Scope<'_>, entry: &Entry<'a>, findings: &mut Findings) {
+        let Some(socket) = gateway_tls::socket(scope, entry, &[], findings) else { return };
+        for chain in tcp_rules(scope, entry) {
+            let matching = FilterChainMatch {
+                prefix_ranges: chain.filter_chain_match.unwrap_or_default().prefix_ranges,
+                ..sni(entry)
+            };
+            self.push(entry, matching, chain.filters, Some(socket.clone()), findings);
+        }
+    }
+
+    fn passthrough(&mut self, scope: &Scope<'_>, entry: &Entry<'a>) {
+        let gateway = entry.gateway_name();
+        let place = Place { gateway: &gateway, port: entry.port };
+        for rules in scope.snapshot.virtual_services(&gateway, &scope.view.namespace) {
+            if gateway_routes::shared_hosts(entry, rules).is_empty() {
+                continue;
+            }
+            for chain in bytes::tls_rules(scope, rules, &place) {
+                let matching = chain.filter_chain_match.unwrap_or_default();
+                for filter in chain.filters {
+                    bytes::push(&mut self.list, matching.clone(), filter);
+                }
+            }
+        }
+    }
+
+    fn bytes(&mut self, scope: &Scope<'_>, entry: &Entry<'a>) {
+        for chain in tcp_rules(scope, entry) {
+            let matching = chain.filter_chain_match.unwrap_or_default();
+            for filter in chain.filters {
+                bytes::push(&mut self.list, matching.clone(), filter);
+            }
+        }
+    }
+
+    /// Envoy refuses a listener with two equal matches; the first server keeps its hosts.
+    fn push(
+        &mut self,
+        entry: &Entry<'_>,
+        matching: FilterChainMatch,
+        filters: Vec<Filter>,
+        socket: Option<TransportSocket>,
+        findings: &mut Findings,
+    ) -> bool {
+        let matching = (matching != Default::default()).then_some(matching);
+        if self.list.iter().any(|chain| chain.filter_chain_match == matching) {
+            let message = "another server has the same port and hosts; this one is left out";
+            entry.report(findings, LISTENER_CONFLICT, ".hosts", message);
+            return false;
+        }
+        self.list.push(FilterChain {
+            filter_chain_match: matching,
+            filters,
+            transport_socket: socket,
+            ..Default::default()
+        });
+        true
+    }
+}
+
+/// The server's hosts as SNI names.
+fn sni(entry: &Entry<'_>) -> FilterChainMatch {
+    let hosts: Vec<String> =
+        entry.server.hosts.iter().map(|host| gateway_routes::host_part(host).to_owned()).collect();
+    FilterChainMatch { server_names: bytes::server_names(&hosts), ..Default::default() }
+}
+
+fn tcp_rules(scope: &Scope<'_>, entry: &Entry<'_>) -> Vec<FilterChain> {
+    let gateway = entry.gateway_name();
+    let place = Place { gateway: &gateway, port: entry.port };
+    let mut chains = Vec::new();
+    for rules in scope.snapshot.virtual_services(&gateway, &scope.view.namespace) {
+        if !gateway_routes::shared_hosts(entry, rules).is_empty() {
+            chains.extend(bytes::tcp_rules(scope, rules, &place));
+        }
+    }
+    chains
+}
+
+fn connection_manager(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> Filter {
+    let topology = scope.snapshot.mesh().default_config.gateway_topology.as_ref();
+    http(Http {
+        stat_prefix,
+        routes: Routes::Rds(routes.to_owned()),
+        side: Side::Gateway,
+        flavor: scope.view.flavor,
+        sampling: scope.sampling(),
+        access_log: scope.access_log(),
+        trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),
+    })
+}

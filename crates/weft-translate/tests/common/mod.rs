@@ -1,0 +1,64 @@
+//! YAML → snapshot, and views of proxies, for all tests of this crate.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod envoy;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use weft_model::{Change, ChangeKind, Diagnostic, Snapshot, parse_yaml};
+use weft_translate::{Flavor, Interception, ProxyKind, ProxyView};
+
+/// The world these documents describe. Resources with errors fail the test.
+pub fn snapshot(yaml: &str) -> Snapshot {
+    let (snapshot, findings) = snapshot_with_findings(yaml);
+    let errors: Vec<String> =
+        findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+    snapshot
+}
+
+pub fn snapshot_with_findings(yaml: &str) -> (Snapshot, Vec<Diagnostic>) {
+    let (objects, findings) = parse_yaml("test.yaml", yaml);
+    let changes = objects
+        .into_iter()
+        .filter_map(|object| Some(Change { key: object.key()?, kind: ChangeKind::Upsert(object) }))
+        .collect();
+    (Snapshot::default().apply(changes).0, findings)
+}
+
+/// A stock Envoy of this kind, captured by REDIRECT.
+pub fn view(kind: ProxyKind, namespace: &str, name: &str, labels: &[(&str, &str)]) -> ProxyView {
+    let labels: BTreeMap<String, String> =
+        labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    ProxyView {
+        kind,
+        flavor: if kind == ProxyKind::Grpc { Flavor::Grpc } else { Flavor::Envoy },
+        name: name.into(),
+        namespace: namespace.into(),
+        service_account: "default".into(),
+        addresses: vec!["127.2.0.9".parse().expect("address")],
+        labels,
+        cluster_id: "Kubernetes".into(),
+        interception: Interception::Redirect,
+    }
+}
+
+/// Istio's sample files (`WEFT_DATA`, else beside the repository); `None` and a loud line when
+/// they are not there.
+pub fn data() -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
+    let path = std::env::var_os("WEFT_DATA").map_or_else(|| beside.into(), PathBuf::from);
+    if path.is_dir() {
+        return Some(path);
+    }
+    skipped(&format!("no Istio samples at {} (set WEFT_DATA)", path.display()));
+    None
+}
+
+/// Says loudly why a test did not run; fails it when every peer is required.
+pub fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+    assert_ne!(std::env::var("WEFT_REQUIRE_PEERS").as_deref(), Ok("1"), "{why}");
+}

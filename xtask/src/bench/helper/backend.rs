@@ -1,0 +1,132 @@
+//! A backend that does as little as an HTTP server can: no parsing beyond what finds the end of a
+//! request, replies made once.
+
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SIZES: [usize; 3] = [2, 1024, 65536];
+
+pub async fn serve(port: u16) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let replies = Rc::new(SIZES.map(reply));
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let replies = Rc::clone(&replies);
+        tokio::task::spawn_local(async move {
+            // A client that goes away in the middle is no failure of the benchmark.
+            let _ = connection(stream, &replies[..]).await;
+        });
+    }
+}
+
+fn reply(size: usize) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {size}\r\n\
+         server: bench\r\ndate: Thu, 19 Nov 2026 10:00:00 GMT\r\n\r\n"
+    );
+    let mut reply = head.into_bytes();
+    reply.resize(reply.len() + size, b'x');
+    reply
+}
+
+async fn connection(mut stream: TcpStream, replies: &[Vec<u8>]) -> std::io::Result<()> {
+    let mut buf = Vec::with_capacity(16 * 1024);
+    let mut out = Vec::new();
+    while stream.read_buf(&mut buf).await? > 0 {
+        if buf.starts_with(PREFACE) {
+            return http2(stream, buf.split_off(PREFACE.len())).await;
+        }
+        let mut start = 0;
+        while let Some(end) = find_end(&buf[start..]) {
+            let size = requested(&buf[start..start + end]);
+            let index = SIZES.iter().position(|&known| known == size).unwrap_or(0);
+            out.extend_from_slice(&replies[index]);
+            start += end;
+        }
+        buf.drain(..start);
+        stream.write_all(&out).await?;
+        out.clear();
+    }
+    Ok(())
+}
+
+/// Length of the first head.
+fn find_end(buf: &[u8]) -> Option<usize> {
+    buf.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// The number after the first slash.
+fn requested(head: &[u8]) -> usize {
+    let digits = head.iter().skip_while(|&&byte| byte != b'/').skip(1);
+    digits
+        .take_while(|byte| byte.is_ascii_digit())
+        .fold(0, |size, byte| size * 10 + usize::from(byte - b'0'))
+}
+
+/// Replies to every request with two bytes. Request heads are not decoded.
+async fn http2(mut stream: TcpStream, mut buf: Vec<u8>) -> std::io::Result<()> {
+    // SETTINGS with MAX_CONCURRENT_STREAMS 1000.
+    stream.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 3, 232]).await?;
+    let mut out = Vec::new();
+    loop {
+        let mut start = 0;
+        while let Some(frame) = buf.get(start..).and_then(frame) {
+            answer(frame, &mut out);
+            start += 9 + frame.payload.len();
+        }
+        buf.drain(..start);
+        if !out.is_empty() {
+            stream.write_all(&out).await?;
+            out.clear();
+        }
+        if stream.read_buf(&mut buf).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    kind: u8,
+    flags: u8,
+    stream: [u8; 4],
+    payload: &'a [u8],
+}
+
+fn frame(buf: &[u8]) -> Option<Frame<'_>> {
+    let &[a, b, c, kind, flags, s0, s1, s2, s3] = buf.first_chunk::<9>()?;
+    let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+    let payload = buf.get(9..9 + len)?;
+    Some(Frame { kind, flags, stream: [s0, s1, s2, s3], payload })
+}
+
+fn answer(frame: Frame<'_>, out: &mut Vec<u8>) {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    match frame.kind {
+        DATA | HEADERS if frame.flags & 1 != 0 => {
+            // :status 200, content-length 2; then two bytes that end the stream.
+            let head = [0x88, 0x0f, 0x0d, 1, b'2'];
+            out.extend_from_slice(&[0, 0, head.len() as u8, HEADERS, 4]);
+            out.extend_from_slice(&frame.stream);
+            out.extend_from_slice(&head);
+            out.extend_from_slice(&[0, 0, 2, DATA, 1]);
+            out.extend_from_slice(&frame.stream);
+            out.extend_from_slice(b"xx");
+        }
+        SETTINGS if frame.flags & 1 == 0 => {
+            out.extend_from_slice(&[0, 0, 0, SETTINGS, 1, 0, 0, 0, 0]);
+        }
+        PING if frame.flags & 1 == 0 => {
+            out.extend_from_slice(&[0, 0, 8, PING, 1, 0, 0, 0, 0]);
+            out.extend_from_slice(frame.payload);
+        }
+        _ => {}
+    }
+}

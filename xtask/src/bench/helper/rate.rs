@@ -1,0 +1,72 @@
+//! An open-loop client: 64 connections take turns, each request starts when it is due.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const CONNECTIONS: u32 = 64;
+const WARM_UP: Duration = Duration::from_secs(1);
+const LENGTH: Duration = Duration::from_secs(5);
+const REQUEST: &[u8] = b"GET /1024 HTTP/1.1\r\nHost: bench.local\r\n\r\n";
+
+pub async fn measure(port: u16, per_second: u32) -> anyhow::Result<()> {
+    let latencies = Rc::new(RefCell::new(Vec::new()));
+    let begin = Instant::now();
+    // Every connection has its share of the rate, shifted so that the sum is even.
+    let interval = Duration::from_secs(1) * CONNECTIONS / per_second;
+    let mut tasks = Vec::new();
+    for number in 0..CONNECTIONS {
+        let latencies = Rc::clone(&latencies);
+        let first = begin + interval * number / CONNECTIONS;
+        tasks.push(tokio::task::spawn_local(async move {
+            connection(port, begin, first, interval, &latencies).await
+        }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    let mut latencies = latencies.take();
+    latencies.sort_unstable();
+    ensure!(!latencies.is_empty(), "no request was answered");
+    let at = |share: f64| latencies[(latencies.len() as f64 * share) as usize].as_secs_f64() * 1e6;
+    println!("{:.0} {:.0}", at(0.5), at(0.99));
+    Ok(())
+}
+
+async fn connection(
+    port: u16,
+    begin: Instant,
+    first: Instant,
+    interval: Duration,
+    latencies: &RefCell<Vec<Duration>>,
+) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    let mut due = first;
+    let mut buf = vec![0; 16 * 1024];
+    while due < begin + WARM_UP + LENGTH {
+        tokio::time::sleep_until(due.into()).await;
+        stream.write_all(REQUEST).await?;
+        let mut got = 0;
+        // The head of the reply, then its 1024 bytes.
+        loop {
+            let count = stream.read(&mut buf[got..]).await?;
+            ensure!(count > 0, "the proxy closed a connection");
+            got += count;
+            let head = buf[..got].windows(4).position(|window| window == b"\r\n\r\n");
+            if head.is_some_and(|at| got >= at + 4 + 1024) {
+                break;
+            }
+        }
+        ensure!(buf.starts_with(b"HTTP/1.1 200"), "not answered with 200");
+        if due > begin + WARM_UP {
+            latencies.borrow_mut().push(due.elapsed());
+        }
+        due += interval;
+    }
+    Ok(())
+}
