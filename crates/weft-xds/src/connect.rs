@@ -21,6 +21,10 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a PING may stay unanswered.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the control plane may send before we have read it; the default of 64 KiB costs a round
+/// trip for every 64 KiB of configuration.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+
 /// Where a control plane is and how to trust it.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -73,6 +77,8 @@ impl Target {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
             .tcp_nodelay(true);
         let (port, connected) = match uri.scheme_str() {
             Some("http") => {

@@ -69,7 +69,9 @@ impl Plane {
         write("services.yaml", SERVICES);
         write("a.yaml", &pod("a", 1, true));
         write("b.yaml", &pod("b", 1, true));
-        let handle = run(config(folder.path().into(), 0), CancellationToken::new()).await.expect("works in a test");
+        let handle = run(config(folder.path().into(), 0), CancellationToken::new())
+            .await
+            .expect("works in a test");
         handle.ready().await;
         Self { folder, handle }
     }

@@ -114,7 +114,8 @@ async fn a_rejection_is_shown_and_others_go_on() {
     proxy.until(carries(Cluster, &cluster("a", "v1"))).await;
     let status = plane.wait_for("cds", Sync::Error).await;
     let error = status.types["cds"].error.as_deref();
-    assert_eq!(error, Some("this cluster is not to my taste"));
+    let expect = format!("{}: this cluster is not to my taste", cluster("a", "v1"));
+    assert_eq!(error, Some(expect.as_str()));
     assert!(table(&[status]).contains("not to my taste"));
 
     // Endpoints still flow, and the rejected version is not tried again.

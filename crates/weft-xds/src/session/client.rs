@@ -63,6 +63,23 @@ pub struct Rejection {
     pub names: Vec<Arc<str>>,
 }
 
+impl Rejection {
+    /// The reason, with the names in it: the control plane knows from the text alone what is
+    /// refused.
+    fn text(&self) -> String {
+        let unsaid: Vec<&str> = self
+            .names
+            .iter()
+            .map(|name| &**name)
+            .filter(|name| !self.reason.contains(name))
+            .collect();
+        match unsaid.is_empty() {
+            true => self.reason.clone(),
+            false => format!("{}: {}", unsaid.join(", "), self.reason),
+        }
+    }
+}
+
 impl From<String> for Rejection {
     fn from(reason: String) -> Self {
         Self { reason, names: Vec::new() }
@@ -218,7 +235,7 @@ impl ClientSession {
         if !rejection.names.is_empty() {
             self.types[update.ty.index()].commit(update, &rejection.names);
         }
-        self.answer(update.ty, update.nonce.clone(), Some(rejection.reason.clone()))
+        self.answer(update.ty, update.nonce.clone(), Some(rejection.text()))
     }
 
     fn read_sotw(

@@ -14,13 +14,14 @@ mod held;
 mod requests;
 mod status;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Mode, Resource, Response};
 use crate::type_url::ResourceType;
 use crate::wire;
 use held::Held;
+use status::Answers;
 
 pub use status::{Nack, Stamp, TypeStatus};
 
@@ -137,11 +138,7 @@ struct TypeState {
     forced: BTreeSet<Arc<str>>,
     /// Answer although nothing changed.
     answer: bool,
-    /// Sent and not answered yet, oldest first.
-    outstanding: VecDeque<Stamp>,
-    sent: Option<Stamp>,
-    acked: Option<Stamp>,
-    nacked: Option<Nack>,
+    answers: Answers,
 }
 
 impl TypeState {
@@ -231,7 +228,7 @@ impl ServerSession {
     pub fn removals_due(&self) -> bool {
         let settled = |ty: ResourceType| {
             let state = &self.types[ty.index()];
-            !state.has_work() && state.outstanding.is_empty() && state.nacked.is_none()
+            !state.has_work() && state.answers.are_good()
         };
         self.removals && settled(ResourceType::Listener) && settled(ResourceType::Route)
     }
@@ -333,6 +330,7 @@ impl ServerSession {
         }
         for name in &removed {
             state.held.remove(name);
+            state.answers.forget(name);
         }
         if silent {
             return None;
@@ -369,7 +367,9 @@ impl ServerSession {
         let nonce = self.nonces.to_string();
         let state = &mut self.types[ty.index()];
         let version = state.held.version();
-        state.note_sent(Stamp { version: version.as_str().into(), nonce: nonce.as_str().into() });
+        let stamp = Stamp { version: version.as_str().into(), nonce: nonce.as_str().into() };
+        let names = resources.iter().map(|resource| Arc::clone(&resource.name)).collect();
+        state.answers.note_sent(stamp, names);
         let any = |resource: &Resource| wire::Any {
             type_url: ty.url().to_owned(),
             value: resource.body.clone(),

@@ -17,13 +17,13 @@ use crate::type_url::ResourceType;
 
 const CLUSTERS: u32 = 8;
 
-/// The truth: clusters with their endpoints, one listener, one route over clusters.
+/// The truth: clusters with their endpoints, two listeners with a route over clusters each.
 #[derive(Clone, Default)]
 struct World {
     clusters: BTreeMap<String, u64>,
     endpoints: BTreeMap<String, u64>,
-    listener: u64,
-    route: (u64, BTreeSet<String>),
+    listeners: [u64; 2],
+    routes: [(u64, BTreeSet<String>); 2],
 }
 
 impl World {
@@ -45,15 +45,15 @@ impl World {
                     &ClusterLoadAssignment { cluster_name, named_endpoints, ..Default::default() },
                 )
             }
-            ResourceType::Listener if name == "l" => {
-                let stat_prefix = self.listener.to_string();
+            ResourceType::Listener => {
+                let stat_prefix = self.listeners[index(name)?].to_string();
                 Resource::new(
                     name,
                     &Listener { name: name.into(), stat_prefix, ..Default::default() },
                 )
             }
-            ResourceType::Route if name == "r" => {
-                let (content, clusters) = &self.route;
+            ResourceType::Route => {
+                let (content, clusters) = &self.routes[index(name)?];
                 let domains = clusters.iter().cloned().collect();
                 let host = VirtualHost { name: content.to_string(), domains, ..Default::default() };
                 Resource::new(
@@ -65,7 +65,7 @@ impl World {
                     },
                 )
             }
-            _ => return None,
+            ResourceType::Secret => return None,
         })
     }
 
@@ -74,8 +74,8 @@ impl World {
             ResourceType::Cluster | ResourceType::Endpoint => {
                 self.clusters.keys().cloned().collect()
             }
-            ResourceType::Listener => vec!["l".into()],
-            ResourceType::Route => vec!["r".into()],
+            ResourceType::Listener => vec!["l0".into(), "l1".into()],
+            ResourceType::Route => vec!["r0".into(), "r1".into()],
             ResourceType::Secret => Vec::new(),
         }
     }
@@ -88,6 +88,11 @@ impl Source for World {
             Want::Names(names) => names.iter().filter_map(|name| self.resource(ty, name)).collect(),
         }
     }
+}
+
+/// `l0`, `r1` → 0, 1
+fn index(name: &str) -> Option<usize> {
+    name.get(1..)?.parse().ok()
 }
 
 struct Simulation {
@@ -142,25 +147,29 @@ impl Simulation {
         self.counter += 1;
         let name = format!("c{}", self.rng.random_range(0..CLUSTERS));
         let exists = self.world.clusters.contains_key(&name);
+        let which = self.rng.random_range(0..2);
         match self.rng.random_range(0..6) {
             0 | 1 if !exists => {
                 self.world.clusters.insert(name.clone(), self.counter);
                 self.world.endpoints.insert(name.clone(), self.counter);
-                self.world.route.1.insert(name);
-                self.world.route.0 = self.counter;
+                self.world.routes[which].1.insert(name);
+                self.world.routes[which].0 = self.counter;
             }
             0 => {
                 self.world.clusters.insert(name, self.counter);
             }
             // Gone from routes and clusters in the same instant.
             1 | 2 => {
-                self.world.route.1.remove(&name);
-                self.world.route.0 = self.counter;
+                for route in &mut self.world.routes {
+                    if route.1.remove(&name) {
+                        route.0 = self.counter;
+                    }
+                }
                 self.world.clusters.remove(&name);
                 self.world.endpoints.remove(&name);
             }
-            3 => self.world.listener = self.counter,
-            4 => self.world.route.0 = self.counter,
+            3 => self.world.listeners[which] = self.counter,
+            4 => self.world.routes[which].0 = self.counter,
             _ if exists => {
                 self.world.endpoints.insert(name.clone(), self.counter);
                 self.server.mark_names(ResourceType::Endpoint, &[name.into()]);
@@ -229,10 +238,8 @@ impl Simulation {
                 .collect()
         };
         let clusters = held(ResourceType::Cluster);
-        let routes = match held(ResourceType::Listener).is_empty() {
-            true => BTreeSet::new(),
-            false => BTreeSet::from([Arc::from("r")]),
-        };
+        let routes = held(ResourceType::Listener);
+        let routes = routes.iter().map(|name| Arc::from(name.replace('l', "r"))).collect();
         for (ty, names) in [(ResourceType::Endpoint, clusters), (ResourceType::Route, routes)] {
             self.running.retain(|(t, name), _| *t != ty || names.contains(name.as_str()));
             self.to_server.extend(self.client.subscribe(ty, Wanted::Names(names)));
@@ -253,13 +260,17 @@ impl Simulation {
             // A new state-of-the-world stream cannot know what its client still uses.
             return;
         }
-        let Some(route) = self.running.get(&(ResourceType::Route, "r".into())) else { return };
-        let route: RouteConfiguration = route.decode().unwrap();
-        for cluster in &route.virtual_hosts[0].domains {
-            assert!(
-                self.running.contains_key(&(ResourceType::Cluster, cluster.clone())),
-                "the route names {cluster}, which is not running"
-            );
+        for ((ty, name), route) in &self.running {
+            if *ty != ResourceType::Route {
+                continue;
+            }
+            let route: RouteConfiguration = route.decode().unwrap();
+            for cluster in &route.virtual_hosts[0].domains {
+                assert!(
+                    self.running.contains_key(&(ResourceType::Cluster, cluster.clone())),
+                    "{name} names {cluster}, which is not running"
+                );
+            }
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Action, Mode, Nack, ServerSession, SessionError, TypeState};
+use super::{Action, Mode, ServerSession, SessionError, TypeState};
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::session::Request;
 use crate::type_url::ResourceType;
@@ -65,7 +65,7 @@ impl ServerSession {
         let state = &mut self.types[ty.index()];
         let mut action = Action::new(ty, !state.asked);
         if state.asked && !request.response_nonce.is_empty() {
-            let newest = state.sent.as_ref().map(|stamp| &*stamp.nonce);
+            let newest = state.answers.sent.as_ref().map(|stamp| &*stamp.nonce);
             if newest != Some(request.response_nonce.as_str()) {
                 action.stale = true;
                 return action;
@@ -145,28 +145,23 @@ impl Action {
 
 impl TypeState {
     fn answered(&mut self, request: &Request, action: &mut Action) {
-        let Some(stamp) = self.take_outstanding(request.nonce()) else {
+        let answers = &mut self.answers;
+        let Some(sent) = answers.take(request.nonce()) else {
             // In SotW the newest nonce is repeated by every later subscription
             // change, which is then no answer but not stale either.
-            let repeated = self.sent.as_ref().is_some_and(|sent| &*sent.nonce == request.nonce());
-            action.stale = !repeated;
+            let newest = answers.sent.as_ref();
+            action.stale = newest.is_none_or(|newest| &*newest.nonce != request.nonce());
             return;
         };
         match request.error() {
-            None => {
-                self.nacked = None;
-                self.acked = Some(stamp.clone());
-                action.acked = Some(stamp);
-            }
+            None => action.acked = Some(answers.ack(sent)),
             Some(error) => {
                 let mut message = error.message.clone();
                 if message.len() > NACK_BYTES_MAX {
                     let end = message.floor_char_boundary(NACK_BYTES_MAX);
                     message.truncate(end);
                 }
-                let nack = Nack { stamp, message };
-                self.nacked = Some(nack.clone());
-                action.nacked = Some(nack);
+                action.nacked = Some(answers.nack(sent, message));
             }
         }
     }
@@ -228,5 +223,6 @@ impl TypeState {
         let subscription = &self.subscription;
         self.held.retain(|name| subscription.wants(name));
         self.forced.retain(|name| subscription.wants(name));
+        self.answers.retain(|name| subscription.wants(name));
     }
 }
