@@ -66,7 +66,7 @@ fn section(shared: &Shared, ty: ResourceType, message: &str, list: &str, field: 
             .rejected_only(ty)
             .map(|(name, error)| json!({ "name": name, "error_state": { "details": error } })),
     );
-    typed(message, config.version(ty), list, entries)
+    typed(message, &config.version(ty), list, &entries)
 }
 
 /// Listeners wrap their state once more, since one may be warming behind an active one.
@@ -95,7 +95,7 @@ fn listeners(shared: &Shared) -> Value {
             .rejected_only(ty)
             .map(|(name, error)| json!({ "name": name, "error_state": { "details": error } })),
     );
-    typed("ListenersConfigDump", config.version(ty), "dynamic_listeners", entries)
+    typed("ListenersConfigDump", &config.version(ty), "dynamic_listeners", &entries)
 }
 
 fn state(ty: ResourceType, held: &Held, field: &str) -> Map<String, Value> {
@@ -108,7 +108,7 @@ fn state(ty: ResourceType, held: &Held, field: &str) -> Map<String, Value> {
     entry
 }
 
-fn typed(message: &str, version: String, list: &str, entries: Vec<Value>) -> Value {
+fn typed(message: &str, version: &str, list: &str, entries: &[Value]) -> Value {
     let mut object = Map::new();
     object.insert("@type".into(), json!(format!("type.googleapis.com/envoy.admin.v3.{message}")));
     object.insert("version_info".into(), json!(version));

@@ -23,7 +23,7 @@ use weft_traffic::tables::Change;
 use weft_traffic::tls::{CertSource, RootSource, Validation};
 use weft_traffic::{Cluster, EndpointSet, ListenerConfig, Tables, lower};
 use weft_xds::ResourceType;
-use weft_xds::names::SECRET_DEFAULT;
+use weft_xds::names::{SECRET_DEFAULT, SECRET_ROOT};
 use weft_xds::pb::envoy::config::cluster::v3::Cluster as ClusterPb;
 use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use weft_xds::pb::envoy::config::listener::v3::Listener as ListenerPb;
@@ -81,6 +81,8 @@ pub struct SecretNames {
     pub files: Vec<FileSecret>,
     /// All names that must be present before a listener can do TLS.
     listeners: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// All names that clusters refer to.
+    clusters: BTreeSet<Arc<str>>,
 }
 
 impl Config {
@@ -251,16 +253,20 @@ impl Config {
         let wanted = self.secret_names();
         let secrets = self.secrets.current();
         let eds_missing = self.tables.eds_names().iter().any(|name| !self.answered.contains(name));
+        let has =
+            |name: &Arc<str>| secrets.certificate(name).is_some() || secrets.roots(name).is_some();
+        // Without our identity calls into the mesh would fail. Other secrets of clusters concern
+        // one destination each and hold nothing up.
+        let identity_here = [SECRET_DEFAULT, SECRET_ROOT]
+            .iter()
+            .all(|name| wanted.clusters.get(*name).is_none_or(has));
         let mut changes = Vec::new();
         self.warming.retain(|name, warming| {
             let routes_here = route_names(&warming.listener)
                 .iter()
                 .all(|route| self.tables.route(route).is_some());
-            let secrets_here = wanted.listeners.get(name).is_none_or(|names| {
-                names.iter().all(|name| {
-                    secrets.certificate(name).is_some() || secrets.roots(name).is_some()
-                })
-            });
+            let own = wanted.listeners.get(name);
+            let secrets_here = identity_here && own.is_none_or(|names| names.iter().all(has));
             let ready = routes_here && secrets_here && !eds_missing;
             if !ready && now.duration_since(warming.since) < WARMING_MAX {
                 return true;
@@ -333,7 +339,8 @@ impl Config {
             let matched = config.transport_matches.iter().map(|entry| &entry.transport);
             for transport in matched.chain([&config.transport]) {
                 if let Transport::Tls(tls) = transport {
-                    names.refer(&tls.certificates, tls.validation.as_ref());
+                    let refs = names.refer(&tls.certificates, tls.validation.as_ref());
+                    names.clusters.extend(refs);
                 }
             }
         }

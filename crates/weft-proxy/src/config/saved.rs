@@ -117,19 +117,18 @@ fn text(bytes: &mut Bytes) -> Option<Arc<str>> {
 mod tests {
     use std::time::Instant;
 
-    use weft_xds::pb::envoy::config::cluster::v3::Cluster;
+    use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
 
     use super::*;
     use crate::tls::Secrets;
 
     fn config() -> Config {
         let mut config = Config::new(Arc::new(Secrets::new()), false);
-        let cluster = Cluster { name: "a".into(), ..Cluster::default() };
-        let resource = Resource::new("a", &cluster);
+        let route = RouteConfiguration { name: "a".into(), ..RouteConfiguration::default() };
+        let resource = Resource::new("a", &route);
         let applied =
-            config.apply(ResourceType::Cluster, "1", &[resource], &[], Instant::now(), &|_| {
-                Vec::new()
-            });
+            config
+                .apply(ResourceType::Route, "1", &[resource], &[], Instant::now(), &|_| Vec::new());
         assert_eq!(applied, Ok(()));
         config
     }
@@ -139,9 +138,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         store(dir.path(), &encode(&config(), 1000)).unwrap();
         let saved = load(dir.path(), Duration::from_secs(60), 1050).unwrap();
-        let clusters = &saved.iter().find(|(ty, _)| *ty == ResourceType::Cluster).unwrap().1;
-        assert_eq!(clusters.len(), 1);
-        assert_eq!(&*clusters[0].name, "a");
+        let routes = &saved.iter().find(|(ty, _)| *ty == ResourceType::Route).unwrap().1;
+        assert_eq!(routes.len(), 1);
+        assert_eq!(&*routes[0].name, "a");
         assert_eq!(
             load(dir.path(), Duration::from_secs(60), 1061).unwrap_err(),
             SavedError::TooOld(61)

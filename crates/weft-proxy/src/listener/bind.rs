@@ -50,7 +50,7 @@ fn refuse_other_owner(wanted: BindAddress) -> io::Result<()> {
     socket(wanted, Share::No).map(drop)
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Share {
     No,
     WithWorkers,

@@ -91,7 +91,8 @@ fn version(line: &[u8]) -> Protocol {
 mod tests {
     use super::*;
 
-    fn check(bytes: &[u8], expect: Option<Protocol>) {
+    fn check(bytes: &[u8], expect: impl Into<Option<Protocol>>) {
+        let expect = expect.into();
         let want = Want { tls: true, http: true };
         assert_eq!(inspect(bytes, want), expect, "{:?}", String::from_utf8_lossy(bytes));
     }

@@ -26,8 +26,11 @@ const CLIENT_SESSIONS_MAX: usize = 32;
 pub struct TlsConfigs {
     secrets: Arc<Secrets>,
     server: RefCell<Cache<(Arc<DownstreamTls>, AlpnAnswer), ServerConfig>>,
-    client: RefCell<Cache<(Arc<UpstreamTls>, Option<Arc<str>>), ClientConfig>>,
+    client: RefCell<Cache<ClientKey, ClientConfig>>,
 }
+
+/// Settings and the name to check, where that is the endpoint's.
+type ClientKey = (Arc<UpstreamTls>, Option<Arc<str>>);
 
 /// Built configurations of one secrets version.
 struct Cache<K, V> {

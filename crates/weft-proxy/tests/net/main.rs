@@ -1,0 +1,12 @@
+//! The proxy as a process sees it, against a scripted control plane and real sockets on loopback:
+//! listeners, TLS, TCP, configuration changes, start and stop. HTTP has its own tests.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod control;
+mod rig;
+
+mod config;
+mod lifecycle;
+mod tcp;
+mod tls;

@@ -1,0 +1,183 @@
+//! Plain TCP: bytes, half-close, balancing, protocol detection, PROXY protocol.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_xds::ResourceType::{Cluster, Endpoint, Listener};
+
+use crate::control::Control;
+use crate::rig::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_flow_both_ways_and_each_side_closes_on_its_own() {
+    let backend = backend("one").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("outbound|80||one.default.svc.cluster.local", &[backend]));
+    control.set(Listener, tcp_listener("l", "outbound|80||one.default.svc.cluster.local"));
+    let proxy = plain(&control);
+    proxy.ready().await;
+
+    let sent = vec![7u8; 3_000_000];
+    let stream = connect(proxy.listener("l").await).await;
+    let (mut from, mut to) = stream.into_split();
+    let expected = sent.len();
+    let writer = tokio::spawn(async move {
+        to.write_all(&sent).await.unwrap();
+        to.shutdown().await.unwrap();
+    });
+    assert_eq!(greeting(&mut from).await.unwrap(), "one");
+    let mut rest = Vec::new();
+    from.read_to_end(&mut rest).await.unwrap();
+    writer.await.unwrap();
+    let tail = format!("end {expected}\n");
+    assert_eq!(rest.len(), expected + tail.len());
+    assert!(rest.ends_with(tail.as_bytes()));
+
+    let received = format!("}} {expected}");
+    proxy.shows("/stats/prometheus", &received).await;
+    let metrics = proxy.page("/stats/prometheus").await;
+    let closed =
+        metrics.lines().find(|line| line.starts_with("istio_tcp_connections_closed_total"));
+    let closed = closed.unwrap_or_else(|| panic!("no closed connection in {metrics}"));
+    assert!(closed.contains("reporter=\"source\"") && closed.ends_with(" 1"), "{closed}");
+    let sent_to_client = format!("}} {}", "one\n".len() + expected + tail.len());
+    assert!(metrics.contains(&sent_to_client), "{metrics}");
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_endpoint_is_passed_over_and_new_endpoints_are_used() {
+    let alive = backend("alive").await;
+    let dead = {
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        socket.local_addr().unwrap()
+    };
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(
+        Cluster,
+        json!({
+            "name": "c", "type": "EDS", "connect_timeout": "2s",
+            "eds_cluster_config": { "eds_config": { "ads": {}, "resource_api_version": "V3" } },
+        }),
+    );
+    control.set(Endpoint, assignment("c", &[dead, alive]));
+    control.set(Listener, tcp_listener("l", "c"));
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    for _ in 0..6 {
+        assert_eq!(greeting(&mut connect(address).await).await.unwrap(), "alive");
+    }
+    let other = backend("other").await;
+    control.set(Endpoint, assignment("c", &[other]));
+    proxy.shows("/clusters", &format!("c::{other}::")).await;
+    assert_eq!(greeting(&mut connect(address).await).await.unwrap(), "other");
+    let clusters = proxy.page("/clusters").await;
+    assert!(clusters.contains(&format!("c::{other}::cx_total::1\n")), "{clusters}");
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_bytes_choose_the_chain() {
+    let (tls, http, other) = (backend("tls").await, backend("http").await, backend("other").await);
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    for (name, address) in [("tls", tls), ("http", http), ("other", other)] {
+        control.set(Cluster, static_cluster(name, &[address]));
+    }
+    control.set(
+        Listener,
+        json!({
+            "name": "l",
+            "address": any_port(),
+            "traffic_direction": "OUTBOUND",
+            "listener_filters": [
+                inspector("tls_inspector", "TlsInspector"),
+                inspector("http_inspector", "HttpInspector"),
+            ],
+            "listener_filters_timeout": "0.2s",
+            "continue_on_listener_filters_timeout": true,
+            "filter_chains": [
+                {
+                    "filter_chain_match": { "transport_protocol": "tls", "server_names": ["a.example"] },
+                    "filters": [tcp_proxy("tls")],
+                },
+                {
+                    "filter_chain_match": { "application_protocols": ["http/1.1", "h2c"] },
+                    "filters": [tcp_proxy("http")],
+                },
+            ],
+            "default_filter_chain": { "filters": [tcp_proxy("other")] },
+        }),
+    );
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    let served_by = async |first: Vec<u8>| {
+        let mut stream = connect(address).await;
+        stream.write_all(&first).await.unwrap();
+        let name = greeting(&mut stream).await.unwrap();
+        let mut echoed = vec![0; first.len()];
+        stream.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(echoed, first, "detection must give back what it read");
+        name
+    };
+    assert_eq!(served_by(hello("a.example")).await, "tls");
+    assert_eq!(served_by(hello("b.example")).await, "other");
+    assert_eq!(served_by(b"GET / HTTP/1.1\r\n\r\n".to_vec()).await, "http");
+    assert_eq!(served_by(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()).await, "http");
+    assert_eq!(served_by(b"*1\r\n$4\r\nPING\r\n".to_vec()).await, "other");
+    assert_eq!(served_by(b"".to_vec()).await, "other", "server-first protocols say nothing");
+    tokio::task::block_in_place(|| control.kill());
+}
+
+fn hello(name: &str) -> Vec<u8> {
+    let config = crate::tls::any_server_config(&[]);
+    let name = name.to_owned().try_into().unwrap();
+    let mut session = rustls::ClientConnection::new(config, name).unwrap();
+    let mut bytes = Vec::new();
+    session.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_protocol_header_is_taken_off_and_required() {
+    let backend = backend("b").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("b", &[backend]));
+    let mut listener = tcp_listener("l", "b");
+    listener["listener_filters"] = json!([inspector("proxy_protocol", "ProxyProtocol")]);
+    control.set(Listener, listener);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    let mut stream = connect(address).await;
+    stream.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 4000 80\r\nhi").await.unwrap();
+    assert_eq!(greeting(&mut stream).await.unwrap(), "b");
+    let mut echoed = [0; 2];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"hi");
+    let mut stream = connect(address).await;
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(greeting(&mut stream).await.is_err(), "closed without a header");
+    proxy.shows("/stats", "reason=\"proxy_protocol\"").await;
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_is_closed_after_the_idle_timeout() {
+    let backend = backend("b").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("b", &[backend]));
+    let mut listener = tcp_listener("l", "b");
+    listener["filter_chains"][0]["filters"][0]["typed_config"]["idle_timeout"] = json!("0.3s");
+    control.set(Listener, listener);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let mut stream = connect(proxy.listener("l").await).await;
+    assert_eq!(greeting(&mut stream).await.unwrap(), "b");
+    let end = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await.unwrap();
+    assert!(end.is_err());
+    proxy.shows("/stats", "response_flags=\"SI\"").await;
+    tokio::task::block_in_place(|| control.kill());
+}

@@ -1,0 +1,239 @@
+//! TLS: identities from the CA, mutual TLS between two proxies, the ALPN trap, rotation.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_proxy::tls::verify::{Expected, UpstreamVerifier};
+use weft_xds::ResourceType::{Cluster, Listener, Secret};
+
+use crate::control::Control;
+use crate::rig::*;
+
+const SERVER: &str = "spiffe://cluster.local/ns/default/sa/server";
+
+/// A client that trusts anybody and has no certificate.
+pub fn any_server_config(alpn: &[&str]) -> Arc<rustls::ClientConfig> {
+    Arc::new(client_config(alpn, None))
+}
+
+fn client_config(alpn: &[&str], identity: Option<(String, String)>) -> rustls::ClientConfig {
+    use rustls::pki_types::pem::PemObject;
+    let builder = rustls::ClientConfig::builder_with_provider(weft_proxy::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(UpstreamVerifier::new(
+            None,
+            Expected::default(),
+        )));
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = rustls::pki_types::CertificateDer::pem_slice_iter(chain.as_bytes());
+            let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(chain.map(Result::unwrap).collect(), key).unwrap()
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config
+}
+
+type TlsStream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+async fn tls_connect(
+    to: std::net::SocketAddr,
+    config: rustls::ClientConfig,
+) -> std::io::Result<TlsStream> {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = "server.example".try_into().unwrap();
+    let mut stream = connector.connect(name, connect(to).await).await?;
+    // TLS 1.3 clients learn of a refused certificate with the first read.
+    stream.flush().await?;
+    Ok(stream)
+}
+
+fn permissive_inbound(cluster: &str) -> serde_json::Value {
+    json!({
+        "name": "in",
+        "address": any_port(),
+        "traffic_direction": "INBOUND",
+        "listener_filters": [inspector("tls_inspector", "TlsInspector")],
+        "filter_chains": [
+            {
+                "filter_chain_match": { "transport_protocol": "tls", "application_protocols": ["istio", "istio-h2", "h2-mesh"] },
+                "transport_socket": mtls_server(&["h2", "http/1.1"]),
+                "filters": [tcp_proxy(cluster)],
+            },
+            {
+                "filter_chain_match": { "transport_protocol": "raw_buffer" },
+                "filters": [tcp_proxy(cluster)],
+            },
+        ],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_proxies_speak_mutual_tls_and_check_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend("app").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("inbound|80||", &[backend]));
+    control.set(Listener, permissive_inbound("inbound|80||"));
+    let server_dir = dir.path().join("server");
+    let server = start(&Wish {
+        xds: control.address,
+        account: Some("server"),
+        dir: Some(&server_dir),
+        extra: &[],
+    });
+    server.ready().await;
+    let inbound = server.listener("in").await;
+
+    let callers = tokio::task::block_in_place(|| Control::with_ca(0, control.ca.clone()));
+    for (name, expect) in [("good", SERVER), ("bad", "spiffe://cluster.local/ns/default/sa/other")]
+    {
+        let mut cluster = static_cluster(name, &[inbound]);
+        cluster["transport_socket"] = mtls_client(expect);
+        callers.set(Cluster, cluster);
+        callers.set(Listener, tcp_listener(name, name));
+    }
+    let client_dir = dir.path().join("client");
+    let client = start(&Wish {
+        xds: callers.address,
+        account: Some("client"),
+        dir: Some(&client_dir),
+        extra: &[],
+    });
+    client.ready().await;
+
+    let mut stream = connect(client.listener("good").await).await;
+    assert_eq!(greeting(&mut stream).await.unwrap(), "app");
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    stream.shutdown().await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "end 1\n", "half-close crosses TLS both ways");
+
+    let mut stream = connect(client.listener("bad").await).await;
+    assert!(greeting(&mut stream).await.is_err(), "the server is not who was expected");
+
+    server.shows("/stats/prometheus", "connection_security_policy=\"mutual_tls\"").await;
+    let metrics = server.page("/stats/prometheus").await;
+    let principal = "source_principal=\"spiffe://cluster.local/ns/default/sa/client\"";
+    assert!(metrics.contains(principal), "{metrics}");
+    assert!(client.page("/stats/prometheus").await.contains("response_flags=\"UF\""));
+    assert!(server.page("/certs").await.contains(SERVER));
+    for control in [control, callers] {
+        tokio::task::block_in_place(|| control.kill());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_refused_and_alpn_without_overlap_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend("app").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("inbound|80||", &[backend]));
+    control.set(Listener, permissive_inbound("inbound|80||"));
+    let server = start(&Wish {
+        xds: control.address,
+        account: Some("server"),
+        dir: Some(dir.path()),
+        extra: &[],
+    });
+    server.ready().await;
+    let inbound = server.listener("in").await;
+    let friend = control.ca.issue(&["spiffe://cluster.local/ns/default/sa/friend"]);
+    let foreigner = control.ca.issue(&["spiffe://elsewhere/ns/default/sa/friend"]);
+    let unknown_root = crate::control::Authority::new("other root")
+        .issue(&["spiffe://cluster.local/ns/default/sa/friend"]);
+
+    // Our server speaks h2 and http/1.1; an Istio client may offer `istio` alone.
+    let mut stream =
+        tls_connect(inbound, client_config(&["istio"], Some(friend.clone()))).await.unwrap();
+    assert_eq!(greeting(&mut stream).await.unwrap(), "app");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), None);
+    let mut stream =
+        tls_connect(inbound, client_config(&["istio", "h2"], Some(friend))).await.unwrap();
+    assert_eq!(greeting(&mut stream).await.unwrap(), "app");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+
+    for (who, identity) in [
+        ("foreign domain", Some(foreigner)),
+        ("foreign root", Some(unknown_root)),
+        ("nobody", None),
+    ] {
+        let refused = match tls_connect(inbound, client_config(&["istio"], identity)).await {
+            Err(_) => true,
+            Ok(mut stream) => greeting(&mut stream).await.is_err(),
+        };
+        assert!(refused, "{who} must not be served");
+    }
+    // PERMISSIVE: plain text is served; TLS that is not the mesh's has no chain here.
+    let mut stream = connect(inbound).await;
+    stream.write_all(b"plain").await.unwrap();
+    assert_eq!(greeting(&mut stream).await.unwrap(), "app");
+    assert!(tls_connect(inbound, client_config(&["http/1.1"], None)).await.is_err());
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pushed_certificate_serves_by_name_and_is_replaced_for_new_handshakes() {
+    let backend = backend("app").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let secret = |names: &[&str]| {
+        let (chain, key) = control.ca.issue(names);
+        json!({
+            "name": "kubernetes://shop",
+            "tls_certificate": {
+                "certificate_chain": { "inline_string": chain },
+                "private_key": { "inline_string": key },
+            },
+        })
+    };
+    control.set(Secret, secret(&["first.example"]));
+    control.set(Cluster, static_cluster("c", &[backend]));
+    let mut listener = tcp_listener("l", "c");
+    listener["filter_chains"][0]["transport_socket"] = json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_certificate_sds_secret_configs": [{
+                    "name": "kubernetes://shop",
+                    "sds_config": { "ads": {}, "resource_api_version": "V3" },
+                }],
+            },
+        },
+    });
+    control.set(Listener, listener);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    let mut old = tls_connect(address, client_config(&[], None)).await.unwrap();
+    assert_eq!(greeting(&mut old).await.unwrap(), "app");
+    let shown = |stream: &TlsStream| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+
+    control.set(Secret, secret(&["second.example"]));
+    proxy.shows("/certs", "second.example").await;
+    let new = tls_connect(address, client_config(&[], None)).await.unwrap();
+    assert_ne!(shown(&old), shown(&new));
+    old.write_all(b"y").await.unwrap();
+    assert_eq!(old.read_u8().await.unwrap(), b'y', "old connections stay");
+
+    let dump = proxy.page("/config_dump").await;
+    assert!(dump.contains("kubernetes://shop") && dump.contains("[redacted]"), "{dump}");
+    assert!(!dump.contains("PRIVATE KEY"), "{dump}");
+
+    // A bad certificate is refused and the good one stays.
+    let mut bad = secret(&["third.example"]);
+    bad["tls_certificate"]["private_key"]["inline_string"] = json!("nonsense");
+    control.set(Secret, bad);
+    let reason = control.refusal(Secret).await;
+    assert!(reason.contains("kubernetes://shop") && reason.contains("private key"), "{reason}");
+    let still = tls_connect(address, client_config(&[], None)).await.unwrap();
+    assert_eq!(shown(&still), shown(&new));
+    tokio::task::block_in_place(|| control.kill());
+}
