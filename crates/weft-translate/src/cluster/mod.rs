@@ -16,6 +16,7 @@ use weft_xds::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use weft_xds::pb::envoy::config::core::v3::Metadata;
+use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use crate::build::{ads, duration, list_value, struct_value, structure, text};
@@ -240,6 +241,10 @@ fn black_hole() -> pb::Cluster {
         name: names::BLACK_HOLE_CLUSTER.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
         connect_timeout: duration(CONNECT_TIMEOUT),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: names::BLACK_HOLE_CLUSTER.to_owned(),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

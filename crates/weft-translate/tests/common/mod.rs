@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod envoy;
+pub mod land;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
