@@ -133,8 +133,12 @@ impl Record {
                 (Direction::Outbound | Direction::Gateway, _) => SecurityPolicy::Unknown,
             },
         };
-        let outcome =
-            Outcome { code, grpc_status: if grpc { grpc_status } else { None }, flags: self.flags };
+        let flags = match self.attempts.exhausted {
+            true => self.flags.with(ResponseFlags::RETRY_LIMIT_EXCEEDED),
+            false => self.flags,
+        };
+        let grpc_status = if grpc { grpc_status } else { None };
+        let outcome = Outcome { code, grpc_status, flags };
         let amounts = Amounts {
             duration: self.received.elapsed(),
             request_bytes: self.tally.request_bytes,
