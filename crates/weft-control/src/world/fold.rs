@@ -16,6 +16,8 @@ pub(super) struct Fold {
     files: BTreeMap<Arc<str>, File>,
     /// Which file's definition of a key is in force.
     owners: BTreeMap<ResourceKey, Arc<str>>,
+    /// Keys that some file defines beside their owner.
+    contested: BTreeSet<ResourceKey>,
 }
 
 #[derive(Default)]
@@ -43,14 +45,12 @@ impl Fold {
 
     /// All findings of now, by file; the second definition of a key is an error.
     pub(super) fn diagnostics(&self) -> Vec<Diagnostic> {
-        let mut all = Vec::new();
-        for (name, file) in &self.files {
-            all.extend(file.diagnostics.iter().cloned());
-            for (key, object) in &file.objects {
-                match self.owners.get(key) {
-                    Some(owner) if owner != name => all.push(duplicate(key, object, owner)),
-                    _ => {}
-                }
+        let mut all: Vec<Diagnostic> =
+            self.files.values().flat_map(|file| file.diagnostics.iter().cloned()).collect();
+        for key in &self.contested {
+            let Some(owner) = self.owners.get(key) else { continue };
+            for (_, file) in self.files.iter().filter(|(name, _)| *name != owner) {
+                all.extend(file.objects.get(key).map(|object| duplicate(key, object, owner)));
             }
         }
         all
@@ -85,8 +85,18 @@ impl Fold {
         let mut changes = Vec::new();
         let gone: Vec<ResourceKey> =
             before.objects.keys().filter(|key| !now.objects.contains_key(key)).cloned().collect();
-        let upserts: Vec<(ResourceKey, Object)> =
-            now.objects.iter().map(|(key, object)| (key.clone(), object.clone())).collect();
+        // Same content in the same place says nothing; in another place it moves diagnostics.
+        let differs = |(key, object): &(&ResourceKey, &Object)| {
+            let old = before.objects.get(*key).map(Object::meta);
+            let new = object.meta();
+            old.is_none_or(|old| (old.generation, &old.origin) != (new.generation, &new.origin))
+        };
+        let upserts: Vec<(ResourceKey, Object)> = now
+            .objects
+            .iter()
+            .filter(differs)
+            .map(|(key, object)| (key.clone(), object.clone()))
+            .collect();
         self.files.insert(name.clone(), now);
         for key in gone {
             changes.extend(self.release(name, key));
@@ -95,6 +105,8 @@ impl Fold {
             let owner = self.owners.entry(key.clone()).or_insert_with(|| name.clone());
             if owner == name {
                 changes.push(Change { key, kind: ChangeKind::Upsert(object) });
+            } else {
+                self.contested.insert(key);
             }
         }
         changes
@@ -107,6 +119,10 @@ impl Fold {
 
     /// The file no longer defines the key: another file that does takes over, or it is deleted.
     fn release(&mut self, name: &Arc<str>, key: ResourceKey) -> Option<Change> {
+        let defining = self.files.values().filter(|file| file.objects.contains_key(&key));
+        if defining.count() < 2 {
+            self.contested.remove(&key);
+        }
         if self.owners.get(&key) != Some(name) {
             return None;
         }

@@ -8,8 +8,8 @@ use crate::diagnostic::{Diagnostic, Severity, code};
 use crate::names::{MESH_GATEWAY, host_matches, hosts_overlap};
 use crate::object::{Kind, Meta, Resource, ResourceKey};
 use crate::spec::{
-    Destination, DestinationRule, Gateway, HttpMatchRequest, HttpRoute, Sidecar, TcpRoute,
-    VirtualService,
+    Destination, DestinationRule, Gateway, HttpMatchRequest, HttpRoute, Sidecar, StringMatch,
+    TcpRoute, VirtualService,
 };
 
 /// All cross-resource findings, in a stable order.
@@ -156,16 +156,23 @@ impl Check<'_> {
         }
     }
 
-    /// Rules after one that takes everything.
-    fn unreachable<T>(&mut self, field: &str, rules: &[T], takes_all: fn(&T) -> bool) {
-        let Some(first) = rules.iter().position(takes_all) else { return };
+    /// Rules after one that takes everything; `takes_all` says how it does.
+    fn unreachable<T>(
+        &mut self,
+        field: &str,
+        rules: &[T],
+        takes_all: fn(&T) -> Option<&'static str>,
+    ) {
+        let mut all =
+            rules.iter().enumerate().filter_map(|(at, rule)| Some((at, takes_all(rule)?)));
+        let Some((first, how)) = all.next() else { return };
         for index in first + 1..rules.len() {
             let message = format!(
-                "{field} rule {index} is never used: {field} rule {first} has no match, so 100 % \
-                 of the traffic goes to it"
+                "{field} rule {index} is never used: {field} rule {first} {how}, so 100 % of the \
+                 traffic goes to it"
             );
             let help = "For a split write one rule with several destinations and weights, such as \
-                        50 and 50; otherwise give the earlier rule a match.";
+                        50 and 50; otherwise give the earlier rule a narrower match.";
             self.warn(code::UNREACHABLE_RULE, format!("spec.{field}[{index}]"), message, help);
         }
     }
@@ -196,12 +203,29 @@ impl Check<'_> {
     }
 }
 
-fn http_takes_all(route: &HttpRoute) -> bool {
-    route.matches.is_empty() || route.matches.iter().any(|m| *m == HttpMatchRequest::default())
+fn http_takes_all(route: &HttpRoute) -> Option<&'static str> {
+    let everything = |matcher: &HttpMatchRequest| {
+        let any_path = match &matcher.uri {
+            None => true,
+            Some(StringMatch::Prefix(prefix)) => matches!(prefix.as_str(), "" | "/"),
+            Some(_) => false,
+        };
+        let mut rest = matcher.clone();
+        (rest.uri, rest.name, rest.stat_prefix) = (None, String::new(), String::new());
+        any_path
+            && HttpMatchRequest { ignore_uri_case: false, ..rest } == HttpMatchRequest::default()
+    };
+    if route.matches.is_empty() {
+        Some("has no match")
+    } else if route.matches.iter().any(everything) {
+        Some("matches everything")
+    } else {
+        None
+    }
 }
 
-fn tcp_takes_all(route: &TcpRoute) -> bool {
-    route.matches.is_empty()
+fn tcp_takes_all(route: &TcpRoute) -> Option<&'static str> {
+    route.matches.is_empty().then_some("has no match")
 }
 
 /// A service by host, or by a ServiceEntry's wildcard that covers it.

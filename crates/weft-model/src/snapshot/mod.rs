@@ -7,6 +7,7 @@
 
 mod apply;
 mod check;
+mod endpoints;
 mod policy;
 mod protocol;
 mod routing;
@@ -159,7 +160,7 @@ impl Snapshot {
         self.inner.services_by_namespace.namespace(namespace)
     }
 
-    /// Services that this workload serves, by host: what its inbound side needs.
+    /// Services that this workload serves: what its inbound side needs.
     pub fn services_of(&self, workload: &Workload) -> Vec<&Arc<MeshService>> {
         let serves = |service: &&Arc<MeshService>| service.selects(workload);
         self.services_in(&workload.namespace).filter(serves).collect()

@@ -3,6 +3,7 @@
 
 mod destination_rule;
 mod gateway;
+mod http_action;
 mod kube;
 mod service_entry;
 mod sidecar;

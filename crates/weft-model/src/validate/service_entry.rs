@@ -53,7 +53,8 @@ fn addresses(spec: &ServiceEntry, findings: &mut Findings<'_>) {
 
 fn ports(spec: &ServiceEntry, findings: &mut Findings<'_>) {
     if spec.ports.is_empty() {
-        findings.error("spec.ports", "at least one port is required");
+        let message = "without ports nobody can reach it";
+        findings.warn(code::SCHEMA_WARNING, "spec.ports", message, "List its ports.");
     }
     for (index, port) in spec.ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
