@@ -38,6 +38,9 @@ pub enum StartError {
 
 /// Runs a proxy until it has drained after SIGTERM or SIGINT; a second signal ends it at once.
 pub fn run(args: &ProxyArgs) -> Result<(), StartError> {
+    // Huge pages would hold three times the memory a sidecar uses. Where the kernel cannot turn
+    // them off for a process, that is all it costs.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let log_level = logging::init(&args.log_level).map_err(StartError::Option)?;
     let proxy = start(args, log_level)?;
     let failed = |source| StartError::Io { what: "signal handling".into(), source };
