@@ -4,4 +4,5 @@ mod client;
 mod envoy;
 mod identity;
 mod plane;
+mod scale;
 mod streams;

@@ -1,6 +1,7 @@
 //! A control plane on a folder of its own.
 
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
@@ -46,12 +47,20 @@ spec:
   containers: [{{name: app, ports: [{{containerPort: 8080}}]}}]
 status:
   phase: Running
-  podIP: 10.0.{group}.{index}
+  podIP: {ip}
   conditions: [{{type: Ready, status: \"{ready}\"}}]
 ",
-        group = app.as_bytes()[0],
+        ip = address(app, index),
         ready = if ready { "True" } else { "False" },
     )
+}
+
+/// `a`, `b` → 10.0.97.INDEX, 10.0.98.INDEX; `s300` → 10.2.50.INDEX.
+fn address(app: &str, index: u8) -> Ipv4Addr {
+    match app[1..].parse::<u16>() {
+        Ok(number) => Ipv4Addr::new(10, 1 + (number / 250) as u8, (number % 250) as u8, index),
+        Err(_) => Ipv4Addr::new(10, 0, app.as_bytes()[0], index),
+    }
 }
 
 /// The cluster of a service's port 80.
@@ -61,15 +70,21 @@ pub fn cluster(app: &str, subset: &str) -> String {
 
 impl Plane {
     pub async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// With more configuration from the start.
+    pub async fn with(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("works in a test");
         std::fs::create_dir(folder.path().join("config")).expect("works in a test");
         let write = |name: &str, text: &str| {
             std::fs::write(config_dir(folder.path()).join(name), text).expect("works in a test");
         };
         write("services.yaml", SERVICES);
+        write("more.yaml", more);
         write("a.yaml", &pod("a", 1, true));
         write("b.yaml", &pod("b", 1, true));
-        let handle = run(config(folder.path().into(), 0), CancellationToken::new())
+        let handle = run(config(folder.path(), 0), CancellationToken::new())
             .await
             .expect("works in a test");
         handle.ready().await;
@@ -81,7 +96,7 @@ impl Plane {
         let Self { folder, handle } = self;
         let port = handle.xds.port();
         handle.stop().await;
-        let config = config(folder.path().into(), port);
+        let config = config(folder.path(), port);
         let handle = run(config, CancellationToken::new()).await.expect("works in a test");
         handle.ready().await;
         Self { folder, handle }
@@ -134,18 +149,19 @@ impl Plane {
     }
 }
 
-fn config_dir(folder: &std::path::Path) -> PathBuf {
+fn config_dir(folder: &Path) -> PathBuf {
     folder.join("config")
 }
 
-fn config(folder: PathBuf, xds_port: u16) -> Config {
-    let mut config = Config::new(vec![config_dir(&folder)], folder.join("state"));
+fn config(folder: &Path, xds_port: u16) -> Config {
+    let mut config = Config::new(vec![config_dir(folder)], folder.join("state"));
     config.xds_address.set_port(xds_port);
     config.xds_tls_address = config.xds_tls_address.map(|mut address| {
         address.set_port(0);
         address
     });
     config.http_address.set_port(0);
+    config.push.streams_per_second = 10_000;
     config.push.quiet = Duration::from_millis(10);
     config.push.removal_delay = Duration::from_millis(10);
     config
