@@ -84,9 +84,8 @@ impl Plane {
         write("more.yaml", more);
         write("a.yaml", &pod("a", 1, true));
         write("b.yaml", &pod("b", 1, true));
-        let handle = run(config(folder.path(), 0), CancellationToken::new())
-            .await
-            .expect("works in a test");
+        let handle =
+            run(config(folder.path(), 0), CancellationToken::new()).await.expect("works in a test");
         handle.ready().await;
         Self { folder, handle }
     }

@@ -50,12 +50,15 @@ async fn an_endpoint_change_reaches_a_thousand_proxies() {
         let at = |share: usize| times[times.len() * share / 100 - 1];
         println!("endpoint change: half of them by {:?}, 99 % by {:?}", at(50), at(99));
     }
-    plane.write("rule.yaml", "
+    plane.write(
+        "rule.yaml",
+        "
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: a, namespace: default}
 spec: {host: a, subsets: [{name: v1, labels: {app: a}}]}
-");
+",
+    );
     let written = Instant::now();
     for proxy in &mut proxies {
         proxy.until(carries(Endpoint, &cluster("a", "v1"))).await;

@@ -6,6 +6,9 @@
 
 mod client;
 mod server;
+
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod simulation;
 
