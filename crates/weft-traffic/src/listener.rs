@@ -124,7 +124,7 @@ pub struct TcpConfig {
 }
 
 /// `FilterChainMatch`. Empty lists match anything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ChainMatch {
     pub destination_port: Option<u16>,
     pub prefix_ranges: Vec<Cidr>,
@@ -140,7 +140,7 @@ pub struct ChainMatch {
 }
 
 /// `FilterChainMatch.source_type`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum SourceType {
     #[default]
     Any,

@@ -69,10 +69,23 @@ const CRITERIA: [Criterion; 9] = [
     |m, conn| port_score(&m.source_ports, conn.src.port()),
 ];
 
-/// Keeps the candidates with the greatest score.
+/// Keeps the candidates with the greatest score, in order.
 fn narrow(left: &mut SmallVec<[u32; 32]>, score: impl Fn(u32) -> Option<u16>) {
-    let best = left.iter().filter_map(|&index| score(index)).max();
-    left.retain(|index| best.is_some() && score(*index) == best);
+    let mut best = None;
+    let mut kept = 0;
+    for at in 0..left.len() {
+        let index = left[at];
+        let found = score(index);
+        // None is less than any score.
+        if found > best {
+            (best, kept) = (found, 0);
+        }
+        if found.is_some() && found == best {
+            left[kept] = index;
+            kept += 1;
+        }
+    }
+    left.truncate(kept);
 }
 
 fn port_score(ports: &[u16], port: u16) -> Option<u16> {

@@ -1,5 +1,6 @@
 //! Listeners, filter chains and TCP proxying.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,8 +103,9 @@ pub(super) fn lower(message: &pb::Listener) -> Result<ListenerConfig> {
 
 /// As Envoy: two chains that ask the same make the listener ambiguous.
 fn refuse_same_matches(chains: &[FilterChain]) -> Result<()> {
+    let mut seen = HashMap::with_capacity(chains.len());
     for (index, chain) in chains.iter().enumerate() {
-        if let Some(earlier) = chains[..index].iter().position(|c| c.matches == chain.matches) {
+        if let Some(earlier) = seen.insert(&chain.matches, index) {
             let reason = format!("matches the same as filter_chains[{earlier}]");
             return error(format!("filter_chains[{index}].filter_chain_match"), reason);
         }

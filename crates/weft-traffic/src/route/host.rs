@@ -169,4 +169,37 @@ mod tests {
             assert!(HostIndex::build(pairs, false).is_err(), "{domains:?}");
         }
     }
+
+    /// What the documentation of `VirtualHost.domains` says, word for word.
+    fn by_the_book(domains: &[String], authority: &str) -> Option<usize> {
+        let longest = |wild: &dyn Fn(&str) -> Option<usize>| {
+            let scored = domains.iter().enumerate().filter_map(|(i, d)| Some((wild(d)?, i)));
+            scored.max_by_key(|(len, _)| *len).map(|(_, index)| index)
+        };
+        let long_enough = |len: usize| (authority.len() > len).then_some(len);
+        let exact = domains.iter().position(|domain| domain == authority);
+        let suffix = |d: &str| {
+            let rest = d.strip_prefix('*').filter(|rest| !rest.is_empty())?;
+            authority.ends_with(rest).then(|| long_enough(rest.len()))?
+        };
+        let prefix = |d: &str| {
+            let rest = d.strip_suffix('*').filter(|rest| !rest.is_empty())?;
+            authority.starts_with(rest).then(|| long_enough(rest.len()))?
+        };
+        let any = || domains.iter().position(|domain| domain == "*");
+        exact.or_else(|| longest(&suffix)).or_else(|| longest(&prefix)).or_else(any)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_the_documentation(
+            domains in proptest::collection::btree_set("[ab.]{1,3}|\\*[ab.]{0,3}|[ab.]{1,3}\\*", 0..12),
+            authority in "[ab.]{0,5}",
+        ) {
+            let domains: Vec<String> = domains.into_iter().collect();
+            let borrowed: Vec<&str> = domains.iter().map(String::as_str).collect();
+            let expect = by_the_book(&domains, &authority);
+            proptest::prop_assert_eq!(find(&borrowed, &authority, false), expect);
+        }
+    }
 }
