@@ -346,6 +346,8 @@ impl HeaderList {
                 *byte = b'-';
             }
         }
+        // Of the name as written: replacing a byte may have made it a known one.
+        let known = known_byte(&self.overlay[start..]);
         self.overlay.extend_from_slice(b": ");
         let value_start = self.overlay.len();
         push_value(&mut self.overlay, value);
@@ -357,7 +359,7 @@ impl HeaderList {
             name_len: offset(name.len()),
             value_start: offset(value_start),
             value_len: offset(value_end - value_start),
-            known: known_byte(name),
+            known,
             place: Place::Overlay,
         }
     }

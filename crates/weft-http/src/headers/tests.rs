@@ -63,6 +63,8 @@ fn nothing_appended_can_split_a_message() {
     list.append("a\r\nb", "1\r\nEvil: 2\0");
     list.append("ok", "  padded\t");
     check(&list, &[("a--b", "1  Evil: 2"), ("ok", "padded")]);
+    list.append("transfer encoding", "chunked");
+    assert_eq!(list.get_known(Known::TransferEncoding), Some(&b"chunked"[..]));
     list.set("ok", "x\ny");
     assert_eq!(list.get("ok"), Some(&b"x y"[..]));
 }
