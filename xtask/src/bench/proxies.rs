@@ -48,7 +48,8 @@ impl std::fmt::Display for Kind {
 pub struct Tools {
     /// This program, built with optimisation.
     pub helper: PathBuf,
-    weft: PathBuf,
+    /// Where our own release programs are.
+    release: PathBuf,
     envoy: Option<PathBuf>,
     haproxy: Option<PathBuf>,
     folder: PathBuf,
@@ -87,12 +88,12 @@ impl Tools {
         let release =
             profile.parent().context("this program has no target folder")?.join("release");
         if !no_build {
-            process::run(process::cargo().args(["build", "--release", "--package", "xtask"]))?;
-            process::run(process::cargo().args(["build", "--release", "--package", "weft"]))?;
+            let packages = ["xtask", "weft", "weft-proxy"].map(|name| format!("--package={name}"));
+            process::run(process::cargo().args(["build", "--release"]).args(packages))?;
         }
         let helper = release.join("xtask");
         ensure!(helper.exists(), "{} is not built; leave out --no-build", helper.display());
-        let folder = release.parent().context("no target folder")?.join("bench");
+        let folder = profile.parent().context("no target folder")?.join("bench");
         std::fs::create_dir_all(&folder)?;
         let envoy = match std::env::var_os("WEFT_ENVOY") {
             Some(path) => PathBuf::from(path),
@@ -101,9 +102,9 @@ impl Tools {
         let haproxy = ["/usr/sbin/haproxy", "/usr/bin/haproxy"].map(PathBuf::from);
         Ok(Tools {
             helper,
-            weft: release.join("weft"),
             envoy: envoy.exists().then_some(envoy),
             haproxy: haproxy.into_iter().find(|path| path.exists()),
+            release,
             folder,
         })
     }
@@ -112,7 +113,7 @@ impl Tools {
     pub fn missing(&self, kind: Kind) -> Option<&'static str> {
         match kind {
             Kind::Direct | Kind::Relay => None,
-            Kind::Weft if self.weft.exists() => None,
+            Kind::Weft if self.release.join("weft-proxy").exists() => None,
             Kind::Weft => Some("no release build of weft"),
             Kind::Envoy | Kind::EnvoyMesh if self.envoy.is_some() => None,
             Kind::Envoy | Kind::EnvoyMesh => {
@@ -150,7 +151,7 @@ impl Tools {
                 (self.pinned(1, &self.helper, &args, "relay")?, None)
             }
             Kind::Weft => {
-                let (proxy, control) = weft::start(&self.weft, &self.folder, ports)?;
+                let (proxy, control) = weft::start(&self.release, &self.folder, ports)?;
                 (proxy, Some(control))
             }
             Kind::Envoy => (self.envoy("envoy.yaml", ports)?, None),

@@ -7,7 +7,7 @@ use super::pinned::Pinned;
 use super::proxies::{free_port, render};
 
 /// The proxy and the control plane that feeds it.
-pub fn start(binary: &Path, folder: &Path, ports: [u16; 3]) -> anyhow::Result<(Pinned, Pinned)> {
+pub fn start(release: &Path, folder: &Path, ports: [u16; 3]) -> anyhow::Result<(Pinned, Pinned)> {
     let config = folder.join("weft");
     std::fs::create_dir_all(&config)?;
     std::fs::write(config.join("mesh.yaml"), render("weft.yaml", ports)?)?;
@@ -20,9 +20,9 @@ pub fn start(binary: &Path, folder: &Path, ports: [u16; 3]) -> anyhow::Result<(P
         "--xds-tls-address=127.0.0.1:0".into(),
         format!("--http-address=127.0.0.1:{http}"),
     ];
-    let control = Pinned::start(0, binary, &control, &[], &folder.join("weft-control.log"))?;
+    let control =
+        Pinned::start(0, &release.join("weft"), &control, &[], &folder.join("weft-control.log"))?;
     let proxy = [
-        "proxy".into(),
         "sidecar".into(),
         format!("--xds=127.0.0.1:{xds}"),
         "--name=client".into(),
@@ -35,6 +35,7 @@ pub fn start(binary: &Path, folder: &Path, ports: [u16; 3]) -> anyhow::Result<(P
         "--concurrency=1".into(),
         "--log-level=warn".into(),
     ];
-    let proxy = Pinned::start(1, binary, &proxy, &[], &folder.join("weft-proxy.log"))?;
+    let proxy =
+        Pinned::start(1, &release.join("weft-proxy"), &proxy, &[], &folder.join("weft-proxy.log"))?;
     Ok((proxy, control))
 }
