@@ -9,6 +9,8 @@ use anyhow::{Context as _, bail};
 pub enum Load {
     /// HTTP/1.1 with so many connections, each asking for so many bytes at a time.
     Http1 { connections: u32, bytes: u32 },
+    /// The same over TLS 1.3 from the client.
+    Https { connections: u32, bytes: u32 },
     /// HTTP/2 with so many connections and streams on each; two bytes at a time.
     Http2 { connections: u32, streams: u32 },
 }
@@ -19,6 +21,8 @@ pub const ALL: &[Load] = &[
     Load::Http1 { connections: 64, bytes: 1024 },
     Load::Http1 { connections: 64, bytes: 65536 },
     Load::Http1 { connections: 512, bytes: 1024 },
+    Load::Https { connections: 64, bytes: 2 },
+    Load::Https { connections: 64, bytes: 65536 },
     Load::Http2 { connections: 1, streams: 100 },
     Load::Http2 { connections: 8, streams: 32 },
     Load::Http2 { connections: 64, streams: 1 },
@@ -41,6 +45,9 @@ impl Load {
             Load::Http1 { connections, bytes } => {
                 format!("HTTP/1 {connections} × {}", size(bytes))
             }
+            Load::Https { connections, bytes } => {
+                format!("HTTP/1 over TLS {connections} × {}", size(bytes))
+            }
             Load::Http2 { connections, streams } => format!("HTTP/2 {connections} × {streams}"),
         }
     }
@@ -50,10 +57,11 @@ impl Load {
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]);
         match self {
-            Load::Http1 { connections, bytes } => {
+            Load::Http1 { connections, bytes } | Load::Https { connections, bytes } => {
+                let scheme = if matches!(self, Load::Https { .. }) { "https" } else { "http" };
                 command.args(["wrk", "-t1", "--latency", "-H", "Host: bench.local"]);
                 command.args([format!("-c{connections}"), format!("-d{seconds}s")]);
-                command.arg(format!("http://127.0.0.1:{port}/{bytes}"));
+                command.arg(format!("{scheme}://127.0.0.1:{port}/{bytes}"));
                 parse_wrk(&output(&mut command)?)
             }
             Load::Http2 { connections, streams } => {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use super::load;
 use super::proxies::{Proxy, Tools};
 
 /// In bytes.
@@ -22,11 +21,12 @@ pub struct Memory {
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub fn measure(tools: &Tools, proxy: &Proxy, connections: usize) -> anyhow::Result<Memory> {
-    let at_start = proxy.process.resident()?;
+    let (port, process) = proxy.http1();
+    let at_start = process.resident()?;
     let mut holder = Command::new("taskset")
         .args(["-c", "0", "sh", "-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$@""#, "sh"])
         .arg(&tools.helper)
-        .args(["bench-helper", "hold", &proxy.port_for(load::ALL[0]).to_string()])
+        .args(["bench-helper", "hold", &port.to_string()])
         .arg(connections.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -37,11 +37,11 @@ pub fn measure(tools: &Tools, proxy: &Proxy, connections: usize) -> anyhow::Resu
     BufReader::new(stdout).read_line(&mut line)?;
     ensure!(line.trim() == "held", "the holder of idle connections failed");
     std::thread::sleep(SETTLE);
-    let held = proxy.process.resident()?;
+    let held = process.resident()?;
     drop(holder.stdin.take());
     holder.wait()?;
     std::thread::sleep(SETTLE);
-    let after_close = proxy.process.resident()?;
+    let after_close = process.resident()?;
     let per_connection = (held as f64 - at_start as f64) / connections as f64;
     Ok(Memory { at_start, per_connection, after_close })
 }

@@ -124,13 +124,14 @@ fn measure_all(
 ) -> anyhow::Result<()> {
     let proxy = tools.start(kind, backend.port)?;
     for &load in loads {
-        match measure(&proxy.process, load, proxy.port_for(load), args.seconds) {
+        let Some((port, process)) = proxy.serving(load) else { continue };
+        match measure(process, load, port, args.seconds) {
             Ok(measured) => report.load(kind, load, measured),
             Err(error) => eprintln!("  FAILED: {}: {error:#}", load.name()),
         }
     }
     for &rate in args.rates.iter().filter(|&&rate| rate > 0) {
-        let latency = open_loop::measure(tools, proxy.port_for(load::ALL[0]), rate)
+        let latency = open_loop::measure(tools, proxy.http1().0, rate)
             .with_context(|| format!("at {rate}/s"))?;
         report.latency(kind, rate, latency);
     }

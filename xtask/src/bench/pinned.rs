@@ -22,20 +22,13 @@ pub struct Pinned {
 
 impl Pinned {
     /// Starts `program` on `core`; its output goes to `log`.
-    pub fn start(
-        core: u32,
-        program: &Path,
-        args: &[String],
-        envs: &[(&str, String)],
-        log: &Path,
-    ) -> anyhow::Result<Pinned> {
+    pub fn start(core: u32, program: &Path, args: &[String], log: &Path) -> anyhow::Result<Pinned> {
         let output = std::fs::File::create(log)?;
         let child = Command::new("taskset")
             .args(["-c", &core.to_string(), "sh", "-c"])
             .args([r#"ulimit -n "$(ulimit -Hn)"; exec "$@""#, "sh"])
             .arg(program)
             .args(args)
-            .envs(envs.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -48,8 +41,17 @@ impl Pinned {
 
     /// Waits until `port` answers a request with status 200.
     pub fn ready(&mut self, port: u16) -> anyhow::Result<()> {
+        self.wait(port, answers)
+    }
+
+    /// Waits until `port` takes connections.
+    pub fn listening(&mut self, port: u16) -> anyhow::Result<()> {
+        self.wait(port, |port| TcpStream::connect(("127.0.0.1", port)).is_ok())
+    }
+
+    fn wait(&mut self, port: u16, good: fn(u16) -> bool) -> anyhow::Result<()> {
         let end = Instant::now() + READY_WITHIN;
-        while !answers(port) {
+        while !good(port) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended: {status}", self.name);
             }
