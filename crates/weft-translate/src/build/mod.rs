@@ -57,8 +57,8 @@ pub(crate) fn list_value(values: Vec<wkt::Value>) -> wkt::Value {
 }
 
 /// `filter_metadata.istio.config`: which resource decided this route.
-pub(crate) fn istio_config(path: String) -> Option<core::Metadata> {
-    let fields = structure([("config", text(&path))]);
+pub(crate) fn istio_config(path: &str) -> Option<core::Metadata> {
+    let fields = structure([("config", text(path))]);
     Some(core::Metadata {
         filter_metadata: [("istio".to_owned(), fields)].into_iter().collect(),
         ..Default::default()

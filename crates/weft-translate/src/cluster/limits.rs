@@ -60,7 +60,6 @@ pub(crate) fn keepalive(
             keepalive_probes: if settings.probes > 0 { uint32(settings.probes) } else { None },
             keepalive_time: seconds(settings.time),
             keepalive_interval: seconds(settings.interval),
-            ..Default::default()
         }),
         ..Default::default()
     })
@@ -128,7 +127,7 @@ fn hashing(
     use weft_xds::pb::google::protobuf::UInt64Value;
     if let Some(maglev) = hash.maglev {
         let table_size = maglev.table_size.map(|value| UInt64Value { value });
-        let config = MaglevLbConfig { table_size, ..Default::default() };
+        let config = MaglevLbConfig { table_size };
         return (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(config)));
     }
     let minimum = hash.ring_hash.and_then(|ring| ring.minimum_ring_size).or(hash.minimum_ring_size);

@@ -57,7 +57,6 @@ fn delay(delay: &FaultDelay) -> Option<common_fault::FaultDelay> {
         fault_delay_secifier: Some(common_fault::fault_delay::FaultDelaySecifier::FixedDelay(
             duration(delay.fixed_delay?)?,
         )),
-        ..Default::default()
     })
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn of_virtual_service(
             let mut built = action.clone();
             built.name = name;
             built.r#match = Some(matched);
-            built.metadata = istio_config(config_path(rules));
+            built.metadata = istio_config(&config_path(rules));
             built.decorator = decorator(scope, &built, place);
             routes.push(built);
             if everything {
