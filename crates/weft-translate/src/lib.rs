@@ -44,10 +44,11 @@ pub fn translate(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagn
     let scope = Scope::new(snapshot, view);
     let mut findings = Findings::default();
     let built = listener::all(&scope, &mut findings);
+    let clusters = cluster::all(&scope, &mut findings);
     let resources = Resources {
         listeners: encode(&built.listeners, |listener| &listener.name),
         routes: encode(&built.routes, |routes| &routes.name),
-        clusters: encode(&cluster::all(&scope), |cluster| &cluster.name),
+        clusters: encode(&clusters, |cluster| &cluster.name),
     };
     (resources, findings.into_list())
 }

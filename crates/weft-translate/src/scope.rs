@@ -269,7 +269,10 @@ impl<'a> Egress<'a> {
         let mut hosts = BTreeMap::new();
         for rules in scope.snapshot.virtual_services(MESH_GATEWAY, &scope.view.namespace) {
             for host in &rules.spec.hosts {
-                let known = scope.map().keys().any(|service| host_matches(host, service));
+                let known = match host.starts_with('*') {
+                    true => scope.map().keys().any(|service| host_matches(host, service)),
+                    false => scope.map().contains_key(host.as_str()),
+                };
                 if !known && self.imports.cover(&rules.meta.namespace, host) {
                     hosts.entry(host.as_str()).or_insert(rules);
                 }

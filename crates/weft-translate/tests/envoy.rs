@@ -59,8 +59,9 @@ fn istio_samples_validate() {
             continue;
         }
         let (snapshot, _) = snapshot_with_findings(&format!("{base}\n---\n{rules}\n---\n{text}"));
-        for view in views() {
-            if let Err(complaint) = envoy::validate(&envoy, &snapshot, &view) {
+        // Without capture nothing depends on the sample but the address that is bound.
+        for view in views().iter().filter(|view| view.interception != Interception::None) {
+            if let Err(complaint) = envoy::validate(&envoy, &snapshot, view) {
                 failures.push(format!("{} for {:?}: {complaint}", file.display(), view.kind));
             }
         }

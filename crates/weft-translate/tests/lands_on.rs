@@ -363,6 +363,30 @@ fn virtual_services_for_hosts_that_are_no_service() {
     );
 }
 
+#[test]
+fn delegates_stand_in_for_a_rule() {
+    let rules = virtual_service(
+        "- match: [{uri: {prefix: /team}}]\n  timeout: 3s\n  delegate: {name: team}\n\
+         - delegate: {name: nosuch}\n\
+         - route: [{destination: {host: reviews, subset: v1}}]",
+    );
+    let team = "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+                metadata: {name: team, namespace: shop}\nspec:\n  hosts: [team.example.com]\n  http:\n  \
+                - match: [{uri: {prefix: /team/a}, method: {exact: GET}}]\n    route: [{destination: {host: ratings}}]\n  \
+                - match: [{uri: {prefix: /other}}]\n    directResponse: {status: 500}\n  \
+                - timeout: 1s\n    route: [{destination: {host: reviews, subset: v2}}]\n";
+    check(
+        &format!("{rules}---\n{team}"),
+        &sidecar(),
+        "9080",
+        "
+        GET http://reviews/team/a => 9080||ratings.shop timeout=3s retries=2
+        POST http://reviews/team/a => 9080|v2|reviews.shop timeout=1s retries=2
+        GET http://reviews/other => 9080|v1|reviews.shop retries=2
+        ",
+    );
+}
+
 const EDGE: &str = "
 apiVersion: networking.istio.io/v1
 kind: Gateway

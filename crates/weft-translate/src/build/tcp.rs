@@ -5,6 +5,8 @@ use std::time::Duration;
 use weft_xds::pb::envoy::config::listener::v3 as listener;
 use weft_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 
+use weft_xds::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
+
 use super::{duration, filter, hcm::file_log};
 
 /// What differs between one TCP proxy and the next.
@@ -14,6 +16,9 @@ pub(crate) struct Tcp {
     /// Cluster names and relative weights; one entry means no split. Never empty.
     pub(crate) clusters: Vec<(String, u32)>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) duration_max: Option<Duration>,
+    /// Balance by the client's address.
+    pub(crate) hash_source_ip: bool,
     pub(crate) access_log: Option<String>,
 }
 
@@ -36,10 +41,17 @@ pub(crate) fn tcp(options: Tcp) -> listener::Filter {
         stat_prefix: options.stat_prefix,
         cluster_specifier: Some(specifier),
         idle_timeout: options.idle_timeout.and_then(duration),
+        max_downstream_connection_duration: options.duration_max.and_then(duration),
+        hash_policy: options.hash_source_ip.then(source_ip).into_iter().collect(),
         access_log: options.access_log.iter().map(|path| file_log(path)).collect(),
         ..Default::default()
     };
     filter("envoy.filters.network.tcp_proxy", &config)
+}
+
+fn source_ip() -> HashPolicy {
+    let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp {});
+    HashPolicy { policy_specifier: Some(source) }
 }
 
 /// A TCP proxy to one cluster, named after it.

@@ -158,7 +158,7 @@ pub(crate) fn protocol_options(
         explicit_http_config::ProtocolConfig,
     };
     let settings = pool.and_then(|pool| pool.http.as_ref());
-    let common = settings.and_then(common_options);
+    let common = pool.and_then(common_options);
     if upstream == Upstream::Tcp || (upstream == Upstream::Http1 && common.is_none()) {
         return None;
     }
@@ -193,14 +193,19 @@ pub(crate) fn protocol_options(
     Some((HTTP_OPTIONS.to_owned(), any(&options)))
 }
 
-fn common_options(settings: &HttpSettings) -> Option<core::HttpProtocolOptions> {
-    let requests = positive(settings.max_requests_per_connection);
-    if requests.is_none() && settings.idle_timeout.is_none() {
-        return None;
-    }
-    Some(core::HttpProtocolOptions {
-        idle_timeout: settings.idle_timeout.and_then(duration),
-        max_requests_per_connection: requests.and_then(uint32),
+fn common_options(pool: &ConnectionPoolSettings) -> Option<core::HttpProtocolOptions> {
+    let http = pool.http.as_ref();
+    let options = core::HttpProtocolOptions {
+        idle_timeout: http.and_then(|http| http.idle_timeout).and_then(duration),
+        max_requests_per_connection: http
+            .and_then(|http| positive(http.max_requests_per_connection))
+            .and_then(uint32),
+        max_connection_duration: pool
+            .tcp
+            .as_ref()
+            .and_then(|tcp| tcp.max_connection_duration)
+            .and_then(duration),
         ..Default::default()
-    })
+    };
+    (options != Default::default()).then_some(options)
 }

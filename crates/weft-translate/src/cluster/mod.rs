@@ -4,6 +4,7 @@
 mod inbound;
 pub(crate) mod limits;
 mod tls;
+mod unsupported;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use crate::build::{ads, duration, list_value, struct_value, structure, text};
 use crate::endpoint;
+use crate::findings::Findings;
 use crate::policy::{self, Policy};
 use crate::scope::Scope;
 use crate::view::ProxyKind;
@@ -39,9 +41,12 @@ pub(crate) enum Upstream {
 }
 
 /// All clusters of a proxy, ordered by name.
-pub(crate) fn all(scope: &Scope<'_>) -> Vec<pb::Cluster> {
+pub(crate) fn all(scope: &Scope<'_>, findings: &mut Findings) -> Vec<pb::Cluster> {
     let mut clusters = Vec::new();
     for service in scope.services() {
+        if let Some(rule) = scope.rule(&service.host) {
+            unsupported::report(rule, findings);
+        }
         for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
             of_port(scope, service, port, &mut clusters);
         }

@@ -1,7 +1,5 @@
 //! TCP and TLS routes: VirtualService `tcp` and `tls` rules → filter chains and TCP proxies.
 
-use std::time::Duration;
-
 use weft_model::spec::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
 use weft_model::{Cidr, MESH_GATEWAY, Resource};
 use weft_xds::names;
@@ -132,47 +130,37 @@ pub(crate) fn split(
             (weight > 0).then(|| (scope.destination_cluster(&target.destination, port), weight))
         })
         .collect();
-    let first = destinations.first()?;
-    let idle = idle_timeout(
-        scope,
-        &first.destination.host,
-        &first.destination.subset,
-        scope.destination_port(&first.destination, port),
-    );
-    proxy(scope, clusters, idle)
+    let first = &destinations.first()?.destination;
+    let target_port = scope.destination_port(first, port);
+    (!clusters.is_empty()).then(|| proxy(scope, clusters, &first.host, &first.subset, target_port))
 }
 
 /// A TCP proxy to one port of a service.
 pub(crate) fn to_service(scope: &Scope<'_>, host: &str, port: u16) -> listener::Filter {
     let cluster = names::outbound_cluster(port, "", host);
-    let idle_timeout = idle_timeout(scope, host, "", port);
-    tcp(Tcp {
-        stat_prefix: cluster.clone(),
-        clusters: vec![(cluster, 1)],
-        idle_timeout,
-        access_log: scope.access_log(),
-    })
+    proxy(scope, vec![(cluster, 1)], host, "", port)
 }
 
+/// The connection's own settings are those of the (first) destination's rule.
 fn proxy(
     scope: &Scope<'_>,
     clusters: Vec<(String, u32)>,
-    idle_timeout: Option<Duration>,
-) -> Option<listener::Filter> {
-    let (first, _) = clusters.first()?;
-    Some(tcp(Tcp {
-        stat_prefix: first.clone(),
+    host: &str,
+    subset: &str,
+    port: u16,
+) -> listener::Filter {
+    let rule = scope.rule(host).map(|rule| &rule.spec);
+    let policy = policy::policy(rule, policy::subset(rule, subset), port);
+    let pool = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
+    let hash = policy.load_balancer.and_then(|balancer| balancer.consistent_hash.as_ref());
+    tcp(Tcp {
+        stat_prefix: clusters.first().map(|(name, _)| name.clone()).unwrap_or_default(),
         clusters,
-        idle_timeout,
+        idle_timeout: pool.and_then(|pool| pool.idle_timeout),
+        duration_max: pool.and_then(|pool| pool.max_connection_duration),
+        hash_source_ip: hash.is_some_and(|hash| hash.use_source_ip == Some(true)),
         access_log: scope.access_log(),
-    }))
-}
-
-fn idle_timeout(scope: &Scope<'_>, host: &str, subset: &str, port: u16) -> Option<Duration> {
-    let rule = scope.rule(host)?;
-    let subset = policy::subset(Some(&rule.spec), subset);
-    let pool = policy::policy(Some(&rule.spec), subset, port).connection_pool?;
-    pool.tcp.as_ref()?.idle_timeout
+    })
 }
 
 /// The mesh's place on a port.

@@ -2,6 +2,7 @@
 //! `vhost` assembles the route configurations of sidecars.
 
 pub(crate) mod action;
+mod delegate;
 mod filters;
 mod hash;
 mod headers;

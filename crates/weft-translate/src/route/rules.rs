@@ -4,7 +4,7 @@ use weft_model::spec::{HttpMatchRequest, HttpRoute, VirtualService};
 use weft_model::{Kind, MESH_GATEWAY, Resource};
 use weft_xds::pb::envoy::config::route::v3 as route;
 
-use super::{action, matching};
+use super::{action, delegate, matching};
 use crate::build::istio_config;
 use crate::findings::Findings;
 use crate::scope::Scope;
@@ -21,25 +21,23 @@ pub(crate) struct Place<'a> {
 
 /// Routes of the rules that apply here. Ends early at a rule that takes everything: what follows
 /// could never match (Istio's own cut, which its analysis reports as unreachable).
-pub(crate) fn of_virtual_service(
-    scope: &Scope<'_>,
-    rules: &Resource<VirtualService>,
+pub(crate) fn of_virtual_service<'a>(
+    scope: &Scope<'a>,
+    rules: &'a Resource<VirtualService>,
     place: &Place<'_>,
     findings: &mut Findings,
 ) -> Vec<route::Route> {
     let mut routes = Vec::new();
-    for (index, rule) in rules.spec.http.iter().enumerate() {
-        report_unsupported(scope, rules, rule, index, findings);
-        if rule.delegate.is_some() {
-            continue;
-        }
-        let action = action::of_rule(scope, rule, place.port);
-        for (name, matched) in matches(scope, rule, place) {
+    for delegate::Rule { spec: rule, written_in, index } in delegate::expand(scope, rules, findings)
+    {
+        report_unsupported(scope, written_in, &rule, index, findings);
+        let action = action::of_rule(scope, &rule, place.port);
+        for (name, matched) in matches(scope, &rule, place) {
             let everything = matching::is_everything(&matched);
             let mut built = action.clone();
             built.name = name;
             built.r#match = Some(matched);
-            built.metadata = istio_config(&config_path(rules));
+            built.metadata = istio_config(&config_path(written_in));
             built.decorator = decorator(scope, &built, place);
             routes.push(built);
             if everything {
@@ -159,16 +157,13 @@ fn report_unsupported(
     index: usize,
     findings: &mut Findings,
 ) {
+    if scope.view.flavor == Flavor::Envoy {
+        return;
+    }
     let mut report = |field: &str| {
         let path = format!("spec.http[{index}].{field}");
         findings.not_implemented(Kind::VirtualService, &rules.meta, &path);
     };
-    if rule.delegate.is_some() {
-        report("delegate");
-    }
-    if scope.view.flavor == Flavor::Envoy {
-        return;
-    }
     if rule.fault.is_some() {
         report("fault");
     }

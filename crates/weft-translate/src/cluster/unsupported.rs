@@ -1,0 +1,64 @@
+//! DestinationRule fields that neither our proxy's nor Envoy's configuration gets from us yet.
+
+use weft_model::spec::{DestinationRule, LoadBalancerSettings, TrafficPolicy};
+use weft_model::{Kind, Resource};
+
+use crate::findings::Findings;
+
+pub(crate) fn report(rule: &Resource<DestinationRule>, findings: &mut Findings) {
+    let mut fields = Vec::new();
+    if let Some(policy) = &rule.spec.traffic_policy {
+        of_policy(policy, "spec.trafficPolicy", &mut fields);
+    }
+    for (index, subset) in rule.spec.subsets.iter().enumerate() {
+        if let Some(policy) = &subset.traffic_policy {
+            of_policy(policy, &format!("spec.subsets[{index}].trafficPolicy"), &mut fields);
+        }
+    }
+    for field in fields {
+        findings.not_implemented(Kind::DestinationRule, &rule.meta, &field);
+    }
+}
+
+fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
+    let TrafficPolicy {
+        load_balancer,
+        connection_pool: _,
+        outlier_detection: _,
+        tls: _,
+        port_level_settings,
+        tunnel,
+        proxy_protocol,
+        retry_budget,
+    } = policy;
+    let balancers = std::iter::once((path.to_owned(), load_balancer)).chain(
+        port_level_settings.iter().enumerate().map(|(index, port)| {
+            (format!("{path}.portLevelSettings[{index}]"), &port.load_balancer)
+        }),
+    );
+    for (path, balancer) in balancers {
+        if let Some(balancer) = balancer {
+            of_balancer(balancer, &path, fields);
+        }
+    }
+    for (set, name) in [
+        (tunnel.is_some(), "tunnel"),
+        (proxy_protocol.is_some(), "proxyProtocol"),
+        (retry_budget.is_some(), "retryBudget"),
+    ] {
+        if set {
+            fields.push(format!("{path}.{name}"));
+        }
+    }
+}
+
+fn of_balancer(balancer: &LoadBalancerSettings, path: &str, fields: &mut Vec<String>) {
+    let locality = balancer.locality_lb_setting.as_ref();
+    // Switching it off is what we do anyway.
+    if locality.is_some_and(|locality| locality.enabled != Some(false)) {
+        fields.push(format!("{path}.loadBalancer.localityLbSetting"));
+    }
+    if balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some() {
+        fields.push(format!("{path}.loadBalancer.warmup"));
+    }
+}
