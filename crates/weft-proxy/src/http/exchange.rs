@@ -175,7 +175,10 @@ impl<'x, 'c> Exchange<'x, 'c> {
         while self.request == Progress::Sending {
             match up.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Ok(self.request = Progress::Refused),
+                Poll::Ready(Err(_)) => {
+                    self.request = Progress::Refused;
+                    break;
+                }
                 Poll::Pending => return Ok(()),
             }
             match self.poll_request_frame(cx) {

@@ -18,7 +18,7 @@ use super::trace;
 pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) {
     let headers = &mut request.head.headers;
     if let Some(metadata) = headers.get_known(Known::XEnvoyPeerMetadata) {
-        request.caller = Some(conn.worker.pools.peers.from_header(metadata, conn.peer_spiffe()));
+        request.caller = Some(conn.worker.pools.peers.told_by(metadata, conn.peer_spiffe()));
         headers.remove(PEER_METADATA);
     }
     headers.remove(PEER_METADATA_ID);

@@ -44,7 +44,7 @@ pub(crate) fn on_response(
     let principal = guard.facts.session.peer_spiffe.as_ref();
     let told = match head.headers.get_known(Known::XEnvoyPeerMetadata) {
         // Without mTLS anybody could claim to be any workload.
-        Some(metadata) if guard.facts.session.mtls => Some(peers.from_header(metadata, principal)),
+        Some(metadata) if guard.facts.session.mtls => Some(peers.told_by(metadata, principal)),
         _ => None,
     };
     head.headers.remove(PEER_METADATA);

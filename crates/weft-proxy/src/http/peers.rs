@@ -23,7 +23,7 @@ pub(crate) struct Peers {
     /// By the address of the endpoint's workload object, which the entry keeps alive.
     configured: RefCell<HashMap<(usize, Principal), Configured>>,
     /// By the address of the cluster's configuration.
-    services: RefCell<HashMap<usize, (Arc<ClusterConfig>, Arc<ServiceInfo>)>>,
+    services: RefCell<HashMap<usize, Known>>,
     own_metadata: OnceCell<String>,
     own_plain: OnceCell<Arc<PeerInfo>>,
     unknown: RefCell<HashMap<Principal, Arc<PeerInfo>>>,
@@ -37,6 +37,11 @@ struct Told {
     peer: Arc<PeerInfo>,
 }
 
+struct Known {
+    _config: Arc<ClusterConfig>,
+    service: Arc<ServiceInfo>,
+}
+
 struct Configured {
     _workload: Arc<IstioWorkload>,
     peer: Arc<PeerInfo>,
@@ -44,7 +49,7 @@ struct Configured {
 
 impl Peers {
     /// The peer that says of itself `value`, proved by TLS to be `principal`.
-    pub(crate) fn from_header(&self, value: &[u8], principal: Option<&Arc<str>>) -> Arc<PeerInfo> {
+    pub(crate) fn told_by(&self, value: &[u8], principal: Option<&Arc<str>>) -> Arc<PeerInfo> {
         let mut hasher = DefaultHasher::new();
         (value, principal).hash(&mut hasher);
         let key = hasher.finish();
@@ -124,8 +129,8 @@ impl Peers {
     pub(crate) fn service(&self, cluster: &Cluster, authority: &[u8]) -> Arc<ServiceInfo> {
         let key = Arc::as_ptr(&cluster.config).addr();
         let mut services = self.services.borrow_mut();
-        if let Some((_, service)) = services.get(&key) {
-            return service.clone();
+        if let Some(known) = services.get(&key) {
+            return known.service.clone();
         }
         let Some(service) = cluster.config.istio.services.first() else {
             // Passthrough and black hole: the host varies, so there is nothing to share.
@@ -141,7 +146,7 @@ impl Peers {
             namespace: service.namespace.to_string(),
         });
         make_room(&mut services);
-        services.insert(key, (cluster.config.clone(), service.clone()));
+        services.insert(key, Known { _config: cluster.config.clone(), service: service.clone() });
         service
     }
 }

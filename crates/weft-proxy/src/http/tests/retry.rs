@@ -250,11 +250,15 @@ fn breakers_bound_what_is_under_way() {
         let mut second = mesh.client().await;
         second.send(GET).await;
         // The second waits for the connection; once it does, a third finds the queue full.
-        let head = loop {
-            let mut third = mesh.client().await;
-            third.send("GET /third HTTP/1.1\r\nHost: app\r\n\r\n").await;
-            break third.head().await;
-        };
+        let tables = mesh.worker.tables();
+        let cluster = tables.cluster("app").unwrap();
+        let circuit = mesh.worker.balancers.circuit(cluster, 0, Instant::now());
+        while circuit.active(weft_traffic::circuit::Resource::Pending) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut third = mesh.client().await;
+        third.send(GET).await;
+        let head = third.head().await;
         assert!(head.starts_with("HTTP/1.1 503"), "{head}");
         assert!(head.contains("x-envoy-overloaded: true"), "{head}");
         app.send(OK).await;
