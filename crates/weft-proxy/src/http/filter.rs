@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use weft_http::{ResponseHead, rules};
 use weft_traffic::HttpConfig;
-use weft_traffic::cors::CorsDecision;
+use weft_traffic::cors::{CorsDecision, CorsPolicy};
 use weft_traffic::fault::{AbortKind, FaultPolicy};
 use weft_traffic::http::HttpFilter;
 use weft_traffic::route::Found;
@@ -21,27 +21,29 @@ pub(crate) enum Verdict {
     },
 }
 
-/// Runs the filters on a request.
+/// Runs the filters on a request. Routes carry the policies of fault and CORS, so the connection
+/// manager need not list the filters; its list can only give faults a default.
 pub(crate) async fn on_request(
     http: &HttpConfig,
     found: &Found<'_>,
     request: &Request,
     conn: &HttpConn,
 ) -> Verdict {
-    for filter in &http.filters {
-        let verdict = match filter {
-            HttpFilter::Cors(_) => cors(found, request, conn),
-            HttpFilter::Fault(default) => {
-                let policy = found.fault().unwrap_or(default);
-                // Boxed: a delay's timer is large and rare.
-                Box::pin(fault(policy, found, request, conn)).await
-            }
-        };
+    let default = http.filters.iter().find_map(|filter| match filter {
+        HttpFilter::Fault(policy) => Some(policy),
+        HttpFilter::Cors(_) => None,
+    });
+    if let Some(policy) = found.fault().or(default) {
+        // Boxed: a delay's timer is large and rare.
+        let verdict = Box::pin(fault(policy, found, request, conn)).await;
         if let Verdict::Reply { .. } = verdict {
             return verdict;
         }
     }
-    Verdict::Go
+    match found.cors() {
+        Some(policy) => cors(policy, request, conn),
+        None => Verdict::Go,
+    }
 }
 
 /// Runs the filters on a response.
@@ -53,8 +55,7 @@ pub(crate) fn on_response(found: &Found<'_>, request: &Request, head: &mut Respo
     }
 }
 
-fn cors(found: &Found<'_>, request: &Request, conn: &HttpConn) -> Verdict {
-    let Some(policy) = found.cors() else { return Verdict::Go };
+fn cors(policy: &CorsPolicy, request: &Request, conn: &HttpConn) -> Verdict {
     let mut head = rules::local_reply(200, 0);
     match policy.on_request(&request.head, conn.worker.random()) {
         CorsDecision::Pass | CorsDecision::Allowed { .. } => return Verdict::Go,

@@ -11,6 +11,7 @@ mod request;
 
 mod filter;
 mod gateway;
+mod head_rules;
 mod inbound;
 mod outbound;
 mod trace;

@@ -21,7 +21,7 @@ use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, grpc_status};
 use super::record::Record;
-use super::{filter, gateway, inbound, local_reply, outbound, upgrade};
+use super::{filter, gateway, head_rules, inbound, local_reply, outbound, upgrade};
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::Upstream;
 
@@ -198,6 +198,7 @@ fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result
     if request.head.method == Method::Connect && !http.connect {
         return Err(ErrorKind::UpgradeRefused.into());
     }
+    head_rules::apply(&mut request.head, http, conn)?;
     match conn.direction() {
         Direction::Inbound => inbound::sanitize(request, http, conn),
         Direction::Outbound => outbound::sanitize(request, http, conn),

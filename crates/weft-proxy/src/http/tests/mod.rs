@@ -4,6 +4,7 @@
 mod http1;
 mod http2;
 mod matrix;
+mod mesh;
 mod retry;
 
 use std::cell::RefCell;
