@@ -74,7 +74,7 @@ fn apply(text: &mut String, edit: &Edit) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn mutated_resources_never_panic(edits in prop::collection::vec(edit(), 1..8)) {

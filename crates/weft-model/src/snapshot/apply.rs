@@ -158,7 +158,7 @@ impl Inner {
         }
         let same = old.as_ref().is_some_and(|old| old.same_but_readiness(&workload));
         if let Some(old) = old {
-            self.unindex_ips(&old);
+            self.workloads_by_ip.remove(&old);
             self.dirty_selecting(&old, dirty);
         }
         let workload = Arc::new(workload);
@@ -166,13 +166,7 @@ impl Inner {
             touched.workloads.insert((workload.namespace.clone(), workload.name.clone()));
         }
         self.workloads.insert(&workload.namespace, &workload.name, workload.clone());
-        let by_ip = Arc::make_mut(&mut self.workloads_by_ip);
-        for ip in &workload.ips {
-            let list = by_ip.entry(*ip).or_default();
-            let order = |w: &Arc<Workload>| (w.namespace.clone(), w.name.clone());
-            let at = list.partition_point(|other| order(other) < order(&workload));
-            list.insert(at, workload.clone());
-        }
+        self.workloads_by_ip.insert(&workload);
         self.dirty_selecting(&workload, dirty);
     }
 
@@ -184,31 +178,23 @@ impl Inner {
         touched: &mut Touched,
     ) {
         let Some(old) = self.workloads.remove(namespace, name) else { return };
-        self.unindex_ips(&old);
+        self.workloads_by_ip.remove(&old);
         self.dirty_selecting(&old, dirty);
         touched.workloads.insert((namespace.clone(), name.clone()));
-    }
-
-    fn unindex_ips(&mut self, workload: &Arc<Workload>) {
-        let by_ip = Arc::make_mut(&mut self.workloads_by_ip);
-        for ip in &workload.ips {
-            if let Some(list) = by_ip.get_mut(ip) {
-                list.retain(|other| !Arc::ptr_eq(other, workload));
-                if list.is_empty() {
-                    by_ip.remove(ip);
-                }
-            }
-        }
     }
 
     /// Services of the workload's namespace that select it, or list its address.
     fn dirty_selecting(&self, workload: &Workload, dirty: &mut Dirty) {
         for service in self.services_by_namespace.namespace(&workload.namespace) {
-            let touches = match &service.selector {
-                Some(selector) => selects(selector, &workload.labels),
-                None => service.endpoints.iter().any(|endpoint| {
+            let lists = || {
+                service.endpoints.iter().any(|endpoint| {
                     endpoint.address.ip().is_some_and(|ip| workload.ips.contains(&ip))
-                }),
+                })
+            };
+            let touches = match &service.selector {
+                Some(selector) if selects(selector, &workload.labels) => true,
+                Some(selector) => !has_selected(service, selector) && lists(),
+                None => lists(),
             };
             if touches {
                 dirty.insert((service.kind, service.namespace.clone(), service.name.clone()));
@@ -251,7 +237,7 @@ impl Inner {
             ResourceKey { kind: config_kind, namespace: namespace.clone(), name: name.clone() };
         for gone in old.iter().filter(|old| !built.iter().any(|new| new.host == old.host)) {
             self.services_by_namespace.remove(namespace, &gone.table_key());
-            self.unindex_host(gone);
+            self.services.remove(gone);
             touched.services.insert(gone.host.clone());
             touched.config.insert(key.clone());
         }
@@ -271,33 +257,19 @@ impl Inner {
                 }
             }
             if let Some(before) = before {
-                self.unindex_host(before);
+                self.services.remove(before);
             }
-            self.index_service(Arc::new(new));
+            let new = Arc::new(new);
+            self.services_by_namespace.insert(namespace, &new.table_key(), new.clone());
+            self.services.insert(new);
         }
     }
+}
 
-    fn index_service(&mut self, service: Arc<MeshService>) {
-        let key = service.table_key();
-        self.services_by_namespace.insert(&service.namespace, &key, service.clone());
-        let services = Arc::make_mut(&mut self.services);
-        let list = services.entry(service.host.clone()).or_default();
-        let order = |s: &MeshService| {
-            (s.kind, s.creation.unwrap_or(i64::MAX), s.namespace.clone(), s.name.clone())
-        };
-        let at = list.partition_point(|other| order(other) < order(&service));
-        list.insert(at, service);
-    }
-
-    fn unindex_host(&mut self, service: &Arc<MeshService>) {
-        let services = Arc::make_mut(&mut self.services);
-        if let Some(list) = services.get_mut(&service.host) {
-            list.retain(|other| !Arc::ptr_eq(other, service));
-            if list.is_empty() {
-                services.remove(&service.host);
-            }
-        }
-    }
+/// Are its endpoints selected workloads, not listed addresses? They are never mixed.
+fn has_selected(service: &MeshService, selector: &Labels) -> bool {
+    let first = service.endpoints.first().and_then(|endpoint| endpoint.workload.as_ref());
+    first.is_some_and(|workload| selects(selector, &workload.labels))
 }
 
 /// Stores; true when the content differs from what was there.

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{MeshService, Snapshot, selects};
+use super::{Snapshot, selects};
 use crate::diagnostic::{Diagnostic, Severity, code};
-use crate::names::{MESH_GATEWAY, host_matches, hosts_overlap};
+use crate::names::{MESH_GATEWAY, hosts_overlap};
 use crate::object::{Kind, Meta, Resource, ResourceKey};
 use crate::spec::{
     Destination, DestinationRule, Gateway, HttpMatchRequest, HttpRoute, Sidecar, StringMatch,
@@ -118,7 +118,7 @@ impl Check<'_> {
     /// Host, port and subset exist.
     fn destination(&mut self, to: &Destination, path: &str) {
         let from = self.vs.meta.namespace.clone();
-        let Some(service) = find_service(self.snapshot, &to.host, &from) else {
+        let Some(service) = self.snapshot.service_covering(&to.host, &from) else {
             let message =
                 format!("the host {:?} is no known service; requests fail with 503", to.host);
             let help =
@@ -228,16 +228,6 @@ fn tcp_takes_all(route: &TcpRoute) -> Option<&'static str> {
     route.matches.is_empty().then_some("has no match")
 }
 
-/// A service by host, or by a ServiceEntry's wildcard that covers it.
-fn find_service<'a>(snapshot: &'a Snapshot, host: &str, from: &str) -> Option<&'a MeshService> {
-    if let Some(service) = snapshot.service_from(host, from) {
-        return Some(service);
-    }
-    // Wildcard hosts sort first, at '*'.
-    let mut wildcards = snapshot.services().take_while(|service| service.host.starts_with('*'));
-    wildcards.find(|service| host_matches(&service.host, host)).map(|service| &**service)
-}
-
 /// Does a server's `ns/host` cover the VirtualService's host and namespace?
 fn serves(gateway: &Resource<Gateway>, host: &str, namespace: &str) -> bool {
     let own = &*gateway.meta.namespace;
@@ -315,7 +305,7 @@ fn unknown_rule_host(
     let known = if host.contains('*') {
         snapshot.services().any(|service| hosts_overlap(host, &service.host))
     } else {
-        find_service(snapshot, host, &rule.meta.namespace).is_some()
+        snapshot.service_covering(host, &rule.meta.namespace).is_some()
     };
     if !known {
         let message = format!("the host {host:?} is no known service; the rule has no effect");

@@ -100,21 +100,19 @@ pub(super) fn listed(address: Address, ports: BTreeMap<u16, u16>) -> Endpoint {
     }
 }
 
-/// The Pod that an address belongs to, by reference, else by an address that is unique.
+/// The Pod of the service's namespace that an address belongs to: by reference, else by an
+/// address that is unique.
 fn pod_behind<'a>(
     world: &'a Inner,
     service: &MeshService,
     target: Option<&spec::TargetRef>,
     address: &Address,
 ) -> Option<&'a Arc<Workload>> {
-    if let Some(target) = target.filter(|target| target.kind == "Pod") {
-        let namespace =
-            if target.namespace.is_empty() { &*service.namespace } else { &target.namespace };
-        return world.workloads.get(namespace, &target.name);
-    }
-    match world.workloads_by_ip.get(&address.ip()?).map(Vec::as_slice) {
-        Some([only]) => Some(only),
-        _ => None,
+    let there = world.workloads_by_ip.get(address.ip()?).iter();
+    let mut there = there.filter(|workload| workload.namespace == service.namespace);
+    match target.filter(|target| target.kind == "Pod") {
+        Some(target) => there.find(|workload| *workload.name == *target.name),
+        None => there.next().filter(|_| there.next().is_none()),
     }
 }
 

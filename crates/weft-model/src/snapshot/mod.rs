@@ -8,6 +8,7 @@
 mod apply;
 mod check;
 mod endpoints;
+mod index;
 mod policy;
 mod protocol;
 mod routing;
@@ -15,7 +16,7 @@ mod service;
 mod table;
 mod workload;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -32,6 +33,7 @@ pub use service::{
 };
 pub use workload::{Workload, WorkloadKind};
 
+use index::{Addresses, Hosts};
 use routing::{DestinationRules, VirtualServices};
 use table::Table;
 
@@ -115,9 +117,9 @@ struct Inner {
     destination_rules: DestinationRules,
     /// Pods and WorkloadEntries by namespace and resource name.
     workloads: Table<Workload>,
-    workloads_by_ip: Arc<HashMap<IpAddr, Vec<Arc<Workload>>>>,
+    workloads_by_ip: Addresses,
     /// By host; several when namespaces define the same host, the first being the winner.
-    services: Arc<BTreeMap<Arc<str>, Vec<Arc<MeshService>>>>,
+    services: Hosts,
     /// By namespace and `kind/name/host`.
     services_by_namespace: Table<MeshService>,
     /// Cross-resource findings, made when first asked for.
@@ -130,23 +132,31 @@ impl Snapshot {
         &self.inner.mesh
     }
 
-    /// All services, ordered by host, then by precedence.
+    /// All services, ordered by parent domain, host, then precedence.
     pub fn services(&self) -> impl Iterator<Item = &Arc<MeshService>> {
-        self.inner.services.values().flatten()
+        self.inner.services.iter()
     }
 
     /// By full host: `name.ns.svc.cluster.local` or a ServiceEntry's host. When several
     /// namespaces define it: Kubernetes first, then the oldest.
     pub fn service(&self, host: &str) -> Option<&Arc<MeshService>> {
-        self.inner.services.get(host)?.first()
+        self.inner.services.get(host).first()
     }
 
     /// As [`Self::service`], as seen from a namespace: its own definition first, then the first
     /// one exported to it.
     pub fn service_from(&self, host: &str, from_namespace: &str) -> Option<&Arc<MeshService>> {
-        let all = self.inner.services.get(host)?;
+        let all = self.inner.services.get(host);
         let own = all.iter().find(|service| &*service.namespace == from_namespace);
         own.or_else(|| all.iter().find(|s| self.service_visible(s, from_namespace)))
+    }
+
+    /// As [`Self::service_from`]; else a ServiceEntry whose wildcard host covers `host`, the
+    /// longest wildcard first.
+    pub fn service_covering(&self, host: &str, from_namespace: &str) -> Option<&Arc<MeshService>> {
+        let visible = |service: &&Arc<MeshService>| self.service_visible(service, from_namespace);
+        let exact = self.service_from(host, from_namespace);
+        exact.or_else(|| self.inner.services.covering(host).find(visible))
     }
 
     /// Is the service exported to the namespace?
@@ -182,7 +192,7 @@ impl Snapshot {
 
     /// All workloads with that address; several on host networks and loopback.
     pub fn workloads_by_ip(&self, ip: IpAddr) -> &[Arc<Workload>] {
-        self.inner.workloads_by_ip.get(&ip).map_or(&[], Vec::as_slice)
+        self.inner.workloads_by_ip.get(ip)
     }
 
     /// Does any workload run under this service account?

@@ -138,6 +138,10 @@ spec: {address: 10.4.0.1, ports: {http: 81}, labels: {app: vm, security.istio.io
     ));
     assert_eq!(snapshot.service("a.com").unwrap().resolution, Resolution::None);
     assert!(snapshot.service("*.b.com").is_some());
+    let covering = |host: &str| snapshot.service_covering(host, "ns").map(|s| s.host.to_string());
+    assert_eq!(covering("x.y.b.com").as_deref(), Some("*.b.com"));
+    assert_eq!(covering("a.com").as_deref(), Some("a.com"));
+    assert_eq!(covering("b.com"), None);
     assert_eq!(endpoints(&snapshot, "plain.com"), ["plain.com 80→8080"]);
     assert_eq!(endpoints(&snapshot, "st.com"), ["9.9.9.9 80→8080", "unix:/s 80→8080"]);
     let st = snapshot.service("st.com").unwrap();
