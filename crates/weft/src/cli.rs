@@ -61,6 +61,10 @@ pub(crate) struct DemoArgs {
     /// Send no requests but yours.
     #[arg(long)]
     pub(crate) no_traffic: bool,
+    /// How long workload certificates live.
+    #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = lifetime)]
+    #[arg(hide = true, value_name = "TIME")]
+    pub(crate) workload_cert_ttl: Duration,
     /// error, warn, info, debug, trace, or a tracing filter, for the control plane's log.
     #[arg(long, env = "WEFT_LOG", default_value = "warn", value_name = "LEVEL")]
     pub(crate) log_level: String,
@@ -102,6 +106,10 @@ pub(crate) struct ControlArgs {
     /// SPIFFE trust domain of every certificate.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub(crate) trust_domain: String,
+    /// How long workload certificates live; they are renewed at about half of it.
+    #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = lifetime)]
+    #[arg(value_name = "TIME")]
+    pub(crate) workload_cert_ttl: Duration,
     /// error, warn, info, debug, trace, or a tracing filter such as weft_control=debug.
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,

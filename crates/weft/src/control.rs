@@ -28,6 +28,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         xds_tls_address,
         http_address,
         trust_domain,
+        workload_cert_ttl,
         log_level: _,
     } = args;
     let mut config = Config::new(config_dir, state_dir);
@@ -36,6 +37,8 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     config.http_address = http_address;
     config.tls_addresses.push(xds_tls_address.ip());
     config.trust_domain = trust_domain;
+    config.lifetimes.default = workload_cert_ttl;
+    config.lifetimes.max = workload_cert_ttl;
     let control = weft_control::run(config, CancellationToken::new()).await?;
     control.ready().await;
     Ok(control)

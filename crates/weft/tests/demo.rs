@@ -30,13 +30,17 @@ struct Demo {
 
 impl Demo {
     async fn start(args: &[&str]) -> Self {
+        Self::start_with(args, &[]).await
+    }
+
+    async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let logs = tempfile::tempdir().expect("a temporary folder");
         let mut all = vec!["demo", "--output=json", "--no-traffic"];
         if !args.iter().any(|arg| arg.starts_with("--port-base")) {
             all.push("--port-base=free");
         }
         all.extend(args);
-        let mut process = Process::start("demo", logs.path(), Path::new(WEFT), &all);
+        let mut process = Process::start_with("demo", logs.path(), Path::new(WEFT), &all, env);
         let ready = wait::until("the demo's JSON line", START_LIMIT, || {
             let ended = process.ended();
             let output = process.output();
@@ -58,6 +62,23 @@ impl Demo {
 
     fn config(&self) -> PathBuf {
         self.ready["config_dir"].as_str().expect("config_dir is text").into()
+    }
+
+    fn proxy(&self, name: &str) -> &Value {
+        let proxies = self.ready["proxies"].as_array().expect("a list of proxies");
+        proxies.iter().find(|proxy| proxy["name"] == name).expect("a proxy of that name")
+    }
+
+    async fn metrics(&self, name: &str) -> String {
+        let address = socket(&self.proxy(name)["metrics"]);
+        client::get(address, "/stats/prometheus", &[]).await.expect("metrics").text()
+    }
+
+    /// What the client outside the mesh gets from servicea.
+    async fn plain_client(&self) -> u16 {
+        let apps = self.ready["apps"].as_array().expect("a list of applications");
+        let app = apps.iter().find(|app| app["name"] == "plain-client").expect("plain-client");
+        client::get(socket(&app["url"]), "/", &[]).await.expect("plain-client answers").status
     }
 
     fn pids(&self) -> Vec<u32> {
@@ -218,10 +239,7 @@ async fn the_tour_works_and_nothing_is_left() {
         let reply = demo.get(path).await;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     }
-    let apps = demo.ready["apps"].as_array().expect("apps").clone();
-    let plain = apps.iter().find(|app| app["name"] == "plain-client").expect("plain-client");
-    let reply = client::get(socket(&plain["url"]), "/", &[]).await.expect("plain-client answers");
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(demo.plain_client().await, 200);
 
     let share = demo.share_of_v1(200).await;
     assert!((0.35..0.65).contains(&share), "v1 got {share}");
@@ -239,13 +257,10 @@ async fn the_tour_works_and_nothing_is_left() {
     assert!(!config.exists(), "{} is left behind", config.display());
 }
 
-/// Both ends of servicea's calls count, with Istio's labels.
+/// Both ends of servicea's calls count, with Istio's labels; TCP has its own families.
 async fn metrics_agree(demo: &Demo) {
     for (name, reporter) in [("gateway-v1-0", "source"), ("servicea-v1-0", "destination")] {
-        let proxies = demo.ready["proxies"].as_array().expect("proxies");
-        let proxy = proxies.iter().find(|proxy| proxy["name"] == name).expect("the proxy");
-        let reply = client::get(socket(&proxy["metrics"]), "/stats/prometheus", &[]).await;
-        let text = reply.expect("metrics").text();
+        let text = demo.metrics(name).await;
         let wanted = [
             format!("reporter=\"{reporter}\""),
             "source_workload=\"gateway-v1\"".into(),
@@ -254,14 +269,75 @@ async fn metrics_agree(demo: &Demo) {
             "destination_principal=\"spiffe://cluster.local/ns/default/sa/servicea\"".into(),
             "response_code=\"200\"".into(),
         ];
-        let found = text
-            .lines()
-            .filter(|line| line.starts_with("istio_requests_total{"))
-            .any(|line| wanted.iter().all(|label| line.contains(label)));
         let lines: Vec<&str> =
             text.lines().filter(|line| line.starts_with("istio_requests_total{")).collect();
+        let found = lines.iter().any(|line| wanted.iter().all(|label| line.contains(label)));
         assert!(found, "{name}: none of {lines:#?} has all of {wanted:?}");
     }
+    let text = demo.metrics("tcp-echo-v1-0").await;
+    for family in ["connections_opened", "connections_closed", "sent_bytes", "received_bytes"] {
+        let start = format!("istio_tcp_{family}_total{{reporter=\"destination\"");
+        let line = text.lines().find(|line| line.starts_with(&start));
+        let line = line.unwrap_or_else(|| panic!("no {start} in {text}"));
+        assert!(!line.ends_with(" 0"), "{line}");
+        assert!(line.contains("connection_security_policy=\"mutual_tls\""), "{line}");
+    }
+}
+
+/// STRICT refuses who has no certificate, and only them.
+#[tokio::test(flavor = "multi_thread")]
+async fn strict_refuses_the_client_outside_the_mesh() {
+    let demo = Demo::start(&[]).await;
+    assert_eq!(demo.plain_client().await, 200);
+    let load = Load::start(demo.gateway());
+    let path = demo.config().join("mtls.yaml");
+    let text = fs::read_to_string(&path).expect("mtls.yaml").replace("PERMISSIVE", "STRICT");
+    fs::write(&path, text).expect("the configuration is writable");
+    wait::until("plain-client to be refused", SHIFT_LIMIT, || async {
+        (demo.plain_client().await != 200).then_some(())
+    })
+    .await;
+    let (sent, failed) = load.stop().await;
+    assert_eq!(failed, 0, "of {sent} requests inside the mesh");
+}
+
+/// Certificates of 10 s, renewed about every 5 s, under load on kept and on new connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_rotate_without_a_failed_request() {
+    let demo = Demo::start_with(&[], &[("DEFAULT_WORKLOAD_CERT_TTL", "10s")]).await;
+    let load = Load::start(demo.gateway());
+    for name in ["gateway-v1-0", "servicea-v1-0"] {
+        wait::until("three certificates", Duration::from_secs(40), || async {
+            let text = demo.metrics(name).await;
+            let line = "weft_proxy_certificate_renewals_total{result=\"success\"} ";
+            let count = text.lines().find_map(|l| l.strip_prefix(line))?.parse::<u64>().ok()?;
+            (count >= 4).then_some(())
+        })
+        .await;
+    }
+    let (sent, failed) = load.stop().await;
+    assert!(sent > 100, "{sent}");
+    assert_eq!(failed, 0, "of {sent} requests");
+}
+
+/// A proxy that is killed comes back by itself, and the mesh with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_proxy_is_started_again() {
+    let demo = Demo::start(&[]).await;
+    let pid = demo.proxy("serviceb-v1-0")["pid"].to_string();
+    let status = Command::new("kill").args(["-KILL", &pid]).status().expect("kill runs");
+    assert!(status.success());
+    wait::until("the proxy to be ready again", START_LIMIT, || async {
+        let admin = socket(&demo.proxy("serviceb-v1-0")["admin"]);
+        let reply = client::get(admin, "/ready", &[]).await.ok()?;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    wait::until("its copy of serviceb to answer", SHIFT_LIMIT, || async {
+        let reply = demo.get("/").await;
+        (reply.json()["serviceb"]["instance"] == "serviceb-v1-0").then_some(())
+    })
+    .await;
 }
 
 /// The article's release, step by step, with requests all the while.

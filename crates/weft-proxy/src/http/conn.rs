@@ -21,6 +21,8 @@ pub(crate) struct HttpConn {
     /// As it is now: what concerns requests.
     current: RefCell<Arc<HttpConfig>>,
     current_version: Cell<u64>,
+    /// The chain is no longer configured.
+    orphaned: Cell<bool>,
 }
 
 impl HttpConn {
@@ -30,7 +32,8 @@ impl HttpConn {
         let Network::Http(http) = &chain.network else { return None };
         let http = http.clone();
         let current = RefCell::new(http.clone());
-        Some(Self { worker, context, http, current, current_version: Cell::new(u64::MAX) })
+        let current_version = Cell::new(u64::MAX);
+        Some(Self { worker, context, http, current, current_version, orphaned: Cell::new(false) })
     }
 
     pub(crate) fn direction(&self) -> Direction {
@@ -54,7 +57,18 @@ impl HttpConn {
     /// Whether the connection may carry another request after its `requests`-th.
     pub(crate) fn keep_alive(&self, requests: u32) -> bool {
         let max = self.http.limits.requests_per_connection_max;
-        max.is_none_or(|max| requests < max) && !self.worker.drain.is_draining()
+        max.is_none_or(|max| requests < max)
+            && !self.worker.drain.is_draining()
+            && !self.is_orphaned()
+    }
+
+    /// Whether the chain that took the connection is no longer configured: its listener is gone,
+    /// or its port refuses plain text by now. The request at hand is served, as in Envoy, which
+    /// drains the connections of a removed chain; then the connection ends, or a rule that came
+    /// later would never reach it.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.refresh(&self.worker.tables());
+        self.orphaned.get()
     }
 
     pub(crate) fn h1_limits(&self) -> Limits {
@@ -68,12 +82,19 @@ impl HttpConn {
     /// The configuration for a request that sees `tables`: that of the chain with this
     /// connection's names, or the old one when there is none any more.
     pub(crate) fn http_now(&self, tables: &Tables) -> Arc<HttpConfig> {
-        if self.current_version.replace(tables.version) != tables.version
-            && let Some(http) = self.find_current(tables)
-        {
+        self.refresh(tables);
+        self.current.borrow().clone()
+    }
+
+    fn refresh(&self, tables: &Tables) {
+        if self.current_version.replace(tables.version) == tables.version {
+            return;
+        }
+        let found = self.find_current(tables);
+        self.orphaned.set(found.is_none());
+        if let Some(http) = found {
             *self.current.borrow_mut() = http;
         }
-        self.current.borrow().clone()
     }
 
     fn find_current(&self, tables: &Tables) -> Option<Arc<HttpConfig>> {

@@ -83,7 +83,13 @@ async fn accept_streams(
         tokio::select! {
             biased;
             stream = connection.accept() => match stream {
-                Some(Ok((request, respond))) => serve_stream(request, respond, &conn, &streams),
+                Some(Ok((request, respond))) => {
+                    serve_stream(request, respond, &conn, &streams);
+                    if !leaving && conn.is_orphaned() {
+                        leaving = true;
+                        connection.graceful_shutdown();
+                    }
+                }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "HTTP/2 connection failed");
                     return;

@@ -134,6 +134,7 @@ fn control_args(args: &DemoArgs, layout: &Layout, place: &Place) -> ControlArgs 
         xds_tls_address: layout.xds_tls(),
         http_address: layout.control_http(),
         trust_domain: "cluster.local".into(),
+        workload_cert_ttl: args.workload_cert_ttl,
         log_level: args.log_level.clone(),
     }
 }
