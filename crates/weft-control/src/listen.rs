@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,8 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Handshakes at a time; more connections wait in the kernel's queue.
+const HANDSHAKES_MAX: usize = 256;
 /// Accepted connections that wait for the server.
 const ACCEPTED_MAX: usize = 64;
 /// Pause after an error of `accept`, such as too many open files.
@@ -43,7 +45,9 @@ async fn accept(
     tls: Option<TlsAcceptor>,
     sender: mpsc::Sender<io::Result<Io>>,
 ) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
+        let Ok(place) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sender.closed() => return,
@@ -60,7 +64,10 @@ async fn accept(
         _ = stream.set_nodelay(true);
         match &tls {
             None => _ = sender.send(Ok(Io::Plain(stream))).await,
-            Some(tls) => _ = tokio::spawn(handshake(tls.clone(), stream, peer, sender.clone())),
+            Some(tls) => {
+                let handshake = handshake(tls.clone(), stream, peer, sender.clone(), place);
+                tokio::spawn(handshake);
+            }
         }
     }
 }
@@ -70,6 +77,7 @@ async fn handshake(
     stream: TcpStream,
     peer: SocketAddr,
     sender: mpsc::Sender<io::Result<Io>>,
+    _place: OwnedSemaphorePermit,
 ) {
     match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
         Ok(Ok(stream)) => _ = sender.send(Ok(Io::Tls(Box::new(stream)))).await,

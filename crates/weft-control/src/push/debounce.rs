@@ -3,14 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use weft_model::{Resolution, Severity, Touched};
 use weft_translate::ProxyView;
 
-use super::Pusher;
 use super::memo::Published;
+use super::{Options, Pusher};
 use crate::world::{State, Update, World};
 
 /// A configuration change that waits for others to join it.
@@ -35,7 +34,7 @@ pub(super) async fn follow(pusher: Arc<Pusher>, world: World) {
     pusher.ready.send_replace(true);
     let mut waiting: Option<Waiting> = None;
     loop {
-        let due = waiting.as_ref().map(|waiting| waiting.due(&pusher));
+        let due = waiting.as_ref().map(|waiting| waiting.due(&pusher.options));
         tokio::select! {
             update = updates.next() => {
                 // Without a writer there will be no change; proxies are still served.
@@ -62,9 +61,21 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 impl Waiting {
-    fn due(&self, pusher: &Pusher) -> Instant {
-        let quiet: Duration = pusher.options.quiet;
-        (self.last + quiet).min(self.first + pusher.options.patience)
+    /// Lets a change wait, with those that already do.
+    fn join(slot: &mut Option<Self>, now: Instant, touched: Touched, everyone: bool) {
+        let waiting = slot.get_or_insert_with(|| Self {
+            first: now,
+            last: now,
+            touched: Touched::default(),
+            everyone: false,
+        });
+        waiting.last = now;
+        waiting.everyone |= everyone;
+        waiting.touched.merge(touched);
+    }
+
+    fn due(&self, options: &Options) -> Instant {
+        (self.last + options.quiet).min(self.first + options.patience)
     }
 }
 
@@ -92,15 +103,7 @@ impl Pusher {
             self.registry.endpoints_changed(&hosts, now.into_std());
         }
         if everyone || !touched.workloads.is_empty() {
-            let waiting = waiting.get_or_insert_with(|| Waiting {
-                first: now,
-                last: now,
-                touched: Touched::default(),
-                everyone: false,
-            });
-            waiting.last = now;
-            waiting.everyone |= everyone;
-            waiting.touched.merge(touched);
+            Waiting::join(waiting, now, touched, everyone);
         }
     }
 
@@ -160,5 +163,31 @@ fn concerned(touched: &Touched, before: &State, now: &State) -> impl Fn(&ProxyVi
     move |view: &ProxyView| {
         names.contains(&(Arc::clone(&view.namespace), Arc::clone(&view.name)))
             || view.addresses.iter().any(|ip| ips.contains(ip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_change_waits_for_quiet_but_not_for_ever() {
+        let options = Options::default();
+        let begun = Instant::now();
+        let mut waiting = None;
+        for i in 0..100 {
+            Waiting::join(&mut waiting, begun + MS * 50 * i, Touched::default(), i == 3);
+        }
+        let due = waiting.as_ref().map(|waiting| waiting.due(&options));
+        assert_eq!(due, Some(begun + MS * (99 * 50 + 100)), "100 ms after the last");
+        for i in 100..400 {
+            Waiting::join(&mut waiting, begun + MS * 50 * i, Touched::default(), false);
+        }
+        let waiting = waiting.unwrap();
+        assert_eq!(waiting.due(&options), begun + Duration::from_secs(10), "10 s after the first");
+        assert!(waiting.everyone, "what one change needs, all of them need");
     }
 }

@@ -40,9 +40,9 @@ impl Ads {
 
 impl Handler for Ads {
     fn admit(&self, peer: &Peer) -> Result<(), Status> {
-        self.pusher.admission.admit(Instant::now())?;
-        // Before anything is read from it.
-        identity::authenticate(&self.pusher.trust, peer, self.anonymous).map(drop)
+        // Strangers must not use up what is meant for proxies.
+        identity::authenticate(&self.pusher.trust, peer, self.anonymous)?;
+        self.pusher.admission.admit(Instant::now())
     }
 
     async fn serve(self: Arc<Self>, stream: AdsStream) -> Result<(), Status> {

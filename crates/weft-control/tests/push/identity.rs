@@ -1,5 +1,8 @@
 //! Who gets secrets, and who gets nothing.
 
+use std::time::Duration;
+
+use weft_control::ca::Lifetimes;
 use weft_control::status::Sync;
 use weft_xds::ResourceType::{Cluster, Endpoint, Secret};
 use weft_xds::connect::Target;
@@ -33,6 +36,21 @@ async fn sotw_gets_its_certificate_too() {
     let behaviour = Behaviour { mode: Mode::Sotw, ..with_token(&plane, "a-1", "a") };
     let mut proxy = TestProxy::start(plane.target(), behaviour);
     proxy.resource("ROOTCA").await;
+    plane.wait_for("sds", Sync::Synced).await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_on_its_stream() {
+    let lifetimes = Lifetimes {
+        default: Duration::from_secs(1),
+        min: Duration::from_secs(1),
+        max: Duration::from_secs(1),
+    };
+    let plane = Plane::with("", |config| config.lifetimes = lifetimes).await;
+    let mut proxy = TestProxy::start(plane.target(), with_token(&plane, "a-1", "a"));
+    let first = proxy.resource("default").await;
+    let second = proxy.resource("default").await;
+    assert_ne!(first.version, second.version);
     plane.wait_for("sds", Sync::Synced).await;
 }
 

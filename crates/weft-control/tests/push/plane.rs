@@ -70,11 +70,11 @@ pub fn cluster(app: &str, subset: &str) -> String {
 
 impl Plane {
     pub async fn start() -> Self {
-        Self::with("").await
+        Self::with("", |_| {}).await
     }
 
-    /// With more configuration from the start.
-    pub async fn with(more: &str) -> Self {
+    /// With more resources from the start, and other options.
+    pub async fn with(more: &str, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("works in a test");
         std::fs::create_dir(folder.path().join("config")).expect("works in a test");
         let write = |name: &str, text: &str| {
@@ -84,8 +84,9 @@ impl Plane {
         write("more.yaml", more);
         write("a.yaml", &pod("a", 1, true));
         write("b.yaml", &pod("b", 1, true));
-        let handle =
-            run(config(folder.path(), 0), CancellationToken::new()).await.expect("works in a test");
+        let mut config = config(folder.path(), 0);
+        change(&mut config);
+        let handle = run(config, CancellationToken::new()).await.expect("the plane starts");
         handle.ready().await;
         Self { folder, handle }
     }

@@ -26,7 +26,7 @@ async fn an_endpoint_change_reaches_a_thousand_proxies() {
             _ = write!(more, "{}---", pod(&format!("s{i}"), index, true));
         }
     }
-    let plane = Plane::with(&more).await;
+    let plane = Plane::with(&more, |_| {}).await;
     let begun = Instant::now();
     let mut proxies: Vec<TestProxy> = (0..count)
         .map(|i| {
