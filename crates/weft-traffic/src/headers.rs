@@ -6,6 +6,7 @@
 mod format;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use weft_http::{HeaderList, RequestHead, Target};
 
 pub use format::{Format, FormatContext, FormatError};
@@ -20,7 +21,7 @@ pub struct HeaderEdits {
 /// `HeaderValueOption`.
 #[derive(Debug, Clone)]
 pub struct HeaderEdit {
-    /// As configured; `:authority` (also as `host`) and `:path` may be overwritten in requests.
+    /// As configured; `:authority` (for `host` too) and `:path` may be overwritten in requests.
     pub name: Box<str>,
     pub value: Format,
     pub action: AppendAction,
@@ -46,16 +47,16 @@ impl HeaderEdits {
         for name in &self.remove {
             head.headers.remove(&**name);
         }
-        for edit in &self.edits {
-            let value = edit.value.render(Some(head), None, context);
-            if value.is_empty() && !edit.keep_empty {
-                continue;
-            }
+        let (overwrites, additions) = self.plan(Some(head), &head.headers, None, context);
+        for (edit, value) in overwrites {
             match &*edit.name {
-                ":authority" | "host" => set_authority(head, value),
+                ":authority" => set_authority(head, value),
                 ":path" => set_path(head, value),
-                name => edit.action.apply(&mut head.headers, name, &value),
+                name => head.headers.set(name, value),
             }
+        }
+        for (edit, value) in additions {
+            head.headers.append(&*edit.name, value);
         }
     }
 
@@ -69,27 +70,50 @@ impl HeaderEdits {
         for name in &self.remove {
             headers.remove(&**name);
         }
+        let (overwrites, additions) = self.plan(request, headers, Some(headers), context);
+        for (edit, value) in overwrites {
+            headers.set(&*edit.name, value);
+        }
+        for (edit, value) in additions {
+            headers.append(&*edit.name, value);
+        }
+    }
+
+    /// What to overwrite and what to add. As Envoy does it, all values and all conditions look at the
+    /// fields as they were before this level's additions, and overwrites come before additions.
+    fn plan(
+        &self,
+        request: Option<&RequestHead>,
+        fields: &HeaderList,
+        response: Option<&HeaderList>,
+        context: &FormatContext<'_>,
+    ) -> (Planned<'_>, Planned<'_>) {
+        let (mut overwrites, mut additions) = (Planned::new(), Planned::new());
         for edit in &self.edits {
-            let value = edit.value.render(request, Some(headers), context);
+            let list = match (edit.action, fields.contains(&*edit.name)) {
+                (AppendAction::AppendIfExistsOrAdd, _) | (AppendAction::AddIfAbsent, false) => {
+                    &mut additions
+                }
+                (AppendAction::OverwriteIfExistsOrAdd, _)
+                | (AppendAction::OverwriteIfExists, true) => &mut overwrites,
+                // A pseudo header always exists.
+                (AppendAction::OverwriteIfExists, false) if edit.name.starts_with(':') => {
+                    &mut overwrites
+                }
+                (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfExists, false) => {
+                    continue;
+                }
+            };
+            let value = edit.value.render(request, response, context);
             if !value.is_empty() || edit.keep_empty {
-                edit.action.apply(headers, &edit.name, &value);
+                list.push((edit, value));
             }
         }
+        (overwrites, additions)
     }
 }
 
-impl AppendAction {
-    fn apply(self, headers: &mut HeaderList, name: &str, value: &[u8]) {
-        match (self, headers.contains(name)) {
-            (AppendAction::AppendIfExistsOrAdd, _) => headers.append(name, value),
-            (AppendAction::AddIfAbsent, false) => headers.append(name, value),
-            (AppendAction::AddIfAbsent, true) => {}
-            (AppendAction::OverwriteIfExistsOrAdd, _) => headers.set(name, value),
-            (AppendAction::OverwriteIfExists, true) => headers.set(name, value),
-            (AppendAction::OverwriteIfExists, false) => {}
-        }
-    }
-}
+type Planned<'e> = SmallVec<[(&'e HeaderEdit, Vec<u8>); 4]>;
 
 /// A value with bytes that may not stand in a host is dropped rather than sent.
 fn set_authority(head: &mut RequestHead, value: Vec<u8>) {

@@ -1,7 +1,6 @@
 //! Predicates on request parts: strings, regular expressions, headers, query parameters, fractions.
 //!
-//! Compiled once when the configuration is lowered; evaluation does not allocate, except to join the
-//! values of a header that comes more than once.
+//! Compiled once when the configuration is lowered; evaluation does not allocate.
 
 mod request;
 

@@ -1,7 +1,5 @@
 //! Matchers that look into a request head.
 
-use std::borrow::Cow;
-
 use weft_http::RequestHead;
 
 use super::StringMatch;
@@ -31,17 +29,28 @@ pub enum HeaderPredicate {
 
 impl HeaderMatch {
     pub fn is_match(&self, head: &RequestHead) -> bool {
-        let value = header_value(head, &self.name);
-        if let HeaderPredicate::Present(wanted) = self.predicate {
-            let present = value.is_some() || self.missing_is_empty;
-            return (present == wanted) != self.invert;
+        match pseudo_header(head, &self.name) {
+            Some(value) => self.matches_values(value.into_iter()),
+            None => self.matches_values(head.headers.get_all(&*self.name)),
         }
-        let value = match value {
-            Some(value) => value,
-            None if self.missing_is_empty => Cow::Borrowed(&b""[..]),
-            None => return false,
+    }
+
+    /// As `is_match`, on a response's or any other field list.
+    pub fn is_match_list(&self, headers: &weft_http::HeaderList) -> bool {
+        self.matches_values(headers.get_all(&*self.name))
+    }
+
+    /// A header that comes more than once matches if any of its values does, as in current Envoy.
+    fn matches_values<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> bool {
+        let mut values = values.peekable();
+        let missing = values.peek().is_none();
+        let matched = match &self.predicate {
+            HeaderPredicate::Present(wanted) => (!missing || self.missing_is_empty) == *wanted,
+            _ if missing && !self.missing_is_empty => return false,
+            _ if missing => self.value_matches(b""),
+            _ => values.any(|value| self.value_matches(value)),
         };
-        self.value_matches(&value) != self.invert
+        matched != self.invert
     }
 
     fn value_matches(&self, value: &[u8]) -> bool {
@@ -54,44 +63,25 @@ impl HeaderMatch {
             }
         }
     }
-
-    /// As `is_match`, on a response's or any other field list.
-    pub fn is_match_list(&self, headers: &weft_http::HeaderList) -> bool {
-        let value = joined(headers, &self.name);
-        match (&self.predicate, value) {
-            (HeaderPredicate::Present(wanted), value) => {
-                ((value.is_some() || self.missing_is_empty) == *wanted) != self.invert
-            }
-            (_, Some(value)) => self.value_matches(&value) != self.invert,
-            (_, None) if self.missing_is_empty => self.value_matches(b"") != self.invert,
-            (_, None) => false,
-        }
-    }
 }
 
-/// The value of a header or pseudo header; several lines are joined with a comma, as Envoy does.
-pub(crate) fn header_value<'h>(head: &'h RequestHead, name: &str) -> Option<Cow<'h, [u8]>> {
-    match name {
-        ":authority" | "host" => head.authority.as_deref().map(Cow::Borrowed),
-        ":method" => Some(Cow::Borrowed(head.method.as_bytes())),
-        ":path" => Some(Cow::Borrowed(head.path_and_query())),
-        ":scheme" => Some(Cow::Borrowed(head.scheme.as_str().as_bytes())),
-        name => joined(&head.headers, name),
-    }
+/// The outer None: not a pseudo header.
+fn pseudo_header<'h>(head: &'h RequestHead, name: &str) -> Option<Option<&'h [u8]>> {
+    Some(match name {
+        ":authority" | "host" => head.authority.as_deref(),
+        ":method" => Some(head.method.as_bytes()),
+        ":path" => Some(head.path_and_query()),
+        ":scheme" => Some(head.scheme.as_str().as_bytes()),
+        _ => return None,
+    })
 }
 
-fn joined<'h>(headers: &'h weft_http::HeaderList, name: &str) -> Option<Cow<'h, [u8]>> {
-    let first = headers.get(name)?;
-    let mut rest = headers.get_all(name).skip(1).peekable();
-    if rest.peek().is_none() {
-        return Some(Cow::Borrowed(first));
+/// The value of a header or pseudo header; of several lines the first.
+pub(crate) fn header_value<'h>(head: &'h RequestHead, name: &str) -> Option<&'h [u8]> {
+    match pseudo_header(head, name) {
+        Some(value) => value,
+        None => head.headers.get(name),
     }
-    let mut all = first.to_vec();
-    for value in rest {
-        all.push(b',');
-        all.extend_from_slice(value);
-    }
-    Some(Cow::Owned(all))
 }
 
 /// `QueryParameterMatcher`. Names and values are compared as sent, without percent-decoding, as Envoy

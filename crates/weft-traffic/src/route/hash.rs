@@ -53,7 +53,7 @@ impl HashPolicy {
         let mut made = None;
         for HashSource { kind, terminal } in &self.sources {
             let part = match kind {
-                HashInput::Header(name) => header_value(head, name).map(|value| xxh64(&value, 0)),
+                HashInput::Header(name) => hash_header(head, name),
                 HashInput::Cookie { name, ttl, path } => {
                     match (cookie_value(&head.headers, name.as_bytes()), ttl) {
                         (Some(value), _) => Some(xxh64(value, 0)),
@@ -81,6 +81,16 @@ impl HashPolicy {
         }
         (hash, made)
     }
+}
+
+/// All values of a header in sorted order, so that the order of lines does not matter.
+fn hash_header(head: &RequestHead, name: &str) -> Option<u64> {
+    if head.headers.get_all(name).nth(1).is_none() {
+        return header_value(head, name).map(|value| xxh64(value, 0));
+    }
+    let mut values: Vec<&[u8]> = head.headers.get_all(name).collect();
+    values.sort_unstable();
+    Some(values.iter().fold(0, |seed, value| xxh64(value, seed)))
 }
 
 /// The hash of a client address alone, as TCP proxying uses it.
