@@ -176,14 +176,58 @@ pub fn render_human(diagnostics: &[Diagnostic]) -> String {
             let _ = writeln!(out, "    help: {}", diagnostic.help);
         }
     }
-    let count = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
-    let (errors, warnings, infos) =
-        (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
-    let _ = writeln!(out, "{errors} errors, {warnings} warnings, {infos} notes");
+    let count = |severity, one: &str| {
+        let count = diagnostics.iter().filter(|d| d.severity == severity).count();
+        format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+    };
+    let errors = count(Severity::Error, "error");
+    let (warnings, notes) = (count(Severity::Warning, "warning"), count(Severity::Info, "note"));
+    let _ = writeln!(out, "{errors}, {warnings}, {notes}");
     out
 }
 
 /// All findings as one JSON array.
 pub fn render_json(diagnostics: &[Diagnostic]) -> serde_json::Value {
     serde_json::Value::Array(diagnostics.iter().map(Diagnostic::to_json).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The seed article's first release, with its mistakes: two weightless rules for a service
+    /// that is written with a capital letter.
+    const ARTICLE: &str = "\
+kind: Service
+apiVersion: v1
+metadata: {name: serviceA, labels: {app: serviceA}}
+spec: {ports: [{name: http-8080, protocol: TCP, port: 8080, targetPort: 8080}], selector: {app: serviceA}}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: VirtualService
+metadata: {name: servicea}
+spec:
+  hosts: [serviceA]
+  http:
+  - route: [{destination: {host: serviceA, subset: v1}}]
+  - route: [{destination: {host: serviceA, subset: v2}}]
+";
+
+    #[test]
+    fn rendered_for_people_and_programs() {
+        let found = crate::analyze(&[("release.yaml".to_string(), ARTICLE.to_string())]);
+        let human = render_human(&found);
+        let expect = "\
+Error [IST0106] Service default/serviceA (release.yaml:3, document 0) metadata.name: \"serviceA\" is not a legal name
+    help: Use lower-case letters, digits and dashes.
+";
+        assert!(human.starts_with(expect), "{human}");
+        assert!(human.contains("so 100 % of the traffic goes to it"), "{human}");
+        assert!(human.ends_with("1 error, 3 warnings, 0 notes\n"), "{human}");
+        let json = render_json(&found);
+        assert_eq!(json[0]["severity"], "error");
+        assert_eq!(json[0]["resource"]["name"], "serviceA");
+        assert_eq!(json[0]["path"], "metadata.name");
+        assert_eq!(json[0]["line"], 3);
+    }
 }
