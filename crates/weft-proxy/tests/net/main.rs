@@ -1,5 +1,5 @@
 //! The proxy as a process sees it, against a scripted control plane and real sockets on loopback:
-//! listeners, TLS, TCP, configuration changes, start and stop. HTTP has its own tests.
+//! listeners, TLS, TCP, configuration changes, start and stop. HTTP is tested beside its code; here, through mutual TLS.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -7,6 +7,7 @@ mod control;
 mod rig;
 
 mod config;
+mod http;
 mod lifecycle;
 mod tcp;
 mod tls;
