@@ -249,7 +249,7 @@ fn findings_name_the_resource_and_the_field_once() {
         "  trafficPolicy: {loadBalancer: {warmup: {duration: 10s}}}\n---\n\
          apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
          metadata: {name: reviews, namespace: shop}\nspec:\n  hosts: [reviews]\n  http:\n  \
-         - fault: {delay: {fixedDelay: 1s}}\n    route: [{destination: {host: reviews}}]",
+         - mirror: {host: reviews}\n    route: [{destination: {host: reviews}}]",
     );
     let findings = |flavor| {
         let view = ProxyView { flavor, ..client() };
@@ -264,6 +264,6 @@ fn findings_name_the_resource_and_the_field_once() {
     };
     let warmup = "WEFT0005 DestinationRule shop/reviews spec.trafficPolicy.loadBalancer.warmup";
     assert_eq!(findings(Flavor::Envoy), [warmup]);
-    let fault = "WEFT0005 VirtualService shop/reviews spec.http[0].fault";
-    assert_eq!(findings(Flavor::Weft), [fault, warmup]);
+    let mirror = "WEFT0005 VirtualService shop/reviews spec.http[0].mirror";
+    assert_eq!(findings(Flavor::Weft), [mirror, warmup]);
 }

@@ -322,6 +322,23 @@ fn timeouts_and_retries() {
 }
 
 #[test]
+fn faults_and_cors() {
+    let rules = virtual_service(
+        "- match: [{uri: {prefix: /late}}]\n  fault: {delay: {fixedDelay: 2s, percentage: {value: 50}}, abort: {httpStatus: 503}}\n  route: [{destination: {host: reviews}}]\n\
+         - corsPolicy: {allowOrigins: [{exact: 'https://a.example.com'}], allowMethods: [GET], maxAge: 1h}\n  route: [{destination: {host: reviews}}]",
+    );
+    check(
+        &rules,
+        &sidecar(),
+        "9080",
+        "
+        GET http://reviews/late => 9080||reviews.shop retries=2 fault=Some(2s),Some(Http(503))
+        GET http://reviews/ => 9080||reviews.shop retries=2 cors
+        ",
+    );
+}
+
+#[test]
 fn destinations_name_ports_and_other_namespaces() {
     let rules = virtual_service(
         "- match: [{uri: {prefix: /p}}]\n  route: [{destination: {host: multi, port: {number: 81}}}]\n\

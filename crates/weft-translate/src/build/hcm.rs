@@ -13,7 +13,6 @@ use weft_xds::pb::envoy::extensions::filters::network::http_connection_manager::
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::{ads, any, boolean, duration, filter};
-use crate::view::Flavor;
 
 /// Where the routes of a connection manager come from.
 pub(crate) enum Routes {
@@ -35,7 +34,6 @@ pub(crate) struct Http {
     pub(crate) stat_prefix: String,
     pub(crate) routes: Routes,
     pub(crate) side: Side,
-    pub(crate) flavor: Flavor,
     /// Percent of traces started here that are sampled, 0 to 100.
     pub(crate) sampling: f64,
     /// File that access-log lines go to (`/dev/stdout`), if any.
@@ -51,7 +49,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
     let config = hcm::HttpConnectionManager {
         codec_type: manager::CodecType::Auto as i32,
         stat_prefix: options.stat_prefix,
-        http_filters: http_filters(options.flavor),
+        http_filters: http_filters(options.side),
         tracing: Some(manager::Tracing {
             client_sampling: percent(100.0),
             random_sampling: percent(options.sampling),
@@ -106,14 +104,16 @@ fn client_certificate(
 
 /// The filters are the same whether or not a route uses them: adding a fault to a route must not
 /// change the listener, which would drain its connections.
-fn http_filters(flavor: Flavor) -> Vec<hcm::HttpFilter> {
-    let mut filters = Vec::new();
-    if flavor == Flavor::Envoy {
-        filters.push(http_filter("envoy.filters.http.fault", any(&HttpFault::default())));
-        filters.push(http_filter("envoy.filters.http.cors", any(&Cors {})));
+fn http_filters(side: Side) -> Vec<hcm::HttpFilter> {
+    // Nothing that is configured for the way in uses any.
+    if side == Side::Inbound {
+        return vec![router()];
     }
-    filters.push(router());
-    filters
+    vec![
+        http_filter("envoy.filters.http.fault", any(&HttpFault::default())),
+        http_filter("envoy.filters.http.cors", any(&Cors {})),
+        router(),
+    ]
 }
 
 pub(crate) fn router() -> hcm::HttpFilter {

@@ -36,7 +36,7 @@ pub(crate) fn of_rule(scope: &Scope<'_>, rule: &HttpRoute, port: u16) -> route::
         response_headers_to_remove: edits.response_remove,
         ..Default::default()
     };
-    if scope.view.flavor == Flavor::Envoy {
+    if scope.view.kind != ProxyKind::Grpc {
         built.typed_per_filter_config = filters::per_route(rule);
     }
     built

@@ -149,7 +149,7 @@ fn operation(host: &str, port: u16) -> route::Decorator {
     route::Decorator { operation: format!("{host}:{port}/*"), ..Default::default() }
 }
 
-/// Fields that stock Envoy acts on but our own proxy would refuse, and fields nobody does yet.
+/// Fields that stock Envoy acts on, but our own proxy or gRPC clients do not.
 fn report_unsupported(
     scope: &Scope<'_>,
     rules: &Resource<VirtualService>,
@@ -164,11 +164,12 @@ fn report_unsupported(
         let path = format!("spec.http[{index}].{field}");
         findings.not_implemented(Kind::VirtualService, &rules.meta, &path);
     };
-    if rule.fault.is_some() {
-        report("fault");
-    }
-    if rule.cors_policy.is_some() {
-        report("corsPolicy");
+    if scope.view.kind == ProxyKind::Grpc {
+        for (set, field) in [(rule.fault.is_some(), "fault"), (rule.cors_policy.is_some(), "corsPolicy")] {
+            if set {
+                report(field);
+            }
+        }
     }
     if rule.mirror.is_some() {
         report("mirror");

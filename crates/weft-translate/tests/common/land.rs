@@ -121,6 +121,14 @@ fn forwarded(found: &Found<'_>, action: &RouteAction, head: &mut RequestHead) ->
     if let Some(host) = host {
         line.push_str(&format!(" host={}", String::from_utf8_lossy(host)));
     }
+    if let Some(fault) = found.fault() {
+        let delay = fault.delay.as_ref().map(|delay| delay.duration);
+        let abort = fault.abort.as_ref().map(|abort| abort.kind);
+        line.push_str(&format!(" fault={delay:?},{abort:?}"));
+    }
+    if found.cors().is_some() {
+        line.push_str(" cors");
+    }
     line.push_str(&edited(found, head));
     line
 }
