@@ -13,6 +13,7 @@ use weft_xds::pb::envoy::extensions::filters::network::http_connection_manager::
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::{ads, any, boolean, duration, filter};
+use crate::view::Flavor;
 
 /// Where the routes of a connection manager come from.
 pub(crate) enum Routes {
@@ -34,6 +35,7 @@ pub(crate) struct Http {
     pub(crate) stat_prefix: String,
     pub(crate) routes: Routes,
     pub(crate) side: Side,
+    pub(crate) flavor: Flavor,
     /// Percent of traces started here that are sampled, 0 to 100.
     pub(crate) sampling: f64,
     /// File that access-log lines go to (`/dev/stdout`), if any.
@@ -49,7 +51,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
     let config = hcm::HttpConnectionManager {
         codec_type: manager::CodecType::Auto as i32,
         stat_prefix: options.stat_prefix,
-        http_filters: http_filters(options.side),
+        http_filters: http_filters(options.side, options.flavor),
         tracing: Some(manager::Tracing {
             client_sampling: percent(100.0),
             random_sampling: percent(options.sampling),
@@ -104,9 +106,10 @@ fn client_certificate(
 
 /// The filters are the same whether or not a route uses them: adding a fault to a route must not
 /// change the listener, which would drain its connections.
-fn http_filters(side: Side) -> Vec<hcm::HttpFilter> {
-    // Nothing that is configured for the way in uses any.
-    if side == Side::Inbound {
+///
+/// Our own proxy needs no list, it goes by the routes; and no route on the way in has any.
+fn http_filters(side: Side, flavor: Flavor) -> Vec<hcm::HttpFilter> {
+    if side == Side::Inbound || flavor != Flavor::Envoy {
         return vec![router()];
     }
     vec![

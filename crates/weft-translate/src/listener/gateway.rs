@@ -312,6 +312,7 @@ fn connection_manager(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> F
         stat_prefix,
         routes: Routes::Rds(routes.to_owned()),
         side: Side::Gateway,
+        flavor: scope.view.flavor,
         sampling: scope.sampling(),
         access_log: scope.access_log(),
         trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),

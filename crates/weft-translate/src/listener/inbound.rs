@@ -127,6 +127,7 @@ fn build(
             stat_prefix: format!("inbound_0.0.0.0_{}", port.port),
             routes: Routes::Inline(Box::new(routes(port))),
             side: Side::Inbound,
+            flavor: scope.view.flavor,
             sampling: scope.sampling(),
             access_log: scope.access_log(),
             trusted_hops: 0,

@@ -127,6 +127,7 @@ fn outbound_http(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> Filter
             stat_prefix,
             routes: Routes::Rds(routes.to_owned()),
             side: Side::Outbound,
+            flavor: scope.view.flavor,
             sampling: scope.sampling(),
             access_log: scope.access_log(),
             trusted_hops: 0,

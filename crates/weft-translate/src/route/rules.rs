@@ -165,7 +165,9 @@ fn report_unsupported(
         findings.not_implemented(Kind::VirtualService, &rules.meta, &path);
     };
     if scope.view.kind == ProxyKind::Grpc {
-        for (set, field) in [(rule.fault.is_some(), "fault"), (rule.cors_policy.is_some(), "corsPolicy")] {
+        for (set, field) in
+            [(rule.fault.is_some(), "fault"), (rule.cors_policy.is_some(), "corsPolicy")]
+        {
             if set {
                 report(field);
             }
