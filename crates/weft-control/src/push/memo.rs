@@ -64,7 +64,9 @@ impl Published {
         state: Arc<State>,
         touched: impl Fn(&ProxyView) -> bool,
     ) -> Self {
-        let views = lock(&self.views);
+        let mut views = lock(&self.views);
+        // Content that nobody runs any more.
+        views.bodies.retain(|_, body| !body.is_unique());
         let kept = views.translated.iter().filter(|(view, _)| !touched(view));
         let translated = kept.map(|(view, cell)| (view.clone(), Arc::clone(cell))).collect();
         let views = Views { translated, bodies: views.bodies.clone() };

@@ -146,7 +146,8 @@ impl Registry {
         (Arc::clone(&inner.published), Registered { registry: self, id })
     }
 
-    /// Publishes a configuration; the proxies that `touched` picks look at all of it.
+    /// Publishes a configuration; the proxies that `touched` picks look at all of it. The others
+    /// only take it on, so that no old world is kept alive by a proxy nothing happens to.
     pub(super) fn publish(
         &self,
         published: &Arc<Published>,
@@ -156,14 +157,12 @@ impl Registry {
         let mut inner = lock(&self.0);
         inner.published = Arc::clone(published);
         for proxy in inner.proxies.values() {
-            if touched(&proxy.view) {
-                let published = Arc::clone(published);
-                let change = |pending: &mut Pending| {
-                    pending.published = Some(published);
-                    pending.all = true;
-                };
-                proxy.queue(change, changed);
-            }
+            let touched = touched(&proxy.view);
+            let change = |pending: &mut Pending| {
+                pending.published = Some(Arc::clone(published));
+                pending.all |= touched;
+            };
+            proxy.queue(change, changed);
         }
     }
 

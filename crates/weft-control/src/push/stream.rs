@@ -182,8 +182,10 @@ impl Serving<'_> {
 
     fn on_pending(&mut self, pending: Pending) {
         let Pending { published, all, hosts, changed, queued } = pending;
-        self.pusher.metrics.queue.observe(queued.elapsed().as_secs_f64());
-        self.converging.get_or_insert(changed);
+        if all || !hosts.is_empty() {
+            self.pusher.metrics.queue.observe(queued.elapsed().as_secs_f64());
+            self.converging.get_or_insert(changed);
+        }
         if let Some(published) = published {
             self.source.publish(published);
         }

@@ -59,6 +59,15 @@ async fn follows(delta: bool) {
     plane.remove("rule.yaml");
     clusters(&envoy, |text| !text.contains(&v1)).await;
     plane.wait_for("cds", Sync::Synced).await;
+
+    // Another control plane in its place finds it as it was, and leads it on.
+    let plane = plane.restart().await;
+    for ty in ["cds", "eds", "lds"] {
+        plane.wait_for(ty, Sync::Synced).await;
+    }
+    plane.write("a.yaml", &pod("a", 3, true));
+    clusters(&envoy, |text| text.contains(&format!("{a}::10.0.97.3:8080"))).await;
+    assert_eq!(envoy.stat("cluster_manager.warming_clusters").await, 0);
     assert_eq!(envoy.rejected().await, 0, "{}", plane.page("/debug/syncz").await);
 }
 
