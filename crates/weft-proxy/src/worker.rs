@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use weft_telemetry::{PeerInfo, Shard};
 use weft_traffic::{ListenerConfig, Tables};
 
-use crate::drain::DrainSignal;
+use crate::drain::{DrainSignal, OpenGuard};
 use crate::listener::accept::accept_loop;
 use crate::listener::set::SocketKey;
 use crate::tcp::{SCRATCH_BYTES, Scratch};
@@ -98,6 +98,8 @@ pub struct ConnContext {
     pub tls: Option<TlsInfo>,
     /// When the socket was accepted.
     pub accepted: Instant,
+    /// Counts the connection as open while the context lives.
+    pub open: OpenGuard,
 }
 
 /// Connection-level counters of one worker.
@@ -152,7 +154,7 @@ impl Worker {
             counters: Counters::new(&metrics),
             metrics,
             tls: TlsConfigs::new(secrets),
-            drain,
+            drain: drain.for_worker(),
             node,
             limits,
             balancers: Balancers::new(id, count),

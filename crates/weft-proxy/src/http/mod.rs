@@ -45,9 +45,10 @@ pub async fn serve_connection(io: Io, context: Rc<ConnContext>, worker: Rc<Worke
     };
     let conn = Rc::new(conn);
     let alpn = conn.context.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    // HTTP/2's state is the larger and lives for fewer connections: boxed.
     match (conn.http.codec, alpn) {
         (Codec::H2, _) | (Codec::Auto, Some("h2")) => {
-            server_h2::serve(io, BytesMut::new(), conn).await;
+            Box::pin(server_h2::serve(io, BytesMut::new(), conn)).await;
         }
         (Codec::H1, _) | (Codec::Auto, Some("http/1.1" | "http/1.0")) => {
             server_h1::serve(io, conn).await;
@@ -55,7 +56,7 @@ pub async fn serve_connection(io: Io, context: Rc<ConnContext>, worker: Rc<Worke
         // Without ALPN the first bytes tell.
         (Codec::Auto, _) => {
             if let Some((io, read)) = server_h1::serve_unless_h2(io, conn.clone()).await {
-                server_h2::serve(io, read, conn).await;
+                Box::pin(server_h2::serve(io, read, conn)).await;
             }
         }
     }

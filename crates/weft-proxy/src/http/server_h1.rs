@@ -53,15 +53,18 @@ pub(crate) struct H1Server {
     requests: u32,
 }
 
-/// Serves the connection until it ends.
-pub(crate) async fn serve(io: Io, conn: Rc<HttpConn>) {
-    run(io, conn, false).await;
+/// Serves the connection until it ends; gives nothing back.
+pub(crate) fn serve(io: Io, conn: Rc<HttpConn>) -> impl Future<Output = Option<(Io, BytesMut)>> {
+    run(io, conn, false)
 }
 
 /// Serves the connection until it ends, unless it opens as HTTP/2: then gives it back with what
 /// was read of it.
-pub(crate) async fn serve_unless_h2(io: Io, conn: Rc<HttpConn>) -> Option<(Io, BytesMut)> {
-    run(io, conn, true).await
+pub(crate) fn serve_unless_h2(
+    io: Io,
+    conn: Rc<HttpConn>,
+) -> impl Future<Output = Option<(Io, BytesMut)>> {
+    run(io, conn, true)
 }
 
 async fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> Option<(Io, BytesMut)> {
@@ -79,7 +82,7 @@ async fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> Option<(Io, BytesMut)>
             break;
         }
     }
-    server.close().await;
+    Box::pin(server.close()).await;
     None
 }
 

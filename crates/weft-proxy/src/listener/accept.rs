@@ -53,23 +53,24 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Serves one connection to its end.
+/// Finds out what a connection is and hands it to a task of its own that serves it: detection and
+/// handshake are large and over soon, and nothing of them should stay in memory.
 pub async fn serve(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worker: Rc<Worker>) {
-    let _open = worker.drain.open();
     worker.counters.connections.inc();
     // Latency over packet count: we write whole messages.
     let _ = tcp.set_nodelay(true);
-    // Boxed: detection and handshake are large and over soon, the connection's own future stays.
-    let (io, conn) = match Box::pin(detect(tcp, peer, &listener, &worker)).await {
+    let (io, conn) = match detect(tcp, peer, &listener, &worker).await {
         Ok(detected) => detected,
         Err(refused) => return report(&refused, &listener, peer, &worker),
     };
     let Some(chain) = conn.listener.chain(conn.chain) else { return };
     match &chain.network {
-        Network::Http(_) => crate::http::serve_connection(io, conn, worker).await,
+        Network::Http(_) => {
+            tokio::task::spawn_local(crate::http::serve_connection(io, conn, worker));
+        }
         Network::Tcp(tcp) => {
             let tcp = tcp.clone();
-            Box::pin(crate::tcp::forward(io, conn, tcp, worker)).await;
+            tokio::task::spawn_local(crate::tcp::forward(io, conn, tcp, worker));
         }
     }
 }
@@ -77,4 +78,25 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worker:
 fn report(refused: &Refused, listener: &str, peer: SocketAddr, worker: &Worker) {
     worker.counters.refused(refused.reason());
     tracing::debug!(listener, %peer, error = %refused, "connection closed before it was served");
+}
+
+#[cfg(test)]
+mod tests {
+    /// Size of the future an async function of three arguments returns.
+    fn of_three<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn of_four<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every open connection keeps this much in its task: large branches must stay boxed.
+    #[test]
+    fn futures_of_connections_are_small() {
+        let http = of_three(crate::http::serve_connection);
+        assert!(http <= 1024, "HTTP: {http} bytes");
+        let tcp = of_four(crate::tcp::forward);
+        assert!(tcp <= 1024, "TCP: {tcp} bytes");
+    }
 }

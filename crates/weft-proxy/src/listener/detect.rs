@@ -74,6 +74,7 @@ pub async fn detect(
     listener: &str,
     worker: &Rc<Worker>,
 ) -> Result<(Io, Rc<ConnContext>), Refused> {
+    let open = worker.drain.open();
     let accepted = worker.now();
     let tables = worker.tables();
     let listener = tables.listener(listener).ok_or(Refused::NoListener)?;
@@ -101,8 +102,8 @@ pub async fn detect(
     let (io, tls) = end_tls(stream, &listener, chain, worker).await?;
     let Addresses { peer: _, source, local, original_dst } = addresses;
     let sni = sni.or_else(|| tls.as_ref().and_then(|tls| tls.sni.clone()));
-    let conn =
-        ConnContext { listener, chain, peer: source, local, original_dst, sni, tls, accepted };
+    let peer = source;
+    let conn = ConnContext { listener, chain, peer, local, original_dst, sni, tls, accepted, open };
     Ok((io, Rc::new(conn)))
 }
 

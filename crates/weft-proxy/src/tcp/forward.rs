@@ -25,18 +25,25 @@ use crate::worker::{ConnContext, Worker};
 const ATTEMPTS_MIN: u32 = 3;
 
 /// Serves one connection to its end.
-pub async fn forward(io: Io, conn: Rc<ConnContext>, config: Arc<TcpConfig>, worker: Rc<Worker>) {
+pub async fn forward(
+    mut io: Io,
+    conn: Rc<ConnContext>,
+    config: Arc<TcpConfig>,
+    worker: Rc<Worker>,
+) {
     let tables = worker.tables();
     let name = cluster_name(&conn, &config, &worker);
     let Some(cluster) = tables.cluster(&name).cloned() else {
         return refuse(&ProxyError::new(ErrorKind::NoCluster), &name, None, &conn, &worker);
     };
     drop(tables);
-    let upstream = match reach(&cluster, &conn, &config, &worker).await {
+    // Boxed: connecting is over soon, the rest of the future stays for the connection's life.
+    let mut upstream = match Box::pin(reach(&cluster, &conn, &config, &worker)).await {
         Ok(upstream) => upstream,
         Err(error) => return refuse(&error, &name, Some(&cluster), &conn, &worker),
     };
-    relay(io, upstream, &cluster, &conn, &config, &worker).await;
+    // By reference: what is moved into an async function stays in its caller's future as well.
+    relay(&mut io, &mut upstream, &cluster, &conn, &config, &worker).await;
 }
 
 /// An upstream connection with everything that is counted while it lives.
@@ -122,21 +129,20 @@ fn report(worker: &Worker, cluster: &Cluster, picked: &Picked, outcome: HostOutc
 }
 
 async fn relay(
-    mut io: Io,
-    mut upstream: Upstream,
+    io: &mut Io,
+    upstream: &mut Upstream,
     cluster: &Cluster,
     conn: &ConnContext,
     config: &TcpConfig,
     worker: &Worker,
 ) {
-    let labels = Labels::new(Some(cluster), Some(&upstream), conn, worker);
+    let labels = Labels::new(Some(cluster), Some(upstream), conn, worker);
     let flow = labels.flow(ResponseFlags::NONE, worker);
     flow.opened();
     let limits = Limits { idle: config.idle_timeout, whole: config.connection_duration_max };
     let meter = FlowMeter(flow);
     let end =
-        copy::bidirectional(&mut io, &mut upstream.connected.io, &worker.scratch, limits, &meter)
-            .await;
+        copy::bidirectional(io, &mut upstream.connected.io, &worker.scratch, limits, &meter).await;
     let flags = match &end {
         End::Closed | End::Downstream(_) => ResponseFlags::NONE,
         End::Idle => ResponseFlags::STREAM_IDLE,

@@ -423,6 +423,7 @@ fn an_idle_connection_keeps_no_buffers_and_small_state() {
             sni: None,
             tls: None,
             accepted: Instant::now(),
+            open: mesh.worker.drain.open(),
         };
         let io = Io::plain(accepted.unwrap().0);
         let future = serve_connection(io, Rc::new(context), mesh.worker.clone());

@@ -178,6 +178,7 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>) {
             sni: None,
             tls: None,
             accepted: Instant::now(),
+            open: worker.drain.open(),
         };
         stream.set_nodelay(true).unwrap();
         let serve = serve_connection(Io::plain(stream), Rc::new(context), worker.clone());
