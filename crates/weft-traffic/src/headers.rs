@@ -5,9 +5,8 @@
 
 mod format;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
-use weft_http::{HeaderList, RequestHead, Target};
+use weft_http::{HeaderList, RequestHead};
 
 pub use format::{Format, FormatContext, FormatError};
 
@@ -21,7 +20,7 @@ pub struct HeaderEdits {
 /// `HeaderValueOption`.
 #[derive(Debug, Clone)]
 pub struct HeaderEdit {
-    /// As configured; `:authority` (for `host` too) and `:path` may be overwritten in requests.
+    /// As configured; never a pseudo header or `host`, which rewrites change.
     pub name: Box<str>,
     pub value: Format,
     pub action: AppendAction,
@@ -49,11 +48,7 @@ impl HeaderEdits {
         }
         let (overwrites, additions) = self.plan(Some(head), &head.headers, None, context);
         for (edit, value) in overwrites {
-            match &*edit.name {
-                ":authority" => set_authority(head, value),
-                ":path" => set_path(head, value),
-                name => head.headers.set(name, value),
-            }
+            head.headers.set(&*edit.name, value);
         }
         for (edit, value) in additions {
             head.headers.append(&*edit.name, value);
@@ -96,10 +91,6 @@ impl HeaderEdits {
                 }
                 (AppendAction::OverwriteIfExistsOrAdd, _)
                 | (AppendAction::OverwriteIfExists, true) => &mut overwrites,
-                // A pseudo header always exists.
-                (AppendAction::OverwriteIfExists, false) if edit.name.starts_with(':') => {
-                    &mut overwrites
-                }
                 (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfExists, false) => {
                     continue;
                 }
@@ -114,20 +105,6 @@ impl HeaderEdits {
 }
 
 type Planned<'e> = SmallVec<[(&'e HeaderEdit, Vec<u8>); 4]>;
-
-/// A value with bytes that may not stand in a host is dropped rather than sent.
-fn set_authority(head: &mut RequestHead, value: Vec<u8>) {
-    if value.iter().all(|byte| byte.is_ascii_graphic()) {
-        head.authority = Some(Bytes::from(value));
-    }
-}
-
-fn set_path(head: &mut RequestHead, value: Vec<u8>) {
-    let is_path = value.first() == Some(&b'/') && value.iter().all(u8::is_ascii_graphic);
-    if is_path && matches!(head.target, Target::Path(_)) {
-        head.target = Target::Path(Bytes::from(value));
-    }
-}
 
 #[cfg(test)]
 mod tests;

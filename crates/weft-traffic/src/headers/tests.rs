@@ -73,17 +73,3 @@ fn append_actions() {
     assert_eq!(check(AppendAction::AppendIfExistsOrAdd, false, ""), "X-A=1");
     assert_eq!(check(AppendAction::OverwriteIfExistsOrAdd, true, ""), "X-A= x-c=");
 }
-
-#[test]
-fn authority_and_path_can_be_overwritten() {
-    let mut head = test_head("GET", "a", "/", &[]);
-    let edit = |name: &str, value: &str| HeaderEdit {
-        name: name.into(),
-        value: Format::literal(value.as_bytes()),
-        action: AppendAction::OverwriteIfExistsOrAdd,
-        keep_empty: false,
-    };
-    let edits = vec![edit(":authority", "b"), edit(":path", "/x"), edit(":authority", "bad host")];
-    HeaderEdits { remove: vec![], edits }.apply_request(&mut head, &FormatContext::default());
-    assert_eq!((head.authority(), head.path()), (&b"b"[..], &b"/x"[..]));
-}

@@ -1,6 +1,6 @@
 //! Strings, regular expressions, headers, query parameters, cookies and header edits.
 
-use super::{Result, Within, error, list, refuse};
+use super::{Result, Within, error, list};
 use crate::headers::{AppendAction, Format, HeaderEdit, HeaderEdits};
 use crate::matcher::{
     CookieMatch, FullRegex, HeaderMatch, HeaderPredicate, QueryMatch, QueryPredicate, StringMatch,
@@ -114,7 +114,7 @@ pub(super) fn edits(
         false if name.is_empty() => error("", "is empty"),
         false => Ok(name.as_str().into()),
     })?;
-    let edits = list(direction.add_field(), add, |option| edit(direction, option))?;
+    let edits = list(direction.add_field(), add, edit)?;
     Ok(HeaderEdits { remove, edits })
 }
 
@@ -145,7 +145,7 @@ fn is_pseudo(name: &str) -> bool {
 }
 
 #[allow(deprecated)] // `append` is what older Istio sends.
-pub(super) fn edit(direction: Direction, message: &core::HeaderValueOption) -> Result<HeaderEdit> {
+fn edit(message: &core::HeaderValueOption) -> Result<HeaderEdit> {
     let core::HeaderValueOption { header, append, append_action, keep_empty_value } = message;
     let Some(header) = header else { return error("header", "is required") };
     let action = match (append, append_action) {
@@ -158,7 +158,7 @@ pub(super) fn edit(direction: Direction, message: &core::HeaderValueOption) -> R
         (None, other) => return error("append_action", format!("{other} is not known")),
         (Some(_), _) => return error("append", "cannot be set together with append_action"),
     };
-    let name = header_name(direction, action, &header.key)?;
+    let name = header_name(&header.key)?;
     let value = match (header.value.is_empty(), header.raw_value.is_empty()) {
         (false, false) => return error("header", "has both a value and a raw value"),
         (true, false) => Format::literal(&header.raw_value),
@@ -169,21 +169,12 @@ pub(super) fn edit(direction: Direction, message: &core::HeaderValueOption) -> R
     Ok(HeaderEdit { name, value, action, keep_empty: *keep_empty_value })
 }
 
-fn header_name(direction: Direction, action: AppendAction, name: &str) -> Result<Box<str>> {
-    if !is_pseudo(name) {
-        let token = !name.is_empty() && name.bytes().all(is_token_byte);
-        return match token {
-            true => Ok(name.into()),
-            false => error("header.key", format!("{name:?} is not a header name")),
-        };
-    }
-    let lower = name.to_ascii_lowercase();
-    refuse(action == AppendAction::AppendIfExistsOrAdd, "append_action")
-        .within(|| format!("{name:?}"))?;
-    match (direction, &*lower) {
-        (Direction::Request, ":authority" | "host") => Ok(":authority".into()),
-        (Direction::Request, ":path") => Ok(":path".into()),
-        _ => error("header.key", format!("{name:?} cannot be edited")),
+/// As in Envoy, rewrites are the only way to change the host or another pseudo header.
+fn header_name(name: &str) -> Result<Box<str>> {
+    let token = !name.is_empty() && name.bytes().all(is_token_byte);
+    match token && !is_pseudo(name) {
+        true => Ok(name.into()),
+        false => error("header.key", format!("{name:?} is not a header that edits may change")),
     }
 }
 

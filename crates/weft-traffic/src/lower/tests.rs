@@ -225,6 +225,18 @@ fn routes_refuse_what_they_cannot_do() {
         (route_error(zero), "route.weighted_clusters.clusters: the weights add up to zero"),
         (route_error(bomb), "match.safe_regex.regex: bad regular expression"),
         (
+            route_error(|v| {
+                let header = core::HeaderValue {
+                    key: "Host".into(),
+                    value: "x".into(),
+                    ..Default::default()
+                };
+                v.request_headers_to_add
+                    .push(core::HeaderValueOption { header: Some(header), ..Default::default() });
+            }),
+            "request_headers_to_add[0].header.key: \"Host\" is not a header that edits may change",
+        ),
+        (
             route_error(|v| v.request_headers_to_remove.push(":path".into())),
             "request_headers_to_remove[0]: \":path\" cannot be removed",
         ),

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use weft_traffic::lb::{Balancer, PickInput};
 use weft_traffic::{Action, Cluster, RouteResult, lower};
 
-use crate::rig::{Ask, Client, Envoy, backend};
+use crate::rig::{Answer, Ask, Client, Envoy, backend};
 
-fn cluster(name: &str, policy: &str, backends: &[(SocketAddr, u32)]) -> Value {
+pub(crate) fn cluster(name: &str, policy: &str, backends: &[(SocketAddr, u32)]) -> Value {
     let endpoints: Vec<Value> = backends
         .iter()
         .map(|(address, weight)| {
@@ -32,7 +32,7 @@ fn cluster(name: &str, policy: &str, backends: &[(SocketAddr, u32)]) -> Value {
 #[test]
 fn keys_go_to_the_same_endpoint() {
     let Some(binary) = weft_testkit::peer::envoy("keys_go_to_the_same_endpoint") else { return };
-    let even: Vec<_> = (0..5).map(|_| (backend(), 1)).collect();
+    let even: Vec<_> = (0..5).map(|_| (backend(Answer::Address), 1)).collect();
     let uneven: Vec<_> = even.iter().enumerate().map(|(i, (a, _))| (*a, i as u32 + 1)).collect();
     let clusters = [
         cluster("ring", "RING_HASH", &even),

@@ -2,7 +2,9 @@
 //! where a redirect leads, what header edits say, and which endpoint a key hashes to.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::needless_pass_by_value, reason = "json!() is most readable as an argument")]
 
 mod hashes;
+mod rewrites;
 mod rig;
 mod routes;

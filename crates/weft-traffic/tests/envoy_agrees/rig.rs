@@ -153,27 +153,59 @@ impl Client {
     }
 }
 
-/// An HTTP server that answers everything with its own address, until the test ends.
-pub(crate) fn backend() -> SocketAddr {
+/// What a backend answers with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Answer {
+    /// Its own address.
+    Address,
+    /// The request's path, host, and headers that start with `e-`, a line each.
+    Request,
+}
+
+/// An HTTP server on loopback that answers everything until the test ends.
+pub(crate) fn backend(answer: Answer) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer_all(stream, address));
+            std::thread::spawn(move || answer_all(stream, address, answer));
         }
     });
     address
 }
 
-fn answer_all(stream: TcpStream, address: SocketAddr) {
-    let body = address.to_string();
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+fn answer_all(stream: TcpStream, address: SocketAddr, answer: Answer) {
     let mut reader = BufReader::new(stream);
+    let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
     while matches!(reader.read_line(&mut line), Ok(1..)) {
-        if line.trim_end().is_empty() && reader.get_mut().write_all(answer.as_bytes()).is_err() {
+        let text = line.trim_end().to_owned();
+        line.clear();
+        if !text.is_empty() {
+            lines.push(text);
+            continue;
+        }
+        let body = match answer {
+            Answer::Address => address.to_string(),
+            Answer::Request => shown(&lines),
+        };
+        lines.clear();
+        let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        if reader.get_mut().write_all(reply.as_bytes()).is_err() {
             return;
         }
-        line.clear();
     }
+}
+
+fn shown(lines: &[String]) -> String {
+    let path = lines[0].split(' ').nth(1).unwrap_or_default();
+    let mut headers: Vec<String> = lines[1..]
+        .iter()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| format!("{}: {}", name.to_ascii_lowercase(), value.trim()))
+        .filter(|line| line.starts_with("host:") || line.starts_with("e-"))
+        .collect();
+    // Stable: the order within a name stays.
+    headers.sort_by(|a, b| a.split(':').next().cmp(&b.split(':').next()));
+    format!("{path}\n{}", headers.join("\n"))
 }

@@ -275,7 +275,7 @@ fn asks() -> Vec<Ask> {
     asks
 }
 
-fn table(config: &Value) -> RouteTable {
+pub(crate) fn table(config: &Value) -> RouteTable {
     let message: RouteConfiguration = weft_xds::json::message_from_json(config).unwrap();
     lower::route_config(&message).unwrap()
 }
