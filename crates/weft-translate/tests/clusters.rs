@@ -13,7 +13,10 @@ use weft_xds::pb::envoy::config::cluster::v3::Cluster;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, LbPolicy,
 };
-use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use weft_xds::pb::envoy::config::core::v3::address::Address;
+use weft_xds::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use weft_xds::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use weft_xds::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
 
 const REVIEWS: &str = "outbound|9080||reviews.shop.svc.cluster.local";
 
@@ -67,21 +70,26 @@ fn cluster(world: &Snapshot, view: &ProxyView, name: &str) -> Option<Cluster> {
 fn addresses(world: &Snapshot, view: &ProxyView, name: &str) -> Vec<String> {
     let resource = endpoints(world, view, name).expect("an assignment");
     let assignment: ClusterLoadAssignment = resource.decode().expect("an assignment");
-    let set = weft_traffic::lower::endpoints(&assignment).expect("lowers");
-    drop(set);
-    let mut found = Vec::new();
-    for endpoint in assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints) {
-        let text = serde_json::to_string(&weft_xds::json::message_to_json(endpoint).expect("JSON"))
-            .expect("JSON");
-        let address = text.split("\"address\":\"").nth(1).and_then(|rest| rest.split('"').next());
-        let port = text
-            .split("\"port_value\":")
-            .nth(1)
-            .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
-        let mtls = if text.contains("tlsMode") { "+" } else { "" };
-        found.push(format!("{mtls}{}:{}", address.unwrap_or("?"), port.unwrap_or("?")));
+    let all = assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
+    all.map(|endpoint| {
+        let metadata = endpoint.metadata.as_ref();
+        let mtls = metadata.is_some_and(|metadata| {
+            metadata.filter_metadata.contains_key("envoy.transport_socket_match")
+        });
+        format!("{}{}", if mtls { "+" } else { "" }, address(endpoint))
+    })
+    .collect()
+}
+
+fn address(endpoint: &LbEndpoint) -> String {
+    let Some(HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else { return "?".into() };
+    match host.address.as_ref().and_then(|address| address.address.as_ref()) {
+        Some(Address::SocketAddress(socket)) => match socket.port_specifier {
+            Some(PortSpecifier::PortValue(port)) => format!("{}:{port}", socket.address),
+            _ => socket.address.clone(),
+        },
+        _ => "?".into(),
     }
-    found
 }
 
 #[test]

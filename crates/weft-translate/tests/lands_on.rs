@@ -5,7 +5,7 @@ mod common;
 use std::fmt::Write as _;
 
 use common::land::{land, tables, tcp_clusters};
-use common::{data, snapshot, snapshot_with_findings, view};
+use common::{snapshot, view};
 use weft_traffic::{ConnInfo, Network, Tables};
 use weft_translate::{Flavor, Interception, ProxyKind, ProxyView};
 
@@ -711,34 +711,4 @@ spec:
         land(&tables, "https.443.https.tls.istio-system", "GET https://wallstreetcn.com/", 0),
         "9080||reviews.shop retries=2"
     );
-}
-
-/// Our own proxy refuses nothing of what the samples and the tour become.
-#[test]
-fn every_sample_lowers() {
-    let labels = [("app", "productpage"), ("version", "v1")];
-    let own = weft(view(ProxyKind::Sidecar, "default", "productpage-v1-0", &labels));
-    let mut bound = own.clone();
-    bound.interception = Interception::None;
-    let edge_labels = [("istio", "ingressgateway"), ("app", "istio-ingressgateway")];
-    let edge = weft(view(ProxyKind::Gateway, "istio-system", "ingress-0", &edge_labels));
-    let views = [own, bound, edge];
-    let mut worlds = vec![include_str!("data/tour.yaml").to_owned()];
-    if let Some(data) = data() {
-        let bookinfo = std::fs::read_to_string(data.join("samples/bookinfo/kube/bookinfo.yaml"));
-        let bookinfo = bookinfo.expect("bookinfo");
-        let networking = data.join("samples/bookinfo/networking");
-        for entry in std::fs::read_dir(networking).expect("samples").flatten() {
-            let text = std::fs::read_to_string(entry.path()).expect("sample");
-            worlds.push(format!("{bookinfo}\n---\n{text}"));
-        }
-    }
-    for world in worlds {
-        let (snapshot, _) = snapshot_with_findings(&world);
-        for view in &views {
-            if let Err(refused) = tables(&snapshot, view) {
-                panic!("{:?} {:?}: {refused}\n{world}", view.kind, view.interception);
-            }
-        }
-    }
 }
