@@ -41,6 +41,53 @@ pub(crate) struct Tally {
     pub(crate) response_bytes: u64,
     /// `grpc-status` of the trailers.
     pub(crate) grpc_status: Option<u8>,
+    /// gRPC only: messages each way.
+    pub(crate) messages: Option<Messages>,
+}
+
+/// gRPC messages counted in both directions.
+#[derive(Default)]
+pub(crate) struct Messages {
+    pub(crate) request: MessageCounter,
+    pub(crate) response: MessageCounter,
+}
+
+/// Counts length-prefixed messages in a stream of bytes, however it is cut.
+#[derive(Default)]
+pub(crate) struct MessageCounter {
+    pub(crate) count: u64,
+    /// Bytes left of the current message.
+    left: usize,
+    /// Bytes of the current prefix, and what of the length they said.
+    prefix: u8,
+    length: u32,
+}
+
+/// A flag byte and a 32-bit length.
+const PREFIX_BYTES: u8 = 5;
+
+impl MessageCounter {
+    fn see(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            if self.left > 0 {
+                let skip = self.left.min(data.len());
+                self.left -= skip;
+                data = &data[skip..];
+                continue;
+            }
+            if self.prefix > 0 {
+                self.length = self.length << 8 | u32::from(data[0]);
+            }
+            self.prefix += 1;
+            data = &data[1..];
+            if self.prefix == PREFIX_BYTES {
+                self.count += 1;
+                self.left = self.length as usize;
+                self.prefix = 0;
+                self.length = 0;
+            }
+        }
+    }
 }
 
 /// How far the request body has come in this attempt.
@@ -220,6 +267,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
         match ready!(self.down.poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.tally.request_bytes += frame_bytes(&frame) as u64;
+                if let (Some(messages), Frame::Data(data)) = (&mut self.tally.messages, &frame) {
+                    messages.request.see(data);
+                }
                 self.replay.keep(&frame);
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -242,8 +292,12 @@ impl<'x, 'c> Exchange<'x, 'c> {
                     let frame = frame?;
                     let bytes = frame_bytes(&frame);
                     self.tally.response_bytes += bytes as u64;
-                    if let Frame::Trailers(trailers) = &frame {
-                        self.tally.grpc_status = grpc_status(trailers);
+                    match (&frame, &mut self.tally.messages) {
+                        (Frame::Trailers(trailers), _) => {
+                            self.tally.grpc_status = grpc_status(trailers);
+                        }
+                        (Frame::Data(data), Some(messages)) => messages.response.see(data),
+                        (Frame::Data(_), None) => {}
                     }
                     self.down.send(frame)?;
                     up.release(bytes);
@@ -384,6 +438,26 @@ impl Limits {
         match &mut self.timer {
             Some(timer) => timer.as_mut().poll(cx),
             None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MessageCounter;
+
+    #[test]
+    fn messages_are_counted_however_the_stream_is_cut() {
+        let mut stream = Vec::new();
+        for size in [0_u32, 1, 300, 70_000] {
+            stream.push(0);
+            stream.extend_from_slice(&size.to_be_bytes());
+            stream.resize(stream.len() + size as usize, b'x');
+        }
+        for cut in [1, 2, 3, 5, 7, 1000, 100_000] {
+            let mut counter = MessageCounter::default();
+            stream.chunks(cut).for_each(|part| counter.see(part));
+            assert_eq!(counter.count, 4, "cut into {cut}");
         }
     }
 }

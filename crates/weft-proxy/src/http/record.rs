@@ -67,7 +67,10 @@ impl Record {
             protocol,
             flags: ResponseFlags::NONE,
             replied: None,
-            tally: Tally::default(),
+            tally: Tally {
+                messages: (protocol == Protocol::Grpc).then(Default::default),
+                ..Tally::default()
+            },
             attempts: Attempts::default(),
             response: Response::default(),
             source: match conn.direction() {
@@ -143,7 +146,8 @@ impl Record {
             duration: self.received.elapsed(),
             request_bytes: self.tally.request_bytes,
             response_bytes: self.tally.response_bytes,
-            ..Amounts::default()
+            request_messages: self.tally.messages.as_ref().map_or(0, |both| both.request.count),
+            response_messages: self.tally.messages.as_ref().map_or(0, |both| both.response.count),
         };
         conn.worker.metrics.request(&labels, outcome, &amounts);
     }

@@ -73,7 +73,7 @@ async fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> Option<(Io, BytesMut)>
     let draining = pin!(conn.worker.drain.draining());
     let timer = pin!(tokio::time::sleep(idle_limit));
     let mut watch = IdleWatch { draining, drained: false, timer, limit: idle_limit };
-    if detect && server.wait_for_request(&mut watch).await && server.opens_h2().await {
+    if detect && server.wait_for_request(&mut watch).await && Box::pin(server.opens_h2()).await {
         return Some(server.h1.wire.into_parts());
     }
     while server.wait_for_request(&mut watch).await {
