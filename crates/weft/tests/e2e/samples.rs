@@ -146,6 +146,21 @@ const CASES: &[Case] = &[
         asks: &[ask(Via::Sidecar, "ratings:9080", "/", Expect::Status(503))],
     },
     Case {
+        files: &[ALL, "bookinfo/networking/virtual-service-ratings-test-abort.yaml"],
+        asks: &[
+            Ask { user: JASON, ..ask(Via::Sidecar, "ratings:9080", "/", Expect::Status(500)) },
+            service("ratings:9080", &[("ratings-v1", 100)]),
+        ],
+    },
+    Case {
+        files: &[ALL, "bookinfo/networking/fault-injection-details-v1.yaml"],
+        asks: &[ask(Via::Sidecar, "details:9080", "/", Expect::Status(555))],
+    },
+    Case {
+        files: &[ALL, "bookinfo/networking/virtual-service-ratings-test-delay.yaml"],
+        asks: &[service("ratings:9080", &[("ratings-v1", 100)])],
+    },
+    Case {
         files: &["bookinfo/networking/destination-rule-reviews.yaml"],
         asks: &[reviews(None, &[("reviews-v1", 33), ("reviews-v2", 33), ("reviews-v3", 33)])],
     },
@@ -193,8 +208,25 @@ const CASES: &[Case] = &[
     Case { files: &["bookinfo/networking/certmanager-gateway.yaml"], asks: &[] },
     Case { files: &["bookinfo/networking/destination-rule-all-mtls.yaml"], asks: &[] },
     Case { files: &["websockets/app.yaml", "websockets/route.yaml"], asks: &[] },
-    Case { files: &["tcp-echo/tcp-echo-all-v1.yaml"], asks: &[] },
-    Case { files: &["tcp-echo/tcp-echo-20-v2.yaml"], asks: &[] },
+    Case {
+        files: &["tcp-echo/tcp-echo-all-v1.yaml"],
+        asks: &[ask(
+            Via::Gateway(GATEWAY_TCP),
+            "any",
+            "/",
+            Expect::Shares(&[("tcp-echo-v1", 100)]),
+        )],
+    },
+    Case {
+        // The second file updates the first one's route.
+        files: &["tcp-echo/tcp-echo-all-v1.yaml", "tcp-echo/tcp-echo-20-v2.yaml"],
+        asks: &[ask(
+            Via::Gateway(GATEWAY_TCP),
+            "any",
+            "/",
+            Expect::Shares(&[("tcp-echo-v1", 80), ("tcp-echo-v2", 20)]),
+        )],
+    },
 ];
 
 async fn run(test: &str, flavor: Flavor) {
@@ -218,7 +250,7 @@ struct World {
     _backends: Vec<Backend>,
 }
 
-/// (app, version, port, backend's name)
+/// (app, version, port). What stands behind the TCP service speaks HTTP too: it says who it is.
 const WORKLOADS: &[(&str, &str, u16)] = &[
     ("productpage", "v1", 9080),
     ("details", "v1", 9080),
@@ -269,15 +301,19 @@ impl World {
         Self { mesh, client_ip, gateway_ip, proxies, _backends: backends }
     }
 
-    /// Puts the sample's files in place of the last one's.
+    /// Puts the sample's files in place of the last one's. Of two documents for one resource the
+    /// later stands, as after applying the files one by one.
     fn apply(&self, samples: &Path, case: &Case) {
-        let mut yaml = String::new();
+        let mut documents = BTreeMap::new();
         for file in case.files {
             let text = std::fs::read_to_string(samples.join(file))
                 .unwrap_or_else(|error| panic!("{file}: {error}"));
-            let _ = write!(yaml, "{text}\n---\n");
+            for document in text.split("\n---") {
+                documents.insert(kind_and_name(document), document.to_owned());
+            }
         }
-        self.mesh.write("sample.yaml", &yaml);
+        let documents: Vec<String> = documents.into_values().collect();
+        self.mesh.write("sample.yaml", &documents.join("\n---\n"));
     }
 
     /// Waits until both proxies have acknowledged everything; a refusal fails at once.
@@ -348,6 +384,14 @@ impl World {
         let reply = client::get(to, ask.path, &headers).await.ok()?;
         Some((reply.status, reply.header("x-backend").to_owned()))
     }
+}
+
+fn kind_and_name(document: &str) -> (String, String) {
+    let value = |key: &str| {
+        let line = document.lines().find_map(|line| line.trim_start().strip_prefix(key));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    (value("kind:"), value("name:"))
 }
 
 fn place(kind: &'static str, name: &'static str, ip: IpAddr) -> Place<'static> {
