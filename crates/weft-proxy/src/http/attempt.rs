@@ -176,11 +176,8 @@ async fn attempt(
     };
     let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);
     let Opened { mut upstream, facts } = exchange.unless_interrupted(open).await?;
-    facts.active.counters().rq_total.inc();
-    facts.active.counters().rq_active.inc();
     *reused = upstream.reused();
-    let mut guard =
-        Guard { picked, facts, status: 0, finished: false, _active: active, _retry: retry };
+    let mut guard = Guard::new(picked, facts, active, retry);
     prepare(forward, request, &upstream, &guard);
     if forward.found.host.attempt_count_upstream {
         request.head.headers.set("x-envoy-attempt-count", count.to_string());
@@ -193,7 +190,7 @@ async fn attempt(
     );
     upstream.send_request(&request.head, framing)?;
     let answer = exchange.await_answer(&mut upstream).await?;
-    guard.status = answer.head.status;
+    guard.answered(answer.head.status);
     Ok(Answered { upstream, answer, guard })
 }
 
@@ -283,6 +280,22 @@ fn report(forward: &Forward<'_>, host: &Host, result: &Result<Answered, ProxyErr
 }
 
 impl Guard {
+    pub(crate) fn new(
+        picked: Picked,
+        facts: Rc<ConnectionFacts>,
+        active: ActiveRequest,
+        retry: Option<Permit>,
+    ) -> Guard {
+        facts.active.counters().rq_total.inc();
+        facts.active.counters().rq_active.inc();
+        Guard { picked, facts, status: 0, finished: false, _active: active, _retry: retry }
+    }
+
+    /// The final head has this status.
+    pub(crate) fn answered(&mut self, status: u16) {
+        self.status = status;
+    }
+
     /// The response was passed on whole.
     pub(crate) fn finish(mut self) {
         self.finished = true;

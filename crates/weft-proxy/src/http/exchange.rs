@@ -16,6 +16,7 @@ use weft_http::{Frame, HeaderList, Known, rules};
 use weft_traffic::timeout::RequestTimeouts;
 
 use super::downstream::Downstream;
+use super::mirror::Copies;
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::{Answer, FinalHead, Upstream};
 
@@ -27,6 +28,7 @@ pub(crate) struct Exchange<'x, 'c> {
     pub(crate) down: &'x mut Downstream<'c>,
     pub(crate) tally: &'x mut Tally,
     replay: Replay,
+    copies: Copies,
     limits: Limits,
     request: Progress,
     response_ended: bool,
@@ -111,6 +113,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
             down,
             tally,
             replay: Replay { kept: Vec::new(), bytes: 0, next: 0, complete: repeatable },
+            copies: Copies::default(),
             limits: Limits::new(timeouts),
             request: Progress::Sending,
             response_ended: false,
@@ -120,6 +123,14 @@ impl<'x, 'c> Exchange<'x, 'c> {
             exchange.limits.request_ended();
         }
         exchange
+    }
+
+    /// What comes of the request body goes to `copies` too.
+    pub(crate) fn mirror_to(&mut self, mut copies: Copies) {
+        if self.down.input_done() {
+            copies.end();
+        }
+        self.copies = copies;
     }
 
     /// Gets ready for one more attempt.
@@ -252,6 +263,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
     fn end_request(&mut self, up: &mut Upstream) -> Result<(), ProxyError> {
         self.request = Progress::Ended;
         self.limits.request_ended();
+        self.copies.end();
         up.end()
     }
 
@@ -271,6 +283,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
                     messages.request.see(data);
                 }
                 self.replay.keep(&frame);
+                self.copies.frame(&frame);
                 Poll::Ready(Some(Ok(frame)))
             }
             other => Poll::Ready(other),
@@ -326,7 +339,7 @@ pub(crate) fn grpc_status(headers: &HeaderList) -> Option<u8> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-fn frame_bytes(frame: &Frame) -> usize {
+pub(crate) fn frame_bytes(frame: &Frame) -> usize {
     match frame {
         Frame::Data(data) => data.len(),
         Frame::Trailers(_) => 0,

@@ -7,6 +7,7 @@ mod server_h2;
 
 mod attempt;
 mod exchange;
+mod mirror;
 mod request;
 
 mod filter;

@@ -21,7 +21,7 @@ use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, grpc_status};
 use super::record::Record;
-use super::{filter, gateway, head_rules, inbound, local_reply, outbound, upgrade};
+use super::{filter, gateway, head_rules, inbound, local_reply, mirror, outbound, upgrade};
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::Upstream;
 
@@ -120,6 +120,9 @@ async fn answer(
     );
     let repeatable = request.connection.upgrade.is_none();
     let mut exchange = Exchange::new(down, &mut record.tally, timeouts, repeatable);
+    if !action.mirrors.is_empty() {
+        exchange.mirror_to(mirror::start(action, &tables, request, conn));
+    }
     let forward = attempt::Forward { found, action, cluster: &cluster, conn };
     let answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
     deliver(answered, &forward, request, &mut exchange, &mut record.response).await

@@ -5,6 +5,7 @@ mod http1;
 mod http2;
 mod matrix;
 mod mesh;
+mod mirror;
 mod retry;
 
 use std::cell::RefCell;
