@@ -154,3 +154,43 @@ fn stamp_of(file: &FileSecret) -> Stamp {
         FileSecret::SystemRoots => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, name: &str) {
+        let issued = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        std::fs::write(dir.join("key.pem"), issued.signing_key.serialize_pem()).unwrap();
+        std::fs::write(dir.join("chain.pem"), issued.cert.pem()).unwrap();
+    }
+
+    #[test]
+    fn a_changed_file_is_read_and_a_bad_one_leaves_the_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| Arc::<str>::from(dir.path().join(name).display().to_string());
+        let (chain, key) = (path("chain.pem"), path("key.pem"));
+        let name = file_certificate_name(&chain, &key);
+        let file = FileSecret::from_sds_name(&name).unwrap();
+        assert_eq!(file, FileSecret::Certificate { chain, key });
+
+        let (secrets, metrics) = (Arc::new(Secrets::new()), Registry::new());
+        let files = FileSecrets::new(secrets.clone(), metrics.clone());
+        let sans = || secrets.current().certificate(&name).map(|found| found.info.sans.clone());
+        files.watch([file.clone()]);
+        assert_eq!(sans(), None, "not there yet");
+        write(dir.path(), "first.example");
+        files.look();
+        assert_eq!(sans(), Some(vec!["first.example".to_owned()]));
+        write(dir.path(), "second.example");
+        files.look();
+        assert_eq!(sans(), Some(vec!["second.example".to_owned()]));
+        std::fs::write(dir.path().join("chain.pem"), "nonsense").unwrap();
+        files.look();
+        assert_eq!(sans(), Some(vec!["second.example".to_owned()]));
+        let mut page = Vec::new();
+        metrics.render_prometheus(&mut page);
+        let errors = "weft_proxy_certificate_file_errors_total 2";
+        assert!(String::from_utf8(page).unwrap().contains(errors));
+    }
+}

@@ -193,17 +193,21 @@ impl Handler for World {
 /// Issues whatever SPIFFE id the token names.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    /// Seconds.
-    pub validity: i64,
+    validity: i64,
 }
 
 impl Authority {
     pub fn new(name: &str) -> Authority {
+        Authority::with_validity(name, 3600)
+    }
+
+    /// Issues certificates valid for some seconds from one second ago.
+    pub fn with_validity(name: &str, validity: i64) -> Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
-        Authority { issuer: CertifiedIssuer::self_signed(params, key).unwrap(), validity: 3600 }
+        Authority { issuer: CertifiedIssuer::self_signed(params, key).unwrap(), validity }
     }
 
     pub fn root_pem(&self) -> String {

@@ -181,3 +181,43 @@ async fn an_idle_connection_is_closed_after_the_idle_timeout() {
     proxy.shows("/stats", "response_flags=\"SI\"").await;
     tokio::task::block_in_place(|| control.kill());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_dns_clusters_are_resolved() {
+    let backend = backend("named").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let mut cluster = static_cluster("c", &[backend]);
+    cluster["type"] = json!("STRICT_DNS");
+    cluster["dns_lookup_family"] = json!("V4_ONLY");
+    let endpoint = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+    endpoint["address"]["socket_address"]["address"] = json!("localhost");
+    control.set(Cluster, cluster);
+    control.set(Listener, tcp_listener("l", "c"));
+    let proxy = plain(&control);
+    proxy.ready().await;
+    proxy.shows("/clusters", &format!("c::{backend}::hostname::localhost")).await;
+    let mut stream = connect(proxy.listener("l").await).await;
+    assert_eq!(greeting(&mut stream).await.unwrap(), "named");
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_not_captured_does_not_loop() {
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(
+        Cluster,
+        json!({
+            "name": "PassthroughCluster", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
+            "connect_timeout": "2s",
+        }),
+    );
+    let mut listener = tcp_listener("virtualOutbound", "PassthroughCluster");
+    listener["use_original_dst"] = json!(true);
+    control.set(Listener, listener);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let mut stream = connect(proxy.listener("virtualOutbound").await).await;
+    assert!(greeting(&mut stream).await.is_err());
+    proxy.shows("/stats", "weft_proxy_downstream_connections_total: 1").await;
+    tokio::task::block_in_place(|| control.kill());
+}

@@ -237,3 +237,30 @@ async fn a_pushed_certificate_serves_by_name_and_is_replaced_for_new_handshakes(
     assert_eq!(shown(&still), shown(&new));
     tokio::task::block_in_place(|| control.kill());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_lived_identity_is_renewed_under_open_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend("app").await;
+    let ca = Arc::new(crate::control::Authority::with_validity("short", 4));
+    let control = tokio::task::block_in_place(|| Control::with_ca(0, ca.clone()));
+    control.set(Cluster, static_cluster("inbound|80||", &[backend]));
+    control.set(Listener, permissive_inbound("inbound|80||"));
+    let account = Some("server");
+    let server =
+        start(&Wish { xds: control.address, account, dir: Some(dir.path()), extra: &[] });
+    server.ready().await;
+    let inbound = server.listener("in").await;
+    let friend = || Some(ca.issue(&["spiffe://cluster.local/ns/default/sa/friend"]));
+    let shown = |stream: &TlsStream| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let mut old = tls_connect(inbound, client_config(&["istio"], friend())).await.unwrap();
+    assert_eq!(greeting(&mut old).await.unwrap(), "app");
+    // Two renewals: longer than the first certificate lives.
+    server.shows("/stats", "renewals_total{result=\"success\"}: 4").await;
+    let new = tls_connect(inbound, client_config(&["istio"], friend())).await.unwrap();
+    assert_ne!(shown(&old), shown(&new));
+    old.write_all(b"w").await.unwrap();
+    assert_eq!(old.read_u8().await.unwrap(), b'w');
+    assert!(!server.page("/stats").await.contains("result=\"failure\""));
+    tokio::task::block_in_place(|| control.kill());
+}
