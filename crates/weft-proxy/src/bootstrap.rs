@@ -14,7 +14,6 @@ use weft_xds::node::NodeKind;
 
 use crate::cli::{Interception, ProxyArgs, ProxyKind};
 use crate::config::subscriber::Source;
-use crate::drain::DrainState;
 use crate::logging::{self, LogLevel};
 use crate::runtime::{self, Proxy, Settings};
 use crate::tls::identity::IdentityConfig;
@@ -69,9 +68,9 @@ async fn until_told(proxy: &Proxy) -> io::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        match proxy.shared().drain.state() {
-            DrainState::Running => proxy.shutdown(),
-            DrainState::Draining | DrainState::Closing => proxy.stop(),
+        match proxy.is_leaving() {
+            false => proxy.shutdown(),
+            true => proxy.stop(),
         }
     }
 }

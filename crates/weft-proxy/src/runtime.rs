@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use weft_telemetry::Registry;
 
 use crate::config::Config;
@@ -68,6 +68,8 @@ pub struct Shared {
     pub endpoint_tables: Vec<EndpointTable>,
     /// Listeners wait for something, or could not be bound: timers may have to be set.
     pub listeners_changed: Notify,
+    /// The process is to end; draining alone (`/drain_listeners`) only announces.
+    leaving: watch::Sender<bool>,
     config: Mutex<Config>,
     listeners: Mutex<ListenerSet>,
     published: Mutex<Published>,
@@ -145,7 +147,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     admin: SocketAddr,
     threads: Vec<JoinHandle<()>>,
-    ended: tokio::sync::watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
 }
 
 impl Proxy {
@@ -162,7 +164,13 @@ impl Proxy {
     /// Begins the orderly way out: announce, keep accepting for the drain time, end with the last
     /// connection or the grace period.
     pub fn shutdown(&self) {
+        self.shared.leaving.send_replace(true);
         self.shared.drain.advance(DrainState::Draining);
+    }
+
+    /// Whether [`Proxy::shutdown`] was called.
+    pub fn is_leaving(&self) -> bool {
+        *self.shared.leaving.borrow()
     }
 
     /// Ends at once, closing what is open.
@@ -233,6 +241,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         started: Instant::now(),
         ready: AtomicBool::new(false),
         listeners_changed: Notify::new(),
+        leaving: watch::Sender::new(false),
         node,
         registry,
         secrets,
@@ -250,7 +259,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     if let Some(path) = admin_file {
         std::fs::write(path, format!("{admin}\n"))?;
     }
-    let (ended_sender, ended) = tokio::sync::watch::channel(false);
+    let (ended_sender, ended) = watch::channel(false);
     let control = Control { shared: shared.clone(), source, identity, drain_time, grace };
     let thread = std::thread::Builder::new().name("control".into());
     threads.push(thread.spawn(move || {
@@ -283,17 +292,23 @@ impl Control {
                 tokio::spawn(identity::run(identity, secrets, registry));
             }
             tokio::spawn(subscriber::run(self.source, self.shared.clone()));
-            leave(&self.shared.drain, self.drain_time, self.grace).await;
+            leave(&self.shared, self.drain_time, self.grace).await;
             self.shared.order(|| ToWorker::End);
             Ok(())
         })
     }
 }
 
-/// Completes when the process may end: some time after draining began, with the last connection;
-/// or at the end of the grace period; or at once when told to close.
-async fn leave(drain: &DrainSignal, drain_time: Duration, grace: Duration) {
-    drain.draining().await;
+/// Completes when the process may end: some time after it was told to leave, with the last
+/// connection; or at the end of the grace period; or at once when told to close.
+async fn leave(shared: &Shared, drain_time: Duration, grace: Duration) {
+    let drain = &shared.drain;
+    let mut leaving = shared.leaving.subscribe();
+    tokio::select! {
+        // The sender lives in `shared`, so this cannot fail.
+        _ = leaving.wait_for(|leaving| *leaving) => {}
+        () = drain.closing() => {}
+    }
     tracing::info!(connections = drain.open_connections(), "draining");
     let emptied = async {
         tokio::time::sleep(drain_time.min(grace)).await;

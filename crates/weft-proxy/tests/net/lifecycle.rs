@@ -21,7 +21,11 @@ async fn ready_comes_with_the_first_configuration_and_goes_with_the_drain() {
     let mut open = connect(address).await;
     assert_eq!(greeting(&mut open).await.unwrap(), "one");
 
-    proxy.proxy().shutdown();
+    let drain = async |path| {
+        let body = bytes::Bytes::new();
+        client::send(client::Wire::H1, proxy.admin(), http::Method::POST, path, &[], body).await
+    };
+    assert_eq!(drain("/drain_listeners").await.unwrap().status, 200);
     let reply = client::get(proxy.admin(), "/healthz/ready", &[]).await.unwrap();
     assert_eq!((reply.status, reply.text().as_str()), (503, "DRAINING\n"));
     // Callers that have not heard yet are still served.
@@ -30,6 +34,8 @@ async fn ready_comes_with_the_first_configuration_and_goes_with_the_drain() {
     drop(late);
     open.write_all(b"q").await.unwrap();
     assert_eq!(open.read_u8().await.unwrap(), b'q');
+    // That only announced; a signal makes the process leave.
+    proxy.proxy().shutdown();
     drop(open);
     tokio::time::timeout(LIMIT, proxy.proxy().ended())
         .await

@@ -247,8 +247,7 @@ async fn a_short_lived_identity_is_renewed_under_open_connections() {
     control.set(Cluster, static_cluster("inbound|80||", &[backend]));
     control.set(Listener, permissive_inbound("inbound|80||"));
     let account = Some("server");
-    let server =
-        start(&Wish { xds: control.address, account, dir: Some(dir.path()), extra: &[] });
+    let server = start(&Wish { xds: control.address, account, dir: Some(dir.path()), extra: &[] });
     server.ready().await;
     let inbound = server.listener("in").await;
     let friend = || Some(ca.issue(&["spiffe://cluster.local/ns/default/sa/friend"]));
