@@ -77,7 +77,7 @@ async fn accept_streams(
     let mut draining = pin!(conn.worker.drain.draining());
     let mut closing = pin!(conn.worker.drain.closing());
     let idle_limit = conn.http.timeouts.idle;
-    let mut leaving = false;
+    let (mut leaving, mut cut) = (false, false);
     loop {
         let due = streams.idle_due(idle_limit);
         tokio::select! {
@@ -100,7 +100,10 @@ async fn accept_streams(
                 leaving = true;
                 connection.graceful_shutdown();
             }
-            () = &mut closing => connection.abrupt_shutdown(Reason::NO_ERROR),
+            () = &mut closing, if !cut => {
+                cut = true;
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+            }
             () = sleep_until(due), if !leaving && due.is_some() => {
                 if streams.is_idle(idle_limit) {
                     leaving = true;

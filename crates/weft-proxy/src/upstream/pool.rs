@@ -160,16 +160,16 @@ impl Pools {
 
     /// Closes what idled too long and forgets what is empty. False: nothing is left to sweep.
     fn sweep(&self, now: Instant) -> bool {
-        let mut left = false;
-        for pool in self.clusters.borrow().values() {
-            pool.hosts.borrow_mut().retain(|_, host| {
+        let mut clusters = self.clusters.borrow_mut();
+        clusters.retain(|_, pool| {
+            let mut hosts = pool.hosts.borrow_mut();
+            hosts.retain(|_, host| {
                 host.sweep(now);
-                let keep = Rc::strong_count(host) > 1 || !host.is_empty();
-                left |= keep;
-                keep
+                Rc::strong_count(host) > 1 || !host.is_empty()
             });
-        }
-        left
+            Rc::strong_count(pool) > 1 || !hosts.is_empty()
+        });
+        !clusters.is_empty()
     }
 
     /// Starts the sweep if it is not running; it ends by itself when no connection is left.

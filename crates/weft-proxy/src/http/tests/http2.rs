@@ -196,3 +196,129 @@ fn cookies_are_joined_and_names_lowered_between_versions() {
         assert!(!response.headers().contains_key("connection"));
     });
 }
+
+/// Serves HTTP/2 connections one after another, each stream with `answer`.
+fn serve_h2(mesh: &Rc<Mesh>, answer: impl Fn(usize, h2::server::SendResponse<Bytes>) + 'static) {
+    let mesh = mesh.clone();
+    tokio::task::spawn_local(async move {
+        let answer = Rc::new(answer);
+        let count = Rc::new(std::cell::Cell::new(0));
+        loop {
+            let stream = mesh.app().await.stream;
+            let (answer, count) = (answer.clone(), count.clone());
+            tokio::task::spawn_local(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, respond))) = connection.accept().await {
+                    count.set(count.get() + 1);
+                    answer(count.get(), respond);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_refused_stream_is_sent_again_even_a_post() {
+    let action =
+        json!({"timeout": "0s", "retryPolicy": {"retryOn": "refused-stream", "numRetries": 2}});
+    let setup = Setup { cluster: h2_cluster(), action, ..Setup::default() };
+    run(setup, |mesh| async move {
+        serve_h2(&mesh, |count, mut respond| match count {
+            1 | 2 => respond.send_reset(h2::Reason::REFUSED_STREAM),
+            _ => drop(respond.send_response(http::Response::new(()), true).unwrap()),
+        });
+        let mut send = client_of(&mesh).await;
+        let (response, mut stream) = send.send_request(grpc("/a.B/C"), false).unwrap();
+        stream.send_data(Bytes::from("once"), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        mesh.expect_requests(&["response_flags=\"-\""], 1).await;
+    });
+}
+
+#[test]
+fn a_reset_by_the_endpoint_is_503_ur_and_not_repeated() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        serve_h2(&mesh, |_, mut respond| respond.send_reset(h2::Reason::INTERNAL_ERROR));
+        let mut client = mesh.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 503"));
+        mesh.expect_requests(&["response_flags=\"UR\"", "response_code=\"503\""], 1).await;
+    });
+}
+
+#[test]
+fn a_connection_going_away_is_replaced_without_loss() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let app = mesh.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                let stream = app.app().await.stream;
+                tokio::task::spawn_local(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    for _ in 0..5 {
+                        let Some(Ok((_, mut respond))) = connection.accept().await else { return };
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    }
+                    connection.graceful_shutdown();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    }
+                });
+            }
+        });
+        let mut client = mesh.client().await;
+        for _ in 0..50 {
+            client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        }
+        mesh.expect_requests(&["response_code=\"200\""], 50).await;
+    });
+}
+
+#[test]
+fn calls_spread_over_endpoints_whoever_holds_the_connection() {
+    run(Setup { cluster: h2_cluster(), apps: 3, ..Setup::default() }, |mesh| async move {
+        let counts: Rc<[std::cell::Cell<usize>; 3]> = Rc::default();
+        for index in 0..3 {
+            let (mesh, counts) = (mesh.clone(), counts.clone());
+            tokio::task::spawn_local(async move {
+                let stream = mesh.app_at(index).await.stream;
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    counts[index].set(counts[index].get() + 1);
+                    respond.send_response(http::Response::new(()), true).unwrap();
+                }
+            });
+        }
+        let mut send = client_of(&mesh).await;
+        for _ in 0..300 {
+            send = send.ready().await.unwrap();
+            send.send_request(grpc("/a.B/C"), true).unwrap().0.await.unwrap();
+        }
+        for count in counts.iter() {
+            assert_eq!(count.get(), 100, "round robin gives each the same");
+        }
+    });
+}
+
+#[test]
+fn closing_cuts_what_is_left() {
+    run(Setup::default(), |mesh| async move {
+        let (mut send, connection) =
+            h2::client::handshake(mesh.client().await.stream).await.unwrap();
+        let driver = tokio::task::spawn_local(connection);
+        let (response, _) =
+            send.send_request(http::Request::get("http://app/").body(()).unwrap(), true).unwrap();
+        let mut app = mesh.app().await;
+        app.head().await;
+        mesh.worker.drain.advance(crate::drain::DrainState::Draining);
+        tokio::task::yield_now().await;
+        mesh.worker.drain.advance(crate::drain::DrainState::Closing);
+        assert!(response.await.is_err());
+        assert_eq!(app.rest().await, "");
+        drop(send);
+        let _ = driver.await.unwrap();
+        mesh.expect_requests(&["response_flags=\"DC\""], 1).await;
+    });
+}
