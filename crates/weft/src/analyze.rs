@@ -20,8 +20,8 @@ pub(crate) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     }
     let findings = weft_model::analyze(&files);
     match args.output {
-        Output::Text => print!("{}", weft_model::render_human(&findings)),
-        Output::Json => println!("{:#}", weft_model::render_json(&findings)),
+        Output::Text => crate::print(&weft_model::render_human(&findings))?,
+        Output::Json => crate::print(&format!("{:#}\n", weft_model::render_json(&findings)))?,
     }
     let failed = findings.iter().any(weft_model::Diagnostic::is_error);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -8,8 +8,10 @@ mod demo;
 mod proxy_status;
 mod token;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{Cli, Command};
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("weft: {error:#}");
+            eprintln!("weft: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
@@ -39,9 +41,35 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Analyze(args) => return analyze::run(&args),
         Command::ProxyStatus(args) => proxy_status::run(&args)?,
         Command::Token(args) => token::run(&args)?,
-        Command::Version => println!("weft {}", env!("CARGO_PKG_VERSION")),
+        Command::Version => print(&format!("weft {}\n", env!("CARGO_PKG_VERSION")))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a result to standard output. A reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing the result")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An error and its causes, without those that its message already quotes.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Ends this process when standard input closes: its parent, who held the other end, is gone.

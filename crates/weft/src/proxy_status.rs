@@ -7,10 +7,9 @@ pub(crate) fn run(args: &ProxyStatusArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let proxies = runtime.block_on(status::client::proxies(address(&args.api)))?;
     match args.output {
-        Output::Text => print!("{}", status::table(&proxies)),
-        Output::Json => println!("{:#}", serde_json::to_value(&proxies)?),
+        Output::Text => crate::print(&status::table(&proxies)),
+        Output::Json => crate::print(&format!("{:#}\n", serde_json::to_value(&proxies)?)),
     }
-    Ok(())
 }
 
 /// `host:port` of a URL, or of itself.

@@ -12,6 +12,5 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     }
     let identity = Identity::new(namespace, service_account)?;
     let key = JoinKey::open(&state_dir.join("ca")).context("opening the join key")?;
-    println!("{}", key.mint(&identity, *ttl, SystemTime::now()));
-    Ok(())
+    crate::print(&format!("{}\n", key.mint(&identity, *ttl, SystemTime::now())))
 }

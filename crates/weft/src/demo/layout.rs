@@ -220,8 +220,11 @@ impl Layout {
                 wanted.extend([self.app(instance), self.health(instance)]);
             }
             if instance.role.has_sidecar() {
-                wanted.push(self.outbound_http(instance));
-                wanted.push(SocketAddr::new(self.ip(instance), instance.role.port()));
+                let own = SocketAddr::new(self.ip(instance), instance.role.port());
+                wanted.extend([self.outbound_http(instance), own]);
+                if instance.role != Role::TcpEcho {
+                    wanted.push(self.outbound_tcp(instance));
+                }
             }
         }
         wanted.into_iter().find(|address| TcpListener::bind(address).is_err())

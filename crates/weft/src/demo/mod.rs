@@ -77,12 +77,13 @@ async fn serve(args: &DemoArgs, layout: Layout) -> anyhow::Result<()> {
     })?;
 
     let outcome = tokio::select! {
-        outcome = until_ready(&layout, &proxies) => outcome,
+        outcome = until_ready(&layout, &proxies) => outcome.and_then(|()| {
+            progress(&format!("ready after {:.1} s", begun.elapsed().as_secs_f64()));
+            print(args, &layout, &place, &proxies)
+        }),
         () = stop.cancelled() => Ok(()),
     };
-    if outcome.is_ok() && !stop.is_cancelled() {
-        progress(&format!("ready after {:.1} s", begun.elapsed().as_secs_f64()));
-        print(args, &layout, &place, &proxies);
+    if outcome.is_ok() {
         let sending = async {
             match args.no_traffic {
                 true => std::future::pending().await,
@@ -168,13 +169,12 @@ async fn until_ready(layout: &Layout, proxies: &Proxies) -> anyhow::Result<()> {
     }
 }
 
-fn print(args: &DemoArgs, layout: &Layout, place: &Place, proxies: &Proxies) {
-    match args.output {
-        Output::Json => println!("{}", report::json(layout, &place.config, proxies)),
-        Output::Text => {
-            println!("{}", report::tour(layout, &place.config, proxies, !args.no_traffic));
-        }
-    }
+fn print(args: &DemoArgs, layout: &Layout, place: &Place, proxies: &Proxies) -> anyhow::Result<()> {
+    let text = match args.output {
+        Output::Json => report::json(layout, &place.config, proxies).to_string(),
+        Output::Text => report::tour(layout, &place.config, proxies, !args.no_traffic),
+    };
+    crate::print(&format!("{text}\n"))
 }
 
 /// Progress goes to standard error: standard output is for results.
