@@ -9,13 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use weft_http::{RequestHead, Version, rules};
-use weft_traffic::circuit::{Permit, Resource};
+use weft_traffic::circuit::{Circuit, Permit, Resource};
 use weft_traffic::cluster::ClusterKind;
 use weft_traffic::lb::{ActiveRequest, Host, PickInput, Picked};
 use weft_traffic::listener::Direction;
 use weft_traffic::outlier::HostOutcome;
 use weft_traffic::retry::AttemptOutcome;
-use weft_traffic::route::{Found, HostRewrite};
+use weft_traffic::route::{Found, HostRewrite, SetCookie};
 use weft_traffic::{Cluster, RetryPolicy, RouteAction};
 
 use super::conn::HttpConn;
@@ -42,6 +42,8 @@ pub(crate) struct Answered {
     pub(crate) upstream: Upstream,
     pub(crate) answer: FinalHead,
     pub(crate) guard: Guard,
+    /// Keeps the client on this endpoint: to be sent with the response.
+    pub(crate) set_cookie: Option<SetCookie>,
 }
 
 /// What is counted while a request is at an endpoint; dropped unfinished, it counts as failed.
@@ -52,6 +54,8 @@ pub(crate) struct Guard {
     finished: bool,
     _active: ActiveRequest,
     _retry: Option<Permit>,
+    /// Held until the response has passed: a streaming response is a request under way.
+    request: Option<Permit>,
 }
 
 /// Tries until there is an answer to pass on, or none can be had.
@@ -64,7 +68,27 @@ pub(crate) async fn run(
     let worker = &forward.conn.worker;
     let priority = usize::from(forward.action.high_priority);
     let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
-    let _request = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
+    let permit = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
+    // Drawn once: all attempts start from the same place.
+    let (hash, set_cookie) = match forward.action.hash.sources.is_empty() {
+        true => (None, None),
+        false => forward.action.hash.hash(&request.head, request.client, worker.random()),
+    };
+    let mut answered = until_answered(forward, request, exchange, attempts, &circuit, hash).await?;
+    answered.set_cookie = set_cookie;
+    answered.guard.request = Some(permit);
+    Ok(answered)
+}
+
+async fn until_answered(
+    forward: &Forward<'_>,
+    request: &mut Request,
+    exchange: &mut Exchange<'_, '_>,
+    attempts: &mut Attempts,
+    circuit: &Rc<Circuit>,
+    hash: Option<u64>,
+) -> Result<Answered, ProxyError> {
+    let worker = &forward.conn.worker;
     let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
     let mut tried: Vec<Rc<Host>> = Vec::new();
     let mut retries = 0;
@@ -72,7 +96,7 @@ pub(crate) async fn run(
     let mut retry_permit = None;
     loop {
         attempts.count += 1;
-        let picked = pick(forward, request, policy.map(|policy| &**policy), &tried)?;
+        let picked = pick(forward, request, policy.map(|policy| &**policy), hash, &tried)?;
         attempts.host = Some(picked.endpoint.clone());
         let host = picked.host.clone();
         let mut reused = false;
@@ -117,14 +141,12 @@ fn pick(
     forward: &Forward<'_>,
     request: &Request,
     policy: Option<&RetryPolicy>,
+    hash: Option<u64>,
     tried: &[Rc<Host>],
 ) -> Result<Picked, ProxyError> {
     let worker = &forward.conn.worker;
     let input = PickInput {
-        hash: match forward.action.hash.sources.is_empty() {
-            true => None,
-            false => forward.action.hash.hash(&request.head, request.client, worker.random()).0,
-        },
+        hash,
         avoid: tried,
         avoid_attempts: policy.map_or(0, |policy| policy.host_selection_attempts),
         original_dst: original_dst(forward, request)?,
@@ -191,7 +213,7 @@ async fn attempt(
     upstream.send_request(&request.head, framing)?;
     let answer = exchange.await_answer(&mut upstream).await?;
     guard.answered(answer.head.status);
-    Ok(Answered { upstream, answer, guard })
+    Ok(Answered { upstream, answer, guard, set_cookie: None })
 }
 
 /// Makes the head fit for this endpoint and its version.
@@ -288,7 +310,15 @@ impl Guard {
     ) -> Guard {
         facts.active.counters().rq_total.inc();
         facts.active.counters().rq_active.inc();
-        Guard { picked, facts, status: 0, finished: false, _active: active, _retry: retry }
+        Guard {
+            picked,
+            facts,
+            status: 0,
+            finished: false,
+            _active: active,
+            _retry: retry,
+            request: None,
+        }
     }
 
     /// The final head has this status.

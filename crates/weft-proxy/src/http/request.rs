@@ -137,7 +137,7 @@ async fn deliver(
     response: &mut super::record::Response,
 ) -> Result<(), ProxyError> {
     let conn = forward.conn;
-    let Answered { mut upstream, answer, guard } = answered;
+    let Answered { mut upstream, answer, guard, set_cookie } = answered;
     let mut head = answer.head;
     let to = exchange.down.version();
     rules::strip_response(&mut head.headers, &answer.connection, to);
@@ -145,6 +145,9 @@ async fn deliver(
         Direction::Inbound => inbound::on_response(&mut head, request, conn),
         Direction::Outbound | Direction::Gateway => outbound::on_response(&mut head, &guard, conn),
     };
+    if let Some(cookie) = set_cookie {
+        head.headers.append("set-cookie", cookie.value);
+    }
     respond(&forward.found, request, &mut head, conn);
     response.status = head.status;
     if request.grpc {

@@ -5,9 +5,9 @@ use super::*;
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Mirrors everything to cluster `shadow`, which listens at the returned socket.
-fn mirrored(policy: Value) -> Setup {
+fn mirrored(policy: &Value) -> Setup {
     let mut mirror = json!({"cluster": "shadow"});
-    merge(&mut mirror, &policy);
+    merge(&mut mirror, policy);
     let action = json!({"timeout": "0s", "requestMirrorPolicies": [mirror]});
     Setup { action, ..Setup::default() }
 }
@@ -49,7 +49,7 @@ async fn exchange(mesh: &Mesh, client: &mut Raw, request: &str, body: &str) {
 
 #[test]
 fn a_copy_carries_head_and_body() {
-    run(mirrored(json!({})), |mesh| async move {
+    run(mirrored(&json!({})), |mesh| async move {
         let shadow = shadow(&mesh).await;
         let mut client = mesh.client().await;
         let post = "POST /p?q HTTP/1.1\r\nHost: app:80\r\nX-A: 1\r\nContent-Length: 4\r\n\r\nbody";
@@ -71,7 +71,7 @@ fn a_copy_carries_head_and_body() {
 
 #[test]
 fn a_silent_copy_holds_nobody_up() {
-    run(mirrored(json!({})), |mesh| async move {
+    run(mirrored(&json!({})), |mesh| async move {
         let shadow = shadow(&mesh).await;
         let mut client = mesh.client().await;
         for _ in 0..3 {
@@ -84,7 +84,7 @@ fn a_silent_copy_holds_nobody_up() {
 
 #[test]
 fn a_refused_copy_fails_nobody() {
-    run(mirrored(json!({})), |mesh| async move {
+    run(mirrored(&json!({})), |mesh| async move {
         let address = shadow(&mesh).await.local_addr().unwrap();
         point_shadow_at(&mesh, address);
         let mut client = mesh.client().await;
@@ -97,7 +97,7 @@ fn a_refused_copy_fails_nobody() {
 
 #[test]
 fn a_large_body_is_copied_or_given_up_but_never_waited_for() {
-    run(mirrored(json!({})), |mesh| async move {
+    run(mirrored(&json!({})), |mesh| async move {
         let shadow = shadow(&mesh).await;
         let body = "x".repeat(4 * 1024 * 1024);
         let mut client = mesh.client().await;
@@ -123,7 +123,7 @@ fn a_large_body_is_copied_or_given_up_but_never_waited_for() {
 #[test]
 fn the_fraction_decides() {
     let never = json!({"runtimeFraction": {"defaultValue": {"numerator": 0}}});
-    run(mirrored(never), |mesh| async move {
+    run(mirrored(&never), |mesh| async move {
         let shadow = shadow(&mesh).await;
         let mut client = mesh.client().await;
         exchange(&mesh, &mut client, "GET / HTTP/1.1\r\nHost: app\r\n\r\n", "").await;

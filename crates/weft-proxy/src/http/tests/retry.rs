@@ -310,3 +310,58 @@ fn announced_keep_alive_timeouts_are_believed() {
         mesh.app().await.head().await;
     });
 }
+
+fn one_request_at_a_time() -> Value {
+    json!({"circuitBreakers": {"thresholds": [{"maxRequests": 1}]}})
+}
+
+#[test]
+fn a_streaming_response_is_a_request_under_way() {
+    run(Setup { cluster: one_request_at_a_time(), ..Setup::default() }, |mesh| async move {
+        let mut client = mesh.client().await;
+        client.send(GET).await;
+        let mut app = mesh.app().await;
+        app.head().await;
+        app.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
+        expect(&mut client, "200").await;
+        let mut second = mesh.client().await;
+        second.send(GET).await;
+        let head = expect(&mut second, "503").await;
+        assert!(head.to_ascii_lowercase().contains("x-envoy-overloaded: true"), "{head}");
+        app.send("half").await;
+        assert_eq!(client.bytes(8).await, "halfhalf");
+        mesh.expect_requests(&["response_flags=\"UO\""], 1).await;
+    });
+}
+
+#[test]
+fn a_cookie_keeps_the_client_on_its_endpoint() {
+    let cookie = json!({"cookie": {"name": "stick", "ttl": "60s", "path": "/"}});
+    let action = json!({"timeout": "0s", "hashPolicy": [cookie]});
+    let cluster = json!({"lbPolicy": "RING_HASH"});
+    run(Setup { apps: 4, action, cluster, ..Setup::default() }, |mesh| async move {
+        let mut first = None;
+        let mut stick = String::new();
+        for _ in 0..6 {
+            let mut client = mesh.client().await;
+            client.send(format!("GET / HTTP/1.1\r\nHost: app\r\n{stick}\r\n")).await;
+            let (index, mut app) = tokio::select! {
+                app = mesh.app_at(0) => (0, app),
+                app = mesh.app_at(1) => (1, app),
+                app = mesh.app_at(2) => (2, app),
+                app = mesh.app_at(3) => (3, app),
+            };
+            app.head().await;
+            app.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+            let head = expect(&mut client, "200").await;
+            let set = head.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+            assert_eq!(set.is_some(), first.is_none(), "only the first answer sets it: {head}");
+            if let Some(set) = set {
+                let pair = set.split(';').next().unwrap();
+                assert!(pair.starts_with("stick=") && set.contains("Max-Age=60"), "{set}");
+                stick = format!("Cookie: {pair}\r\n");
+            }
+            assert_eq!(*first.get_or_insert(index), index);
+        }
+    });
+}
