@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 /// One way to load a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,8 +103,10 @@ fn parse_wrk(text: &str) -> anyhow::Result<Measured> {
         .lines()
         .find_map(|line| line.trim().split_once(" requests in "))
         .and_then(|(count, _)| count.parse().ok());
+    let requests = count.context("wrk printed no request count")?;
+    ensure!(requests > 0, "wrk: no request was answered");
     Ok(Measured {
-        requests: count.context("wrk printed no request count")?,
+        requests,
         per_second: after("Requests/sec:")
             .and_then(|text| text.parse().ok())
             .context("wrk printed no rate")?,

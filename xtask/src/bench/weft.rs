@@ -20,24 +20,29 @@ pub fn start(release: &Path, folder: &Path, ports: Ports) -> anyhow::Result<Weft
     for file in ["weft.yaml", "weft-gateway.yaml"] {
         std::fs::write(config.join(file), render(file, ports, folder)?)?;
     }
-    let xds = free_port()?;
+    let (xds, state) = (free_port()?, folder.join("weft-state"));
     let control = [
         "control".into(),
         format!("--config-dir={}", config.display()),
-        format!("--state-dir={}", folder.join("weft-state").display()),
+        format!("--state-dir={}", state.display()),
         format!("--xds-address=127.0.0.1:{xds}"),
         "--xds-tls-address=127.0.0.1:0".into(),
         format!("--http-address=127.0.0.1:{}", free_port()?),
     ];
-    let log = folder.join("weft-control.log");
-    let control = Pinned::start(0, &release.join("weft"), &control, &log)?;
+    let weft = release.join("weft");
+    let mut control = Pinned::start(0, &weft, &control, &folder.join("weft-control.log"))?;
+    control.listening(xds)?;
     let proxy = |kind: &str, name: &str| {
+        // Gateway credentials go only to proxies that prove who they are.
+        let token = folder.join(format!("{name}.token"));
+        std::fs::write(&token, mint(&weft, &state, name)?)?;
         let args = [
             kind.into(),
             format!("--xds=127.0.0.1:{xds}"),
             format!("--name={name}"),
             "--namespace=default".into(),
             format!("--service-account={name}"),
+            format!("--token-file={}", token.display()),
             "--ip=127.0.0.1".into(),
             format!("--labels=app={name}"),
             "--interception=none".into(),
@@ -52,4 +57,19 @@ pub fn start(release: &Path, folder: &Path, ports: Ports) -> anyhow::Result<Weft
     let mut gateway = proxy("gateway", "gateway")?;
     gateway.listening(ports.https)?;
     Ok(Weft { sidecar, gateway, control })
+}
+
+/// A join token for the workload `name`.
+fn mint(weft: &Path, state: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
+    let output = std::process::Command::new(weft)
+        .args(["token", "--namespace=default"])
+        .arg(format!("--service-account={name}"))
+        .arg(format!("--state-dir={}", state.display()))
+        .output()?;
+    anyhow::ensure!(
+        output.status.success(),
+        "weft token: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(output.stdout)
 }
