@@ -15,8 +15,6 @@ pub struct FaultPolicy {
     pub headers: Vec<HeaderMatch>,
     /// Only towards this cluster.
     pub upstream_cluster: Option<Box<str>>,
-    /// Requests with a delay in progress at once, per worker; None: no limit.
-    pub active_max: Option<u32>,
 }
 
 #[derive(Debug, Clone)]

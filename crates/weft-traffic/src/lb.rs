@@ -153,7 +153,8 @@ impl Balancer {
         self.levels = Levels::build(&self.config.lb, &self.endpoints, &self.hosts, self.seed);
     }
 
-    /// Chooses an endpoint. None: there is none to use (503, flag UH).
+    /// Chooses an endpoint. None: there is none to use, or the set asks to drop this request (503, flag
+    /// UH).
     pub fn pick(&mut self, input: &PickInput<'_>, rng: &mut impl FnMut() -> u64) -> Option<Picked> {
         if let ClusterKind::OriginalDst { port, .. } = &self.config.kind {
             let mut address = input.original_dst?;
@@ -161,6 +162,9 @@ impl Balancer {
             let endpoint = Arc::new(Endpoint::at(address));
             let host = Host::new(endpoint.address.clone());
             return Some(Picked { endpoint, host });
+        }
+        if self.endpoints.should_drop(rng) {
+            return None;
         }
         self.sweep(input.now);
         let mut attempt = 0;
@@ -205,8 +209,8 @@ impl Balancer {
 }
 
 impl EndpointSet {
-    /// Whether to drop a request before balancing (`drop_overloads`: 503, flag DO).
-    pub fn should_drop(&self, rng: &mut impl FnMut() -> u64) -> bool {
+    /// Whether to drop a request before balancing (`drop_overloads`).
+    fn should_drop(&self, rng: &mut impl FnMut() -> u64) -> bool {
         self.drops.iter().any(|fraction| fraction.hit(rng()))
     }
 }

@@ -402,3 +402,13 @@ fn new_endpoints_are_used_at_once() {
     }
     assert_eq!(counts, vec![1000; 12]);
 }
+
+#[test]
+fn overload_drops_are_drawn() {
+    let mut shedding = cluster(LbPolicy::RoundRobin, &[(1, 0, UP, ("", 0)); 2]);
+    let drops = vec![crate::matcher::Fraction { numerator: 25, denominator: 100 }];
+    let endpoints = shedding.endpoints.endpoints.clone();
+    shedding.endpoints = Arc::new(EndpointSet { endpoints, drops, overprovisioning: 140 });
+    let picked: usize = spread(&shedding, 10_000).iter().sum();
+    assert!((7_350..7_650).contains(&picked), "{picked}");
+}

@@ -223,13 +223,13 @@ pub(super) fn fault(message: &fault_pb::HttpFault) -> Result<FaultPolicy> {
         filter_metadata: _,
     } = message;
     refuse(!downstream_nodes.is_empty(), "downstream_nodes")?;
+    refuse(max_active_faults.is_some(), "max_active_faults")?;
     refuse(response_rate_limit.is_some(), "response_rate_limit")?;
     Ok(FaultPolicy {
         delay: delay.as_ref().map(fault_delay).transpose().at("delay")?,
         abort: abort.as_ref().map(fault_abort).transpose().at("abort")?,
         headers: list("headers", headers, matchers::header)?,
         upstream_cluster: (!upstream_cluster.is_empty()).then(|| upstream_cluster.as_str().into()),
-        active_max: value::uint(max_active_faults),
     })
 }
 

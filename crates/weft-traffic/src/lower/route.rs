@@ -143,7 +143,7 @@ fn virtual_host(message: &pb::VirtualHost, inherited: &Inherited<'_>) -> Result<
         )?,
         require_tls: match require_tls {
             0 => RequireTls::No,
-            1 => RequireTls::ExternalOnly,
+            1 => return error("require_tls", "EXTERNAL_ONLY is not supported; use ALL"),
             2 => RequireTls::All,
             other => return error("require_tls", format!("{other} is not known")),
         },

@@ -73,7 +73,6 @@ pub struct VirtualHost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequireTls {
     No,
-    ExternalOnly,
     All,
 }
 
