@@ -153,6 +153,17 @@ spec:
     }
 }
 
+impl Drop for Demo {
+    /// Ends it in order, so that it removes its files.
+    fn drop(&mut self) {
+        self.process.terminate();
+        let start = Instant::now();
+        while self.process.ended().is_none() && start.elapsed() < STOP_LIMIT {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 fn socket(url: &Value) -> SocketAddr {
     let url = url.as_str().unwrap_or_default();
     let address = url.split_once("://").map_or(url, |(_, rest)| rest);
