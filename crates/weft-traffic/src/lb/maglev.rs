@@ -26,11 +26,14 @@ const FREE: u32 = u32::MAX;
 impl Maglev {
     /// `size` is prime (lowering checks it), so every permutation reaches every slot.
     pub(super) fn build(lb: &LbConfig, set: &EndpointSet, list: &[usize], size: u64) -> Maglev {
-        let mut claims: Vec<Claim> = list
-            .iter()
-            .map(|&index| {
+        let mut keys: Vec<(String, usize)> =
+            list.iter().map(|&index| (hash_key(lb, &set.endpoints[index]), index)).collect();
+        // The table does not depend on the order of the endpoints.
+        keys.sort();
+        let mut claims: Vec<Claim> = keys
+            .into_iter()
+            .map(|(key, index)| {
                 let endpoint = &set.endpoints[index];
-                let key = hash_key(lb, endpoint);
                 Claim {
                     index: index as u32,
                     offset: xxh64(key.as_bytes(), 0) % size,

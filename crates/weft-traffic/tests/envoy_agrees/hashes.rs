@@ -66,7 +66,7 @@ fn keys_go_to_the_same_endpoint() {
     for message in &clusters {
         let cluster = lower::cluster(&weft_xds::json::message_from_json(message).unwrap()).unwrap();
         let mut balancer = Balancer::new(&cluster, 1, Instant::now());
-        for key in 0..150 {
+        for key in 0..1000 {
             let ask = ask(&cluster.name, key);
             let theirs = client.ask(&ask).body;
             let ours = ours(&table, &cluster, &mut balancer, &ask);
