@@ -16,7 +16,7 @@ use weft_traffic::listener::Direction;
 use weft_traffic::outlier::HostOutcome;
 use weft_traffic::retry::AttemptOutcome;
 use weft_traffic::route::{Found, HostRewrite, SetCookie};
-use weft_traffic::{Cluster, RetryPolicy, RouteAction};
+use weft_traffic::{Cluster, Endpoint, RetryPolicy, RouteAction};
 
 use super::conn::HttpConn;
 use super::exchange::Exchange;
@@ -41,14 +41,26 @@ pub(crate) struct Forward<'r> {
 pub(crate) struct Answered {
     pub(crate) upstream: Upstream,
     pub(crate) answer: FinalHead,
+    pub(crate) picked: Picked,
     pub(crate) guard: Guard,
     /// Keeps the client on this endpoint: to be sent with the response.
     pub(crate) set_cookie: Option<SetCookie>,
 }
 
+/// One attempt, for those who make and judge it.
+struct Attempt {
+    /// From 1.
+    count: u32,
+    /// For a retry: what the circuit breaker gave for it.
+    retry: Option<Permit>,
+    /// Its connection had carried requests before.
+    reused: bool,
+}
+
+type Outcome = Result<(Upstream, FinalHead, Guard), ProxyError>;
+
 /// What is counted while a request is at an endpoint; dropped unfinished, it counts as failed.
 pub(crate) struct Guard {
-    pub(crate) picked: Picked,
     pub(crate) facts: Rc<ConnectionFacts>,
     status: u16,
     finished: bool,
@@ -97,36 +109,45 @@ async fn until_answered(
     loop {
         attempts.count += 1;
         let picked = pick(forward, request, policy.map(|policy| &**policy), hash, &tried)?;
-        attempts.host = Some(picked.endpoint.clone());
-        let host = picked.host.clone();
-        let mut reused = false;
-        let permit = retry_permit.take();
-        let count = attempts.count;
-        let result = attempt(forward, request, exchange, picked, permit, count, &mut reused).await;
-        report(forward, &host, &result);
+        let mut one = Attempt { count: attempts.count, retry: retry_permit.take(), reused: false };
+        let result = attempt(forward, request, exchange, &picked, &mut one).await;
+        report(forward, &picked.host, &result);
         if let Err(error) = &result
-            && reused
+            && one.reused
             && races < RACES_MAX
             && lost_race(error, &request.head, exchange)
         {
             races += 1;
             continue;
         }
-        let Some(policy) = policy else { return result };
-        if !wants_retry(policy, &result) || exchange.timed_out() || !exchange.repeatable() {
-            return result;
-        }
-        retry_permit = circuit.acquire(Resource::Retries);
-        if retries >= policy.retries_max || retry_permit.is_none() {
-            attempts.exhausted = retries >= policy.retries_max;
-            return result;
-        }
+        let wanted = match policy {
+            Some(policy) => wants_retry(policy, &result).then_some(policy),
+            None => None,
+        };
+        retry_permit = match wanted {
+            Some(policy) if !exchange.timed_out() && exchange.repeatable() => {
+                attempts.exhausted = retries >= policy.retries_max;
+                if attempts.exhausted { None } else { circuit.acquire(Resource::Retries) }
+            }
+            _ => None,
+        };
+        let (Some(policy), Some(_)) = (wanted, &retry_permit) else {
+            return match result {
+                Ok((upstream, answer, guard)) => {
+                    Ok(Answered { upstream, answer, picked, guard, set_cookie: None })
+                }
+                Err(error) => {
+                    attempts.host = Some(picked.endpoint);
+                    Err(error)
+                }
+            };
+        };
         // The answer nobody gets; its connection is closed, since its body was not read.
         drop(result);
         exchange.end_attempt();
         retries += 1;
         if policy.avoid_previous {
-            tried.push(host);
+            tried.push(picked.host);
         }
         let delay = policy.backoff.delay(retries, worker.random());
         let slept = async {
@@ -183,11 +204,9 @@ async fn attempt(
     forward: &Forward<'_>,
     request: &mut Request,
     exchange: &mut Exchange<'_, '_>,
-    picked: Picked,
-    retry: Option<Permit>,
-    count: u32,
-    reused: &mut bool,
-) -> Result<Answered, ProxyError> {
+    picked: &Picked,
+    one: &mut Attempt,
+) -> Outcome {
     let worker = &forward.conn.worker;
     exchange.start_attempt();
     let active = picked.host.begin();
@@ -198,11 +217,11 @@ async fn attempt(
     };
     let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);
     let Opened { mut upstream, facts } = exchange.unless_interrupted(open).await?;
-    *reused = upstream.reused();
-    let mut guard = Guard::new(picked, facts, active, retry);
-    prepare(forward, request, &upstream, &guard);
+    one.reused = upstream.reused();
+    let mut guard = Guard::new(facts, active, one.retry.take());
+    prepare(forward, request, upstream.version(), &picked.endpoint);
     if forward.found.host.attempt_count_upstream {
-        request.head.headers.set("x-envoy-attempt-count", count.to_string());
+        request.head.headers.set("x-envoy-attempt-count", one.count.to_string());
     }
     let framing = rules::request_framing(
         &request.head.method,
@@ -213,13 +232,13 @@ async fn attempt(
     upstream.send_request(&request.head, framing)?;
     let answer = exchange.await_answer(&mut upstream).await?;
     guard.answered(answer.head.status);
-    Ok(Answered { upstream, answer, guard, set_cookie: None })
+    Ok((upstream, answer, guard))
 }
 
 /// Makes the head fit for this endpoint and its version.
-fn prepare(forward: &Forward<'_>, request: &mut Request, upstream: &Upstream, guard: &Guard) {
+fn prepare(forward: &Forward<'_>, request: &mut Request, to: Version, endpoint: &Endpoint) {
     let head = &mut request.head;
-    match upstream.version() {
+    match to {
         Version::H2 => rules::request_to_h2(head, &request.connection),
         Version::H10 | Version::H11 => {
             if !request.stripped {
@@ -234,13 +253,12 @@ fn prepare(forward: &Forward<'_>, request: &mut Request, upstream: &Upstream, gu
         head.authority = Some(bytes::Bytes::new());
     }
     if let Some(HostRewrite::Auto) = &forward.action.host_rewrite
-        && !guard.picked.endpoint.hostname.is_empty()
+        && !endpoint.hostname.is_empty()
     {
-        let name = &guard.picked.endpoint.hostname;
-        head.authority = Some(bytes::Bytes::copy_from_slice(name.as_bytes()));
+        head.authority = Some(bytes::Bytes::copy_from_slice(endpoint.hostname.as_bytes()));
     }
     if forward.conn.direction() != Direction::Inbound {
-        outbound::introduce(head, &guard.picked.endpoint, forward.conn);
+        outbound::introduce(head, endpoint, forward.conn);
     }
 }
 
@@ -255,12 +273,11 @@ fn lost_race(error: &ProxyError, head: &RequestHead, exchange: &Exchange<'_, '_>
         }
 }
 
-fn wants_retry(policy: &RetryPolicy, result: &Result<Answered, ProxyError>) -> bool {
+fn wants_retry(policy: &RetryPolicy, result: &Outcome) -> bool {
     let outcome = match result {
-        Ok(answered) => AttemptOutcome::Response {
-            status: answered.answer.head.status,
-            headers: &answered.answer.head.headers,
-        },
+        Ok((_, answer, _)) => {
+            AttemptOutcome::Response { status: answer.head.status, headers: &answer.head.headers }
+        }
         Err(error) => match error.kind {
             ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::UpstreamTls => {
                 AttemptOutcome::ConnectFailure
@@ -280,12 +297,12 @@ fn wants_retry(policy: &RetryPolicy, result: &Result<Answered, ProxyError>) -> b
 }
 
 /// Tells outlier detection.
-fn report(forward: &Forward<'_>, host: &Host, result: &Result<Answered, ProxyError>) {
+fn report(forward: &Forward<'_>, host: &Host, result: &Outcome) {
     if forward.cluster.config.outlier.is_none() {
         return;
     }
     let outcome = match result {
-        Ok(answered) => HostOutcome::Response(answered.answer.head.status),
+        Ok((_, answer, _)) => HostOutcome::Response(answer.head.status),
         Err(error) => match error.kind {
             ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::UpstreamTls => {
                 HostOutcome::ConnectFailure
@@ -303,22 +320,13 @@ fn report(forward: &Forward<'_>, host: &Host, result: &Result<Answered, ProxyErr
 
 impl Guard {
     pub(crate) fn new(
-        picked: Picked,
         facts: Rc<ConnectionFacts>,
         active: ActiveRequest,
         retry: Option<Permit>,
     ) -> Guard {
         facts.active.counters().rq_total.inc();
         facts.active.counters().rq_active.inc();
-        Guard {
-            picked,
-            facts,
-            status: 0,
-            finished: false,
-            _active: active,
-            _retry: retry,
-            request: None,
-        }
+        Guard { facts, status: 0, finished: false, _active: active, _retry: retry, request: None }
     }
 
     /// The final head has this status.

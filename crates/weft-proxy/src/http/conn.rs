@@ -12,6 +12,10 @@ use weft_traffic::{FilterChain, HttpConfig, ListenerConfig, Network, Tables};
 
 use crate::worker::{ConnContext, Worker};
 
+/// The configuration of the moment, counted per connection: cloning touches no other core's cache
+/// line.
+type HttpNow = Rc<Arc<HttpConfig>>;
+
 /// A client's connection.
 pub(crate) struct HttpConn {
     pub(crate) worker: Rc<Worker>,
@@ -19,7 +23,7 @@ pub(crate) struct HttpConn {
     /// As it was when the connection came: what concerns the connection itself.
     pub(crate) http: Arc<HttpConfig>,
     /// As it is now: what concerns requests.
-    current: RefCell<Arc<HttpConfig>>,
+    current: RefCell<HttpNow>,
     current_version: Cell<u64>,
     /// The chain is no longer configured.
     orphaned: Cell<bool>,
@@ -31,7 +35,7 @@ impl HttpConn {
         let chain = context.listener.chain(context.chain)?;
         let Network::Http(http) = &chain.network else { return None };
         let http = http.clone();
-        let current = RefCell::new(http.clone());
+        let current = RefCell::new(Rc::new(http.clone()));
         let current_version = Cell::new(u64::MAX);
         Some(Self { worker, context, http, current, current_version, orphaned: Cell::new(false) })
     }
@@ -81,7 +85,7 @@ impl HttpConn {
 
     /// The configuration for a request that sees `tables`: that of the chain with this
     /// connection's names, or the old one when there is none any more.
-    pub(crate) fn http_now(&self, tables: &Tables) -> Arc<HttpConfig> {
+    pub(crate) fn http_now(&self, tables: &Tables) -> HttpNow {
         self.refresh(tables);
         self.current.borrow().clone()
     }
@@ -93,7 +97,7 @@ impl HttpConn {
         let found = self.find_current(tables);
         self.orphaned.set(found.is_none());
         if let Some(http) = found {
-            *self.current.borrow_mut() = http;
+            *self.current.borrow_mut() = Rc::new(http);
         }
     }
 

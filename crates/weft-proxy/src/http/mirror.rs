@@ -171,7 +171,7 @@ impl Copy {
         let endpoint = self.picked.endpoint.clone();
         let open = self.worker.pools.open(&self.worker, &self.cluster, &endpoint, purpose);
         let Opened { mut upstream, facts } = open.await?;
-        let mut guard = Guard::new(self.picked.clone(), facts, active, None);
+        let mut guard = Guard::new(facts, active, None);
         self.fit_for(upstream.version());
         let framing =
             rules::request_framing(&self.head.method, self.body, self.version, upstream.version());

@@ -11,10 +11,10 @@ use weft_telemetry::trace::Side;
 use weft_telemetry::{PEER_METADATA, PEER_METADATA_ID, PeerInfo};
 use weft_traffic::{Endpoint, HttpConfig};
 
-use super::attempt::Guard;
 use super::conn::HttpConn;
 use super::request::Request;
 use super::trace;
+use crate::upstream::connect::Negotiated;
 
 /// Begins or continues the trace.
 pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) {
@@ -37,17 +37,18 @@ pub(crate) fn introduce(head: &mut RequestHead, endpoint: &Endpoint, conn: &Http
 /// configuration says of its workload.
 pub(crate) fn on_response(
     head: &mut ResponseHead,
-    guard: &Guard,
+    endpoint: &Endpoint,
+    session: &Negotiated,
     conn: &HttpConn,
 ) -> Option<Arc<PeerInfo>> {
     let peers = &conn.worker.pools.peers;
-    let principal = guard.facts.session.peer_spiffe.as_ref();
+    let principal = session.peer_spiffe.as_ref();
     let told = match head.headers.get_known(Known::XEnvoyPeerMetadata) {
         // Without mTLS anybody could claim to be any workload.
-        Some(metadata) if guard.facts.session.mtls => Some(peers.told_by(metadata, principal)),
+        Some(metadata) if session.mtls => Some(peers.told_by(metadata, principal)),
         _ => None,
     };
     head.headers.remove(PEER_METADATA);
     head.headers.remove(PEER_METADATA_ID);
-    told.or_else(|| peers.of_endpoint(&guard.picked.endpoint, principal))
+    told.or_else(|| peers.of_endpoint(endpoint, principal))
 }

@@ -109,7 +109,7 @@ async fn answer(
     };
     allow_upgrade(request, action, &http)?;
     let cluster = cluster(&tables, &found, action, request)?;
-    record.calls(&cluster, request, conn);
+    record.calls(cluster, request, conn);
     edit_request(&found, action, request, conn);
 
     let timeouts = action.timeouts.for_request(
@@ -123,7 +123,7 @@ async fn answer(
     if !action.mirrors.is_empty() {
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
     }
-    let forward = attempt::Forward { found, action, cluster: &cluster, conn };
+    let forward = attempt::Forward { found, action, cluster, conn };
     let answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
     deliver(answered, &forward, request, &mut exchange, &mut record.response).await
 }
@@ -137,13 +137,15 @@ async fn deliver(
     response: &mut super::record::Response,
 ) -> Result<(), ProxyError> {
     let conn = forward.conn;
-    let Answered { mut upstream, answer, guard, set_cookie } = answered;
+    let Answered { mut upstream, answer, picked, guard, set_cookie } = answered;
     let mut head = answer.head;
     let to = exchange.down.version();
     rules::strip_response(&mut head.headers, &answer.connection, to);
     response.peer = match conn.direction() {
         Direction::Inbound => inbound::on_response(&mut head, request, conn),
-        Direction::Outbound | Direction::Gateway => outbound::on_response(&mut head, &guard, conn),
+        Direction::Outbound | Direction::Gateway => {
+            outbound::on_response(&mut head, &picked.endpoint, &guard.facts.session, conn)
+        }
     };
     if let Some(cookie) = set_cookie {
         head.headers.append("set-cookie", cookie.value);
@@ -231,15 +233,15 @@ fn allow_upgrade(
     }
 }
 
-fn cluster(
-    tables: &Tables,
+fn cluster<'t>(
+    tables: &'t Tables,
     found: &Found<'_>,
     action: &RouteAction,
     request: &Request,
-) -> Result<Arc<weft_traffic::Cluster>, ProxyError> {
+) -> Result<&'t Arc<weft_traffic::Cluster>, ProxyError> {
     let name = found.cluster.and_then(|cluster| cluster.resolve(&request.head));
     match name.and_then(|name| tables.cluster(name)) {
-        Some(cluster) => Ok(cluster.clone()),
+        Some(cluster) => Ok(cluster),
         None => Err(match action.cluster_not_found_status {
             503 => ErrorKind::NoCluster.into(),
             status => ErrorKind::NoClusterWith(status).into(),
