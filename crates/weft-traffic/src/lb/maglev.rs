@@ -30,6 +30,7 @@ impl Maglev {
             list.iter().map(|&index| (hash_key(lb, &set.endpoints[index]), index)).collect();
         // The table does not depend on the order of the endpoints.
         keys.sort();
+        let total = total_weight(set, list);
         let mut claims: Vec<Claim> = keys
             .into_iter()
             .map(|(key, index)| {
@@ -38,7 +39,8 @@ impl Maglev {
                     index: index as u32,
                     offset: xxh64(key.as_bytes(), 0) % size,
                     skip: xxh64(key.as_bytes(), 1) % (size - 1) + 1,
-                    weight: f64::from(endpoint.weight.max(1)),
+                    // Of 1, as in Envoy: rounding decides ties, so it has to be the same.
+                    weight: f64::from(endpoint.weight.max(1)) / total,
                     target: 0.0,
                     next: 0,
                 }
@@ -89,6 +91,11 @@ impl Claim {
             }
         }
     }
+}
+
+/// Sum of the weights of the listed endpoints.
+pub(super) fn total_weight(set: &EndpointSet, list: &[usize]) -> f64 {
+    list.iter().map(|&index| u64::from(set.endpoints[index].weight.max(1))).sum::<u64>() as f64
 }
 
 /// What is hashed for a host: its address, or its name if the cluster says so.

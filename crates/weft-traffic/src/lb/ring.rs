@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::maglev::hash_key;
+use super::maglev::{hash_key, total_weight};
 use crate::cluster::{EndpointSet, LbConfig};
 
 /// Points sorted by hash.
@@ -21,15 +21,15 @@ impl Ring {
         min: u64,
         max: u64,
     ) -> Ring {
-        let weight = |index: usize| f64::from(set.endpoints[index].weight.max(1));
-        let total: f64 = list.iter().map(|&index| weight(index)).sum();
-        let lightest = list.iter().map(|&i| weight(i) / total).fold(f64::INFINITY, f64::min);
+        let total = total_weight(set, list);
+        let share = |index: usize| f64::from(set.endpoints[index].weight.max(1)) / total;
+        let lightest = list.iter().map(|&index| share(index)).fold(f64::INFINITY, f64::min);
         let scale = ((lightest * min as f64).ceil() / lightest).min(max as f64);
         let mut points = Vec::with_capacity(scale.ceil() as usize);
         let (mut made, mut target) = (0.0, 0.0);
         for &index in list {
             let key = hash_key(lb, &set.endpoints[index]);
-            target += scale * weight(index) / total;
+            target += scale * share(index);
             let mut copy = 0u64;
             while made < target {
                 let name = format!("{key}_{copy}");
