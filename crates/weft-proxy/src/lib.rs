@@ -23,6 +23,7 @@ pub mod admin;
 pub mod drain;
 pub mod error;
 pub mod logging;
+mod memory;
 pub mod state;
 
 pub use bootstrap::{StartError, run, start};

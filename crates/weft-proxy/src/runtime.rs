@@ -122,6 +122,9 @@ impl Shared {
         let bound = listeners.failed().next().is_none();
         if config.is_complete() && bound && !self.ready.swap(true, Ordering::Relaxed) {
             tracing::info!(after = ?self.started.elapsed(), "ready");
+            if let Err(error) = crate::memory::release_startup_code() {
+                tracing::debug!(%error, "memory of the start not given back");
+            }
         }
     }
 
