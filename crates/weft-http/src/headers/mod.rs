@@ -300,7 +300,13 @@ impl HeaderList {
 
     fn write_line(&mut self, name: &[u8], value: &[u8]) -> Entry {
         let start = self.overlay.len();
-        self.overlay.reserve(name.len() + value.len() + 4);
+        let added = name.len() + value.len() + 4;
+        // Who adds one line mostly adds several (request id, trace context, peer metadata).
+        self.overlay.reserve(if self.overlay.capacity() == 0 {
+            added.max(OVERLAY_MIN)
+        } else {
+            added
+        });
         self.overlay.extend_from_slice(name);
         for byte in &mut self.overlay[start..] {
             if !is_token_byte(*byte) {
@@ -325,6 +331,9 @@ impl HeaderList {
         }
     }
 }
+
+/// First room for added and changed lines, in bytes.
+const OVERLAY_MIN: usize = 512;
 
 enum ValueSource<'a> {
     Same,

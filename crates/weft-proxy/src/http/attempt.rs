@@ -53,6 +53,8 @@ struct Attempt {
     count: u32,
     /// For a retry: what the circuit breaker gave for it.
     retry: Option<Permit>,
+    /// An earlier attempt lost a keep-alive race.
+    certain: bool,
     /// Its connection had carried requests before.
     reused: bool,
 }
@@ -109,7 +111,12 @@ async fn until_answered(
     loop {
         attempts.count += 1;
         let picked = pick(forward, request, policy.map(|policy| &**policy), hash, &tried)?;
-        let mut one = Attempt { count: attempts.count, retry: retry_permit.take(), reused: false };
+        let mut one = Attempt {
+            count: attempts.count,
+            retry: retry_permit.take(),
+            certain: races > 0,
+            reused: false,
+        };
         let result = attempt(forward, request, exchange, &picked, &mut one).await;
         report(forward, &picked.host, &result);
         if let Err(error) = &result
@@ -212,7 +219,7 @@ async fn attempt(
     let active = picked.host.begin();
     let purpose = Purpose {
         downstream: request.version,
-        once_only: !request.head.method.is_idempotent(),
+        certain: one.certain || !request.head.method.is_idempotent(),
         priority: usize::from(forward.action.high_priority),
     };
     let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);

@@ -166,8 +166,7 @@ impl Copy {
     async fn send(mut self, mut body: Body) -> Result<(), ProxyError> {
         let active = self.picked.host.begin();
         // There are no retries to make up for a connection that is dead.
-        let purpose =
-            Purpose { downstream: self.version, once_only: true, priority: self.priority };
+        let purpose = Purpose { downstream: self.version, certain: true, priority: self.priority };
         let endpoint = self.picked.endpoint.clone();
         let open = self.worker.pools.open(&self.worker, &self.cluster, &endpoint, purpose);
         let Opened { mut upstream, facts } = open.await?;

@@ -22,6 +22,9 @@ use crate::net::io::IdleState;
 /// Taken off a `Keep-Alive: timeout` so that we close before the endpoint does.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
+/// An idle connection keeps its buffers this long.
+const BUFFERS_FOR: Duration = Duration::from_millis(500);
+
 /// A connection to an endpoint, between or during requests.
 pub(crate) struct H1Connection {
     h1: H1,
@@ -79,6 +82,14 @@ impl IdleH1 {
             None => limit,
         };
         now.saturating_duration_since(self.since) >= limit
+    }
+
+    /// Gives the buffers back if it is not in steady use; for the sweep, since a connection that
+    /// is used again at once would only allocate them again.
+    pub(crate) fn release_buffers(&mut self, now: Instant) {
+        if self.idle_for(now) >= BUFFERS_FOR {
+            self.connection.h1.wire.release_buffers();
+        }
     }
 
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
@@ -198,7 +209,6 @@ impl H1Client {
             && h1.wire.input.is_empty()
             && !h1.wire.input_ended();
         if keep_alive && complete {
-            h1.wire.release_buffers();
             home.put_back(IdleH1 { connection, since: Instant::now() });
         }
     }

@@ -35,8 +35,8 @@ const IDLE_SIDECAR: Duration = Duration::from_secs(60);
 /// What Envoy means by an unset idle timeout: not a choice anybody made.
 const IDLE_UNSET: Duration = Duration::from_secs(3600);
 /// Below this an idle connection is trusted without a look at the socket, which is a system call:
-/// a request that may be sent twice can be sent again if the trust was misplaced.
-const TRUST_FOR: Duration = Duration::from_millis(1);
+/// a request that may be sent twice is sent again if the trust was misplaced.
+const TRUST_FOR: Duration = Duration::from_millis(100);
 /// Idle HTTP/1 connections kept per endpoint.
 const IDLE_MAX: usize = 1024;
 /// How often idle connections are looked at.
@@ -113,8 +113,9 @@ impl Drop for ConnectionPermit {
 pub(crate) struct Purpose {
     /// The version the client speaks.
     pub(crate) downstream: Version,
-    /// The request must not be sent twice.
-    pub(crate) once_only: bool,
+    /// The connection must be known to be open: the request must not be sent twice, or has lost a
+    /// keep-alive race before.
+    pub(crate) certain: bool,
     /// 0: the cluster's default limits; 1: those for high priority.
     pub(crate) priority: usize,
 }
@@ -140,7 +141,7 @@ impl Pools {
         let pool = self.cluster(cluster);
         let host = pool.host(cluster, endpoint)?;
         let wanted = wanted(cluster.config.http.protocol, purpose.downstream);
-        if let Some(ready) = host.reuse(wanted, purpose.once_only).await {
+        if let Some(ready) = host.reuse(wanted, purpose.certain).await {
             return Ok(ready);
         }
         let circuit = worker.balancers.circuit(cluster, purpose.priority, worker.now());
@@ -310,18 +311,18 @@ impl HostPool {
     }
 
     /// A connection that is there already.
-    async fn reuse(self: &Rc<Self>, wanted: Wanted, once_only: bool) -> Option<Opened> {
+    async fn reuse(self: &Rc<Self>, wanted: Wanted, certain: bool) -> Option<Opened> {
         match self.expects_h2(wanted) {
             true => self.reuse_h2().await,
-            false => self.reuse_h1(once_only),
+            false => self.reuse_h1(certain),
         }
     }
 
-    fn reuse_h1(self: &Rc<Self>, once_only: bool) -> Option<Opened> {
+    fn reuse_h1(self: &Rc<Self>, certain: bool) -> Option<Opened> {
         let now = Instant::now();
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            let fresh = !once_only && idle.idle_for(now) < TRUST_FOR;
+            let fresh = !certain && idle.idle_for(now) < TRUST_FOR;
             if idle.is_stale(now, self.idle_limit.get()) || !(fresh || idle.is_good()) {
                 continue;
             }
@@ -384,7 +385,10 @@ impl HostPool {
 
     fn sweep(&self, now: Instant) {
         let limit = self.idle_limit.get();
-        self.idle.borrow_mut().retain_mut(|idle| !idle.is_stale(now, limit) && idle.is_good());
+        self.idle.borrow_mut().retain_mut(|idle| {
+            idle.release_buffers(now);
+            !idle.is_stale(now, limit) && idle.is_good()
+        });
         self.shared.borrow_mut().retain(|shared| {
             !shared.connection.is_closed() && !shared.connection.is_stale(now, limit)
         });

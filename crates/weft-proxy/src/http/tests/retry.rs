@@ -365,3 +365,31 @@ fn a_cookie_keeps_the_client_on_its_endpoint() {
         }
     });
 }
+
+#[test]
+fn a_restarted_application_is_not_the_clients_problem() {
+    run(Setup::default(), |mesh| async move {
+        // As many idle connections as there were calls side by side; all of them die at once.
+        let mut clients = Vec::new();
+        let mut apps = Vec::new();
+        for _ in 0..8 {
+            let mut client = mesh.client().await;
+            client.send(GET).await;
+            let mut app = mesh.app().await;
+            app.head().await;
+            clients.push(client);
+            apps.push(app);
+        }
+        for (client, app) in clients.iter_mut().zip(&mut apps) {
+            app.send(OK).await;
+            client.bytes(OK.len()).await;
+        }
+        drop(apps);
+        let mut client = clients.remove(0);
+        client.send(GET).await;
+        let mut app = mesh.app().await;
+        assert_eq!(app.head().await, GET);
+        app.send(OK).await;
+        client.bytes(OK.len()).await;
+    });
+}
