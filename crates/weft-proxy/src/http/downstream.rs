@@ -122,6 +122,14 @@ impl Downstream<'_> {
         }
     }
 
+    /// The connection ends after this response, and its head says so. HTTP/2 says it by GOAWAY.
+    pub(crate) fn close_after(&mut self) {
+        match self {
+            Self::H1(side) => side.close_after(),
+            Self::H2(_) => {}
+        }
+    }
+
     /// Cuts the response: the client must not take what it has for a whole message.
     pub(crate) fn abort(&mut self) {
         match self {

@@ -12,10 +12,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
-use weft_http::{Frame, HeaderList, Known, rules};
+use weft_http::{Frame, rules};
 use weft_traffic::timeout::RequestTimeouts;
 
 use super::downstream::Downstream;
+use super::grpc::{self, Messages};
 use super::mirror::Copies;
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::{Answer, FinalHead, Upstream};
@@ -45,51 +46,6 @@ pub(crate) struct Tally {
     pub(crate) grpc_status: Option<u8>,
     /// gRPC only: messages each way.
     pub(crate) messages: Option<Messages>,
-}
-
-/// gRPC messages counted in both directions.
-#[derive(Default)]
-pub(crate) struct Messages {
-    pub(crate) request: MessageCounter,
-    pub(crate) response: MessageCounter,
-}
-
-/// Counts length-prefixed messages in a stream of bytes, however it is cut.
-#[derive(Default)]
-pub(crate) struct MessageCounter {
-    pub(crate) count: u64,
-    /// Bytes left of the current message.
-    left: usize,
-    /// Bytes of the current prefix, and what of the length they said.
-    prefix: u8,
-    length: u32,
-}
-
-/// A flag byte and a 32-bit length.
-const PREFIX_BYTES: u8 = 5;
-
-impl MessageCounter {
-    fn see(&mut self, mut data: &[u8]) {
-        while !data.is_empty() {
-            if self.left > 0 {
-                let skip = self.left.min(data.len());
-                self.left -= skip;
-                data = &data[skip..];
-                continue;
-            }
-            if self.prefix > 0 {
-                self.length = self.length << 8 | u32::from(data[0]);
-            }
-            self.prefix += 1;
-            data = &data[1..];
-            if self.prefix == PREFIX_BYTES {
-                self.count += 1;
-                self.left = self.length as usize;
-                self.prefix = 0;
-                self.length = 0;
-            }
-        }
-    }
 }
 
 /// How far the request body has come in this attempt.
@@ -307,7 +263,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
                     self.tally.response_bytes += bytes as u64;
                     match (&frame, &mut self.tally.messages) {
                         (Frame::Trailers(trailers), _) => {
-                            self.tally.grpc_status = grpc_status(trailers);
+                            self.tally.grpc_status = grpc::status(trailers);
                         }
                         (Frame::Data(data), Some(messages)) => messages.response.see(data),
                         (Frame::Data(_), None) => {}
@@ -333,12 +289,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
     }
 }
 
-/// The status in a gRPC head or trailer section.
-pub(crate) fn grpc_status(headers: &HeaderList) -> Option<u8> {
-    let digits = headers.get_known(Known::GrpcStatus)?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
+/// Content bytes of a frame.
 pub(crate) fn frame_bytes(frame: &Frame) -> usize {
     match frame {
         Frame::Data(data) => data.len(),
@@ -451,26 +402,6 @@ impl Limits {
         match &mut self.timer {
             Some(timer) => timer.as_mut().poll(cx),
             None => Poll::Pending,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::MessageCounter;
-
-    #[test]
-    fn messages_are_counted_however_the_stream_is_cut() {
-        let mut stream = Vec::new();
-        for size in [0_u32, 1, 300, 70_000] {
-            stream.push(0);
-            stream.extend_from_slice(&size.to_be_bytes());
-            stream.resize(stream.len() + size as usize, b'x');
-        }
-        for cut in [1, 2, 3, 5, 7, 1000, 100_000] {
-            let mut counter = MessageCounter::default();
-            stream.chunks(cut).for_each(|part| counter.see(part));
-            assert_eq!(counter.count, 4, "cut into {cut}");
         }
     }
 }

@@ -66,7 +66,7 @@ pub(crate) async fn send(
     body: Bytes,
     record: &mut Record,
 ) -> Result<(), ProxyError> {
-    let grpc_status = super::exchange::grpc_status(&head.headers);
+    let grpc_status = super::grpc::status(&head.headers);
     record.replied(head.status, grpc_status, body.len() as u64);
     poll_fn(|cx| {
         if let Downstream::H1(side) = down {

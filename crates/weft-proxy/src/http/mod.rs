@@ -12,6 +12,7 @@ mod request;
 
 mod filter;
 mod gateway;
+mod grpc;
 mod head_rules;
 mod inbound;
 mod outbound;

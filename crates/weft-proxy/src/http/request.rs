@@ -19,9 +19,9 @@ use weft_traffic::{Action, HttpConfig, RouteAction, Tables};
 use super::attempt::{self, Answered};
 use super::conn::HttpConn;
 use super::downstream::Downstream;
-use super::exchange::{Exchange, grpc_status};
+use super::exchange::Exchange;
 use super::record::Record;
-use super::{filter, gateway, head_rules, inbound, local_reply, mirror, outbound, upgrade};
+use super::{filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, upgrade};
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::Upstream;
 
@@ -153,10 +153,13 @@ async fn deliver(
     respond(&forward.found, request, &mut head, conn);
     response.status = head.status;
     if request.grpc {
-        response.grpc_status = grpc_status(&head.headers);
+        response.grpc_status = grpc::status(&head.headers);
     }
     if head.status == 101 {
         return switch_protocols(head, upstream, exchange).await;
+    }
+    if !conn.keep_alive(0) {
+        exchange.down.close_after();
     }
     // From here on the response can only be completed or cut.
     exchange.settle();

@@ -280,6 +280,10 @@ impl H1Server {
         self.h1.wire.poll_flush(cx).map_err(ProxyError::disconnect)
     }
 
+    pub(crate) fn close_after(&mut self) {
+        self.keep_alive = false;
+    }
+
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
     }
