@@ -4,41 +4,53 @@
 
 use std::io;
 
-/// Unmaps this program's code pages. What still runs comes back from the page cache at once, with
-/// a minor fault for each 64 KiB. Call it when the start is over, not again and again.
+/// Unmaps the pages of files that this program only reads: its code and constants, and those of its
+/// libraries. What still runs comes back from the page cache at once, with a minor fault for each
+/// 64 KiB. Call it when the start is over, not again and again.
 pub fn release_startup_code() -> io::Result<()> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let program = std::fs::read_link("/proc/self/exe")?;
-    let Some(program) = program.to_str() else { return Ok(()) };
-    for line in maps.lines() {
-        if let Some((start, length)) = code_range(line, program) {
-            unmap(start, length)?;
-        }
+    let maps = std::fs::read_to_string("/proc/self/smaps")?;
+    for (start, length) in clean_file_ranges(&maps) {
+        unmap(start, length)?;
     }
     Ok(())
 }
 
-/// `START-END r-xp … PATH` of the program itself. Only code: it is never written to, not even by
-/// the dynamic linker, so what is dropped is in the file.
-fn code_range(line: &str, program: &str) -> Option<(usize, usize)> {
-    let (range, rest) = line.split_once(' ')?;
-    if !rest.starts_with("r-xp ") || !rest.ends_with(program) {
-        return None;
+/// Mappings of files that cannot be written to and of which no page was ever changed, not even by
+/// the dynamic linker, as its relocated tables are: what is dropped is in the file.
+fn clean_file_ranges(smaps: &str) -> Vec<(usize, usize)> {
+    let mut ranges = Vec::new();
+    let mut candidate = None;
+    for line in smaps.lines() {
+        if let Some(range) = file_range(line) {
+            candidate = range;
+        } else if line.split_whitespace().eq(["Anonymous:", "0", "kB"]) {
+            ranges.extend(candidate.take());
+        }
     }
-    let (start, end) = range.split_once('-')?;
+    ranges
+}
+
+/// `START-END r?-p OFFSET DEVICE INODE PATH`: the first line of a mapping. The inner value is its
+/// range when it is private, readable, not writable and of a file.
+fn file_range(line: &str) -> Option<Option<(usize, usize)>> {
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
     let start = usize::from_str_radix(start, 16).ok()?;
     let end = usize::from_str_radix(end, 16).ok()?;
-    Some((start, end.checked_sub(start)?))
+    let flags = words.next()?;
+    let of_a_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
+    let clean = of_a_file && matches!(flags, "r-xp" | "r--p");
+    Some(clean.then(|| end.checked_sub(start)).flatten().map(|length| (start, length)))
 }
 
 #[allow(unsafe_code, reason = "madvise has no safe form")]
 fn unmap(start: usize, length: usize) -> io::Result<()> {
     use rustix::mm::{Advice, madvise};
     let address = std::ptr::with_exposed_provenance_mut(start);
-    // SAFETY: the range is a private mapping of the running program's file that is readable and
-    // executable but not writable, as /proc/self/maps just said, and the program's own code is
-    // never unmapped. Its pages hold exactly the file's bytes, so a page that is dropped is read
-    // again from the file, with the same content, when it is next touched.
+    // SAFETY: the range is a private mapping of the running program or one of its libraries that
+    // is not writable and has no changed page, as /proc/self/smaps just said; such mappings are
+    // never unmapped or written while the program runs. The pages hold exactly the file's bytes, so
+    // a page that is dropped is read again from the file, with the same content, when touched.
     unsafe { madvise(address, length, Advice::LinuxDontNeed) }?;
     Ok(())
 }
@@ -48,16 +60,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_of_the_program_itself_is_found() {
-        let program = "/usr/bin/weft-proxy";
-        let line = |flags: &str, path: &str| {
-            format!("55d0-75d0 {flags} 00647000 fe:00 10010753        {path}")
+    fn only_unchanged_mappings_of_files_are_found() {
+        let mapping = |flags: &str, path: &str, anonymous: &str| {
+            format!(
+                "55d0-75d0 {flags} 00647000 fe:00 10010753        {path}\nRss:  4 kB\n\
+                 Anonymous:        {anonymous} kB\nVmFlags: rd mr\n"
+            )
         };
-        assert_eq!(code_range(&line("r-xp", program), program), Some((0x55d0, 0x2000)));
-        for flags in ["r--p", "rw-p", "rwxp"] {
-            assert_eq!(code_range(&line(flags, program), program), None);
+        let (program, found) = ("/usr/bin/weft-proxy", [(0x55d0, 0x2000)]);
+        assert_eq!(clean_file_ranges(&mapping("r-xp", program, "0")), found);
+        assert_eq!(clean_file_ranges(&mapping("r--p", program, "0")), found);
+        assert_eq!(clean_file_ranges(&mapping("r--p", program, "8")), []);
+        assert_eq!(clean_file_ranges(&mapping("r--p", "", "0")), []);
+        assert_eq!(clean_file_ranges(&mapping("r-xp", "[vdso]", "0")), []);
+        for flags in ["rw-p", "rwxp", "r--s"] {
+            assert_eq!(clean_file_ranges(&mapping(flags, program, "0")), []);
         }
-        assert_eq!(code_range(&line("r-xp", "/lib/libc.so.6"), program), None);
     }
 
     #[test]
