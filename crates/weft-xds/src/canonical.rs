@@ -7,18 +7,26 @@
 //! Must not know sessions.
 
 use bytes::Bytes;
+use std::sync::{Arc, OnceLock};
+
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
-use prost_reflect::{Kind, MessageDescriptor};
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 
 use crate::json;
 
 /// Depth at which nested messages are copied unchanged; xDS nests far less.
 const DEPTH_MAX: usize = 64;
 
+/// Whoever writes resources writes many: their descriptors stay.
+fn descriptors() -> &'static DescriptorPool {
+    static DESCRIPTORS: OnceLock<Arc<DescriptorPool>> = OnceLock::new();
+    DESCRIPTORS.get_or_init(json::pool)
+}
+
 /// Puts the map entries of an encoded message of type `full_name` in order.
 /// Bytes that do not parse, or a type we have no descriptor for, stay as they are.
 pub(crate) fn canonical(full_name: &str, encoded: Vec<u8>) -> Bytes {
-    let Some(descriptor) = json::pool().get_message_by_name(full_name) else {
+    let Some(descriptor) = descriptors().get_message_by_name(full_name) else {
         return Bytes::from(encoded);
     };
     let mut out = Vec::with_capacity(encoded.len());
@@ -95,7 +103,7 @@ fn any(mut input: &[u8], out: &mut Vec<u8>, depth: usize) -> Option<()> {
             (1, _) => {
                 let url = std::str::from_utf8(body).ok()?;
                 let full_name = url.rsplit('/').next().unwrap_or(url);
-                descriptor = json::pool().get_message_by_name(full_name);
+                descriptor = descriptors().get_message_by_name(full_name);
                 write_delimited(tag, body, out);
             }
             (2, Some(descriptor)) => {

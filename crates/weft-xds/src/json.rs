@@ -3,7 +3,7 @@
 //! Owns the descriptor set (`data/envoy.fds`, see the README beside it).
 //! Must not know what is converted: it serves config dumps, patches, tests.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
@@ -28,13 +28,19 @@ pub enum JsonError {
     NoType,
 }
 
-/// The descriptors of all messages we can convert.
-pub fn pool() -> &'static DescriptorPool {
-    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+/// The descriptors of all messages we can convert: 8 MB, in memory only while somebody holds them.
+/// Hold them around a batch of conversions, which otherwise read them anew each time.
+pub fn pool() -> Arc<DescriptorPool> {
+    static HELD: Mutex<Weak<DescriptorPool>> = Mutex::new(Weak::new());
     static BYTES: &[u8] = include_bytes!("../data/envoy.fds");
-    POOL.get_or_init(|| {
-        DescriptorPool::decode(BYTES).expect("the committed descriptor set is valid")
-    })
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(pool) = held.upgrade() {
+        return pool;
+    }
+    let pool = DescriptorPool::decode(BYTES).expect("the committed descriptor set is valid");
+    let pool = Arc::new(pool);
+    *held = Arc::downgrade(&pool);
+    pool
 }
 
 /// An `Any` as JSON with `@type`. A type we have no descriptor for, or malformed

@@ -10,6 +10,7 @@ use crate::runtime::Shared;
 
 /// Envoy's `ConfigDump`. Endpoints only when asked for: they are most of it.
 pub fn dump(shared: &Shared, include_eds: bool) -> Value {
+    let _descriptors = weft_xds::json::pool();
     let mut configs = vec![
         section(
             shared,
