@@ -8,17 +8,6 @@ use weft_model::{Severity, analyze, parse_yaml};
 /// Files that hold no resources: values of a package manager.
 const NO_RESOURCES: [&str; 3] = ["spire-base.yaml", "spire-east.yaml", "spire-west.yaml"];
 
-fn data() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let data = std::env::var_os("WEFT_DATA").map_or(beside, PathBuf::from);
-    if data.join("samples").is_dir() {
-        return Some(data);
-    }
-    println!("SKIPPED: no samples in {}; set WEFT_DATA to their folder", data.display());
-    assert_ne!(std::env::var("WEFT_REQUIRE_PEERS").as_deref(), Ok("1"), "samples are required");
-    None
-}
-
 fn yaml_files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a folder of samples") {
         let path = entry.expect("a readable entry").path();
@@ -32,7 +21,7 @@ fn yaml_files(dir: &Path, found: &mut Vec<PathBuf>) {
 
 #[test]
 fn every_sample_is_accepted() {
-    let Some(data) = data() else { return };
+    let Some(data) = weft_testkit::peer::data("every_sample_is_accepted") else { return };
     let mut files = Vec::new();
     yaml_files(&data.join("samples"), &mut files);
     assert!(files.len() > 50, "only {} samples", files.len());
@@ -51,7 +40,7 @@ fn every_sample_is_accepted() {
 
 #[test]
 fn bookinfo_has_no_findings_that_matter() {
-    let Some(data) = data() else { return };
+    let Some(data) = weft_testkit::peer::data("every_sample_is_accepted") else { return };
     let bookinfo = data.join("samples/bookinfo");
     let files = [
         "kube/bookinfo.yaml",

@@ -5,7 +5,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{data, envoy, snapshot_with_findings, view};
+use common::{envoy, snapshot_with_findings, view};
+use weft_testkit::peer;
 use weft_translate::{Interception, ProxyKind};
 
 /// Views that see each sample from different sides.
@@ -44,7 +45,8 @@ fn yaml_files(directory: &Path, found: &mut Vec<PathBuf>) {
 /// Each sample together with the services it talks about.
 #[test]
 fn istio_samples_validate() {
-    let (Some(data), Some(envoy)) = (data(), envoy::binary()) else { return };
+    let test = "istio_samples_validate";
+    let (Some(data), Some(envoy)) = (peer::data(test), peer::envoy(test)) else { return };
     let samples = data.join("samples");
     let read = |path: &Path| std::fs::read_to_string(path).expect("sample is readable");
     let base = read(&samples.join("bookinfo/kube/bookinfo.yaml"));
@@ -72,7 +74,7 @@ fn istio_samples_validate() {
 /// Everything that we translate at least once, in one world.
 #[test]
 fn a_tour_of_features_validates() {
-    let Some(envoy) = envoy::binary() else { return };
+    let Some(envoy) = peer::envoy("a_tour_of_features_validates") else { return };
     let (snapshot, findings) = snapshot_with_findings(include_str!("data/tour.yaml"));
     let errors: Vec<_> = findings.iter().filter(|finding| finding.is_error()).collect();
     assert!(errors.is_empty(), "{errors:#?}");

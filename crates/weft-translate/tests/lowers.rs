@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{data, snapshot_with_findings, view};
+use common::{snapshot_with_findings, view};
 use weft_model::Snapshot;
 use weft_traffic::Tables;
 use weft_traffic::lower::{self, Lowered};
@@ -96,7 +96,7 @@ fn check_all(name: &str, snapshot: &Snapshot, failures: &mut Vec<String>) {
 
 #[test]
 fn istio_samples_lower() {
-    let Some(data) = data() else { return };
+    let Some(data) = weft_testkit::peer::data("istio_samples_lower") else { return };
     let samples = data.join("samples");
     let read = |path: &Path| std::fs::read_to_string(path).expect("sample is readable");
     let base = read(&samples.join("bookinfo/kube/bookinfo.yaml"));

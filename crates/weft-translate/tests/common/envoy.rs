@@ -9,18 +9,6 @@ use weft_model::Snapshot;
 use weft_translate::{ProxyView, endpoints, translate};
 use weft_xds::{Resource, json, type_url};
 
-/// The Envoy binary (`WEFT_ENVOY`), if there is one.
-pub fn binary() -> Option<PathBuf> {
-    let path = std::env::var_os("WEFT_ENVOY").map(PathBuf::from);
-    match path {
-        Some(path) if path.is_file() => Some(path),
-        _ => {
-            super::skipped("no Envoy binary (set WEFT_ENVOY)");
-            None
-        }
-    }
-}
-
 /// Envoy's complaint about the configuration of this proxy, if it has one.
 pub fn validate(envoy: &PathBuf, snapshot: &Snapshot, view: &ProxyView) -> Result<(), String> {
     let file = tempfile::Builder::new().suffix(".json").tempfile().expect("temporary file");

@@ -6,7 +6,6 @@ pub mod envoy;
 pub mod land;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use weft_model::{Change, ChangeKind, Diagnostic, Snapshot, parse_yaml};
 use weft_translate::{Flavor, Interception, ProxyKind, ProxyView};
@@ -44,22 +43,4 @@ pub fn view(kind: ProxyKind, namespace: &str, name: &str, labels: &[(&str, &str)
         cluster_id: "Kubernetes".into(),
         interception: Interception::Redirect,
     }
-}
-
-/// Istio's sample files (`WEFT_DATA`, else beside the repository); `None` and a loud line when
-/// they are not there.
-pub fn data() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let path = std::env::var_os("WEFT_DATA").map_or_else(|| beside.into(), PathBuf::from);
-    if path.is_dir() {
-        return Some(path);
-    }
-    skipped(&format!("no Istio samples at {} (set WEFT_DATA)", path.display()));
-    None
-}
-
-/// Says loudly why a test did not run; fails it when every peer is required.
-pub fn skipped(why: &str) {
-    eprintln!("SKIPPED: {why}");
-    assert_ne!(std::env::var("WEFT_REQUIRE_PEERS").as_deref(), Ok("1"), "{why}");
 }

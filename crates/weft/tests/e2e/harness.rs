@@ -190,8 +190,7 @@ impl Mesh {
 
     /// Starts a stock Envoy, with delta xDS or state of the world.
     pub fn envoy(&self, place: &Place<'_>, token: &str, delta: bool) -> Envoy {
-        let binary = std::env::var_os("WEFT_ENVOY").map(PathBuf::from);
-        let binary = binary.or_else(|| weft_testkit::peer::envoy("envoy")).expect("checked before");
+        let binary = weft_testkit::peer::envoy("envoy").expect("the test has asked for it before");
         let ip = place.ip.to_string();
         let join = Join {
             kind: place.kind,
