@@ -17,7 +17,8 @@ use weft_testkit::{
     wait,
 };
 
-const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+/// The program under test.
+pub const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 /// How long a program of ours may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -27,6 +28,7 @@ pub struct Mesh {
     pub folder: tempfile::TempDir,
     pub xds: SocketAddr,
     pub http: SocketAddr,
+    config: PathBuf,
     control: Option<Process>,
 }
 
@@ -66,26 +68,35 @@ impl Mesh {
     /// Starts a control plane on `yaml` (one file of many documents).
     pub async fn start(yaml: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        std::fs::create_dir(folder.path().join("config")).expect("a fresh folder");
+        let config = folder.path().join("config");
+        std::fs::create_dir(&config).expect("a fresh folder");
+        std::fs::write(config.join("mesh.yaml"), yaml).expect("the folder is writable");
+        Self::over(folder, config).await
+    }
+
+    /// Starts a control plane on a folder of YAML that is there already.
+    pub async fn over(folder: tempfile::TempDir, config: PathBuf) -> Self {
         let loopback = Ipv4Addr::LOCALHOST;
         let mut mesh = Self {
             folder,
             xds: (loopback, free_port()).into(),
             http: (loopback, free_port()).into(),
+            config,
             control: None,
         };
-        mesh.write("mesh.yaml", yaml);
         mesh.start_control().await;
         mesh
     }
 
     /// Writes (or replaces) a file of the watched folder.
     pub fn write(&self, name: &str, yaml: &str) {
-        std::fs::write(self.config().join(name), yaml).expect("the folder is writable");
+        std::fs::write(self.config.join(name), yaml).expect("the folder is writable");
     }
 
-    pub fn config(&self) -> PathBuf {
-        self.folder.path().join("config")
+    /// The text of `NAME.yaml` in the watched folder.
+    pub fn written(&self, name: &str) -> String {
+        let path = self.config.join(format!("{name}.yaml"));
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
     fn state(&self) -> PathBuf {
@@ -93,7 +104,7 @@ impl Mesh {
     }
 
     pub async fn start_control(&mut self) {
-        let (config, state) = (self.config(), self.state());
+        let (config, state) = (&self.config, self.state());
         let args = [
             "control".to_owned(),
             format!("--config-dir={}", config.display()),

@@ -5,6 +5,7 @@
 mod harness;
 
 mod control_restart;
+mod demo_on_envoy;
 mod grpc_xds;
 mod live;
 mod pairs;
