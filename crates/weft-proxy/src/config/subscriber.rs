@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use weft_xds::ResourceType;
 use weft_xds::client::{self, Command, Connection, Subscriber, Wants};
-use weft_xds::connect::Target;
 use weft_xds::session::{ClientSession, Mode, Rejection, Update, Wanted};
 
 use super::saved;
@@ -44,36 +43,50 @@ pub struct Source {
 pub async fn run(source: Source, shared: Arc<Shared>) {
     let changed = Arc::new(Notify::new());
     let resolved = Arc::new(Notify::new());
+    let heard = Arc::new(Notify::new());
     let files = Arc::new(FileSecrets::new(shared.secrets.clone(), shared.registry.clone()));
     let dns = Arc::new(std::sync::Mutex::new(Dns::new(resolved.clone())));
-    let applier =
-        Applier { shared: shared.clone(), dns, files: files.clone(), changed: changed.clone() };
+    let applier = Applier {
+        shared: shared.clone(),
+        dns,
+        files: files.clone(),
+        changed: changed.clone(),
+        heard: heard.clone(),
+    };
 
-    let mut session = ClientSession::new(Mode::Delta, source.node.clone());
-    session.subscribe(ResourceType::Cluster, Wanted::All);
-    session.subscribe(ResourceType::Listener, Wanted::All);
-    if let Some(dir) = &source.state_dir
-        && !answers(&source.options.targets).await
-    {
-        restore(dir, source.state_age_max, &applier, &mut session);
+    let (mut commands, received) = mpsc::channel(COMMANDS_MAX);
+    let follow = |session, received| {
+        Box::pin(client::run(source.options.clone(), session, applier.clone(), received))
+    };
+    let mut following = follow(new_session(&source), received);
+    if let Some(dir) = &source.state_dir {
+        // An open port proves nothing: only an answer tells that the control plane is there.
+        tokio::select! {
+            biased;
+            () = &mut following => {}
+            () = heard.notified() => {}
+            () = tokio::time::sleep(SAVED_AFTER) => {
+                let mut session = new_session(&source);
+                restore(dir, source.state_age_max, &applier, &mut session);
+                let (sender, received) = mpsc::channel(COMMANDS_MAX);
+                commands = sender;
+                following = follow(session, received);
+            }
+        }
     }
-    let (commands, received) = mpsc::channel(COMMANDS_MAX);
     tokio::join!(
-        client::run(source.options, session, applier.clone(), received),
+        following,
         files.run(),
         applier.keep_current(resolved, commands),
-        save_changes(source.state_dir, shared, changed),
+        save_changes(source.state_dir.clone(), shared, changed),
     );
 }
 
-/// Whether some control plane takes a connection soon.
-async fn answers(targets: &[Target]) -> bool {
-    for target in targets {
-        if let Ok(Ok(_)) = tokio::time::timeout(SAVED_AFTER, target.connect()).await {
-            return true;
-        }
-    }
-    false
+fn new_session(source: &Source) -> ClientSession {
+    let mut session = ClientSession::new(Mode::Delta, source.node.clone());
+    session.subscribe(ResourceType::Cluster, Wanted::All);
+    session.subscribe(ResourceType::Listener, Wanted::All);
+    session
 }
 
 /// Starts from what an earlier run saved. The session then tells the control plane what we have,
@@ -136,6 +149,8 @@ struct Applier {
     files: Arc<FileSecrets>,
     /// Something was accepted: the saved copy is out of date.
     changed: Arc<Notify>,
+    /// The control plane sent something.
+    heard: Arc<Notify>,
 }
 
 impl Applier {
@@ -226,6 +241,7 @@ impl Applier {
 impl Subscriber for Applier {
     fn on_update(&mut self, update: &Update, wants: &mut Wants) -> Result<(), Rejection> {
         let Update { ty, version, upserts, removes, .. } = update;
+        self.heard.notify_one();
         let result = self.apply(*ty, version, upserts, removes);
         match &result {
             Ok(()) => self.count(*ty, "accepted"),

@@ -11,7 +11,7 @@ use crate::rig::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_listener_keeps_its_socket_and_its_connections() {
     let (one, two) = (backend("one").await, backend("two").await);
-    let control = tokio::task::block_in_place(|| Control::start(0));
+    let control = tokio::task::block_in_place(|| Control::start(weft_testkit::free_port()));
     control.set(Cluster, static_cluster("one", &[one]));
     control.set(Cluster, static_cluster("two", &[two]));
     control.set(Listener, tcp_listener("l", "one"));
@@ -41,7 +41,7 @@ async fn a_changed_listener_keeps_its_socket_and_its_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_resource_is_refused_by_path_and_the_others_are_used() {
     let one = backend("one").await;
-    let control = tokio::task::block_in_place(|| Control::start(0));
+    let control = tokio::task::block_in_place(|| Control::start(weft_testkit::free_port()));
     control.set(Cluster, static_cluster("one", &[one]));
     control.set(Listener, tcp_listener("l", "one"));
     let proxy = plain(&control);
@@ -72,7 +72,7 @@ async fn a_restart_without_the_control_plane_serves_what_was_accepted_last() {
     let port = weft_testkit::free_port();
     let mut listener = tcp_listener("l", "one");
     listener["address"]["socket_address"]["port_value"] = json!(port);
-    let control = tokio::task::block_in_place(|| Control::start(0));
+    let control = tokio::task::block_in_place(|| Control::start(weft_testkit::free_port()));
     control.set(Cluster, static_cluster("one", &[one]));
     control.set(Listener, listener);
     let wish =
