@@ -11,6 +11,8 @@ pub(super) struct FramingLines {
     pub(super) length: Option<u64>,
     pub(super) coding: Coding,
     pub(super) repeated_chunked: bool,
+    /// A coding besides `chunked` is among them.
+    pub(super) compressed: bool,
 }
 
 /// The transfer codings seen so far, in order over all lines.
@@ -58,6 +60,7 @@ impl FramingLines {
                 self.coding = Coding::Chunked;
             } else if is_compression(name) {
                 self.coding = Coding::Open;
+                self.compressed = true;
             } else if !name.is_empty() && name.iter().all(|&b| crate::headers::is_token_byte(b)) {
                 return Err(ParseError::UnknownCoding);
             } else {
@@ -68,7 +71,8 @@ impl FramingLines {
     }
 }
 
-/// Codings that may stand before `chunked` (RFC 9112 §7); they are passed on, never undone.
+/// Codings that may stand before `chunked` in a response (RFC 9112 §7); they are passed on, never
+/// undone.
 fn is_compression(name: &[u8]) -> bool {
     [&b"gzip"[..], b"x-gzip", b"compress", b"x-compress", b"deflate"]
         .iter()

@@ -186,6 +186,9 @@ fn request_body(framing: &FramingLines, version: Version) -> Result<BodyLength, 
             Err(ParseError::CodingInHttp10)
         }
         (Coding::Open, None) => Err(ParseError::TransferEncoding),
+        // RFC 9112 §6.1: a coding that is not understood is a 501. We could pass compression on to
+        // HTTP/1.1, but servers differ on it, and one that ignores it reads another body.
+        (Coding::Chunked, None) if framing.compressed => Err(ParseError::UnknownCoding),
         (Coding::Chunked, None) if framing.repeated_chunked => Err(ParseError::RepeatedChunked),
         (Coding::Chunked, None) => Ok(BodyLength::Chunked),
     }

@@ -1,7 +1,7 @@
 //! How the body of a forwarded message is framed on the other side (RFC 9112 §6).
 
 use crate::h1::has_token;
-use crate::headers::HeaderList;
+use crate::headers::{HeaderList, Known};
 use crate::message::{BodyLength, Method, Version};
 
 /// How to send a response body, and whether its connection ends with it.
@@ -66,7 +66,11 @@ pub fn set_connection(headers: &mut HeaderList, version: Version, keep_alive: bo
 /// Whether the body carries a transfer coding besides `chunked`. It is passed on undecoded, so it
 /// can only go where a `Transfer-Encoding` line can: chunked HTTP/1.1.
 pub fn is_transfer_coded(headers: &HeaderList) -> bool {
-    headers.get_all("transfer-encoding").any(|value| {
+    // Nearly every message answers here, without a walk over its lines.
+    if headers.get_known(Known::TransferEncoding).is_none() {
+        return false;
+    }
+    headers.get_all(Known::TransferEncoding.name()).any(|value| {
         [&b"gzip"[..], b"x-gzip", b"compress", b"x-compress", b"deflate"]
             .iter()
             .any(|coding| has_token(value, coding))

@@ -24,7 +24,7 @@ fn framing() -> impl Strategy<Value = String> {
         Just(String::new()),
         (0_u64..10_000).prop_map(|length| format!("content-Length: {length}\r\n")),
         Just("TRANSFER-encoding: chunked\r\n".to_owned()),
-        Just("Transfer-Encoding:gzip , chunked\r\n".to_owned()),
+        Just("Transfer-Encoding:CHUNKED \r\n".to_owned()),
     ]
 }
 

@@ -116,8 +116,7 @@ impl Downstream<'_> {
     /// Ready when the client is known to have given the request up.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
         match self {
-            // A half-closed client still reads, so only a failed write tells; see `poll_flush`.
-            Self::H1(_) => Poll::Pending,
+            Self::H1(side) => side.poll_gone(cx),
             Self::H2(side) => side.poll_gone(cx),
         }
     }

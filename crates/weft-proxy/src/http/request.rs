@@ -140,6 +140,11 @@ async fn deliver(
     let Answered { mut upstream, answer, picked, guard, set_cookie } = answered;
     let mut head = answer.head;
     let to = exchange.down.version();
+    if to != Version::H11 && !answer.body.is_empty() && rules::is_transfer_coded(&head.headers) {
+        // Only chunked HTTP/1.1 can say that the content is compressed for the transfer alone.
+        return Err(ProxyError::new(ErrorKind::UpstreamProtocol)
+            .with_source("a transfer coding that the client's version cannot carry"));
+    }
     rules::strip_response(&mut head.headers, &answer.connection, to);
     response.peer = match conn.direction() {
         Direction::Inbound => inbound::on_response(&mut head, request, conn),

@@ -38,6 +38,8 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// A connection that has been idle this long when the process drains is closed at once.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// How much of the requests behind the one being served is read before its response is done. Bytes.
+const PIPELINED_BYTES_MAX: usize = 16 * 1024;
 /// No idle limit: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -278,6 +280,24 @@ impl H1Server {
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         self.h1.wire.poll_flush(cx).map_err(ProxyError::disconnect)
+    }
+
+    /// Ready when the client has closed or reset its connection while its response is under way. A
+    /// half-closed client counts as gone, as in Envoy: nobody can tell it from one that closed.
+    /// While the request body is still being read, its reader notices.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        if !self.h1.input_done() {
+            return Poll::Pending;
+        }
+        // Pipelined requests wait in the buffer; behind that many a close is seen later.
+        while self.h1.wire.input.len() < PIPELINED_BYTES_MAX {
+            match ready!(self.h1.wire.poll_ahead(cx)) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(ProxyError::disconnect("the client closed")),
+                Err(error) => return Poll::Ready(ProxyError::disconnect(error)),
+            }
+        }
+        Poll::Pending
     }
 
     pub(crate) fn close_after(&mut self) {

@@ -95,6 +95,14 @@ impl Wire {
         Poll::Ready(Ok(count > 0))
     }
 
+    /// As [`Wire::poll_fill`] where nothing need come: takes no buffer before something is there.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if !self.input_ended {
+            ready!(self.io.tcp().poll_read_ready(cx))?;
+        }
+        self.poll_fill(cx)
+    }
+
     /// Sends everything in `output`.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {

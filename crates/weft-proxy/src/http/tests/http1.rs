@@ -477,3 +477,83 @@ fn a_changed_configuration_fails_nothing() {
         mesh.expect_requests(&[], 1600).await;
     });
 }
+
+#[test]
+fn a_client_that_leaves_cancels_its_request() {
+    run(Setup::default(), |mesh| async move {
+        // Closed, reset and half-closed: each is a client that no longer waits.
+        for leave in ["close", "reset", "half-close"] {
+            let mut client = mesh.client().await;
+            client.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 2\r\n\r\nhi").await;
+            let mut app = mesh.app().await;
+            app.head().await;
+            assert_eq!(app.bytes(2).await, "hi");
+            match leave {
+                "reset" => client.stream.set_zero_linger().unwrap(),
+                "half-close" => client.stream.shutdown().await.unwrap(),
+                _ => {}
+            }
+            let kept = (leave == "half-close").then_some(client);
+            assert_eq!(app.rest().await, "", "{leave}: the application's connection stays open");
+            drop(kept);
+        }
+        mesh.expect_requests(&["response_flags=\"DC\"", "response_code=\"0\""], 3).await;
+    });
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_the_response_cancels_it() {
+    run(Setup::default(), |mesh| async move {
+        let mut client = mesh.client().await;
+        client.send(GET).await;
+        let mut app = mesh.app().await;
+        app.head().await;
+        app.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nstart").await;
+        client.until("start").await;
+        drop(client);
+        assert_eq!(app.rest().await, "");
+        mesh.expect_requests(&["response_flags=\"DC\""], 1).await;
+    });
+}
+
+#[test]
+fn requests_behind_the_one_being_served_do_not_hide_that_the_client_left() {
+    run(Setup::default(), |mesh| async move {
+        let mut client = mesh.client().await;
+        client.send([GET, GET].concat()).await;
+        let mut app = mesh.app().await;
+        app.head().await;
+        drop(client);
+        assert_eq!(app.rest().await, "");
+        mesh.expect_requests(&["response_flags=\"DC\""], 1).await;
+    });
+}
+
+#[test]
+fn compression_for_the_transfer_goes_only_where_it_can_be_said() {
+    run(Setup::default(), |mesh| async move {
+        let coded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n\
+                     2\r\nzz\r\n0\r\n\r\n";
+        let mut client = mesh.client().await;
+        client.send(GET).await;
+        let mut app = mesh.app().await;
+        app.head().await;
+        app.send(coded).await;
+        assert_eq!(client.bytes(coded.len()).await, coded);
+
+        let mut client = mesh.client().await;
+        client.send("GET / HTTP/1.0\r\nHost: app\r\n\r\n").await;
+        app.head().await;
+        app.send(coded).await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.0 502 "), "{head}");
+        mesh.expect_requests(&["response_flags=\"UPE\"", "response_code=\"502\""], 1).await;
+
+        let mut client = mesh.client().await;
+        client
+            .send("POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: gzip, chunked\r\n\r\n")
+            .await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 501 "), "{head}");
+    });
+}

@@ -86,12 +86,14 @@ fn grpc_streams_in_both_directions() {
 #[test]
 fn a_client_that_resets_its_stream_ends_the_upstreams_too() {
     run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let arrived = Rc::new(tokio::sync::Notify::new());
         let app = {
-            let mesh = mesh.clone();
+            let (mesh, arrived) = (mesh.clone(), arrived.clone());
             tokio::task::spawn_local(async move {
                 let stream = mesh.app().await.stream;
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                arrived.notify_one();
                 tokio::task::spawn_local(
                     async move { while connection.accept().await.is_some() {} },
                 );
@@ -101,17 +103,8 @@ fn a_client_that_resets_its_stream_ends_the_upstreams_too() {
         let mut send = client_of(&mesh).await;
         let (response, mut stream) = send.send_request(grpc("/a.B/C"), false).unwrap();
         stream.send_data(Bytes::from("x"), false).unwrap();
-        // The application has it once the proxy has connected; then the client gives up.
-        while mesh
-            .worker
-            .balancers
-            .circuit(mesh.worker.tables().cluster("app").unwrap(), 0, Instant::now())
-            .active(weft_traffic::circuit::Resource::Connections)
-            == 0
-        {
-            tokio::task::yield_now().await;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // The client gives up once the application has the request.
+        arrived.notified().await;
         stream.send_reset(h2::Reason::CANCEL);
         drop(response);
         assert_eq!(app.await.unwrap(), h2::Reason::CANCEL);

@@ -77,12 +77,13 @@ async fn call(mesh: &Mesh, client: Speaks, path: &str, body: &[u8]) -> Got {
 
 async fn call_result(mesh: &Mesh, client: Speaks, path: &str, body: &[u8]) -> Result<Got, String> {
     match client {
-        Speaks::H1 => call_h1(mesh.client().await, path, body).await,
-        Speaks::H2 => call_h2(mesh.client().await.stream, path, body).await,
+        Speaks::H1 => call_h1(mesh, path, body).await,
+        Speaks::H2 => call_h2(mesh, path, body).await,
     }
 }
 
-async fn call_h1(mut client: Raw, path: &str, body: &[u8]) -> Result<Got, String> {
+async fn call_h1(mesh: &Mesh, path: &str, body: &[u8]) -> Result<Got, String> {
+    let mut client = mesh.client().await;
     let (read, mut write) = client.stream.split();
     let mut request =
         format!("POST {path} HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -97,10 +98,10 @@ async fn call_h1(mut client: Raw, path: &str, body: &[u8]) -> Result<Got, String
         // The proxy may have answered and closed already.
         let _ = write.write_all(&request).await;
     };
-    tokio::join!(send, read_h1(read)).1
+    tokio::join!(send, read_h1(read, mesh)).1
 }
 
-async fn read_h1(mut read: tokio::net::tcp::ReadHalf<'_>) -> Result<Got, String> {
+async fn read_h1(mut read: tokio::net::tcp::ReadHalf<'_>, mesh: &Mesh) -> Result<Got, String> {
     let mut buf = BytesMut::new();
     let (head, length, _) = loop {
         match parse_response(&mut buf, &H1Limits::DEFAULT, &Method::Post).unwrap() {
@@ -112,7 +113,10 @@ async fn read_h1(mut read: tokio::net::tcp::ReadHalf<'_>) -> Result<Got, String>
     let mut got = Got { status: head.status, body: Vec::new(), trailer: None };
     loop {
         match decoder.decode(&mut buf).unwrap() {
-            Decoded::Frame(Frame::Data(data)) => got.body.extend_from_slice(&data),
+            Decoded::Frame(Frame::Data(data)) => {
+                got.body.extend_from_slice(&data);
+                mesh.note_half(&got.body);
+            }
             Decoded::Frame(Frame::Trailers(trailers)) => {
                 got.trailer = trailers.get("x-end").map(|v| String::from_utf8(v.to_vec()).unwrap());
             }
@@ -125,7 +129,8 @@ async fn read_h1(mut read: tokio::net::tcp::ReadHalf<'_>) -> Result<Got, String>
     }
 }
 
-async fn call_h2(stream: TcpStream, path: &str, body: &[u8]) -> Result<Got, String> {
+async fn call_h2(mesh: &Mesh, path: &str, body: &[u8]) -> Result<Got, String> {
+    let stream = mesh.client().await.stream;
     let (send, connection) = h2::client::handshake(stream).await.unwrap();
     let driver = tokio::task::spawn_local(async move {
         let _ = connection.await;
@@ -147,6 +152,7 @@ async fn call_h2(stream: TcpStream, path: &str, body: &[u8]) -> Result<Got, Stri
             let data = data.map_err(|error| error.to_string())?;
             stream.flow_control().release_capacity(data.len()).unwrap();
             got.body.extend_from_slice(&data);
+            mesh.note_half(&got.body);
         }
         let trailers = stream.trailers().await.map_err(|error| error.to_string())?;
         got.trailer =
@@ -177,7 +183,7 @@ async fn echo(mesh: Rc<Mesh>, app: Speaks) {
         let (stream, _) = mesh.apps[0].accept().await.unwrap();
         match app {
             Speaks::H1 => tokio::task::spawn_local(echo_h1(Raw::new(stream))),
-            Speaks::H2 => tokio::task::spawn_local(echo_h2(stream)),
+            Speaks::H2 => tokio::task::spawn_local(echo_h2(stream, mesh.clone())),
         };
     }
 }
@@ -220,17 +226,18 @@ async fn echo_h1(mut app: Raw) {
     }
 }
 
-async fn echo_h2(stream: TcpStream) {
+async fn echo_h2(stream: TcpStream, mesh: Rc<Mesh>) {
     let mut connection = h2::server::handshake(stream).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let mesh = mesh.clone();
         tokio::task::spawn_local(async move {
             let cut = request.uri().path() == "/cut";
             let mut body = request.into_body();
             let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
             if cut {
                 stream.send_data(Bytes::from_static(b"half"), false).unwrap();
-                // Let the half leave before the reset.
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                // The half must leave before the reset: the client says when it has it.
+                mesh.half_arrived.notified().await;
                 stream.send_reset(h2::Reason::INTERNAL_ERROR);
                 return;
             }

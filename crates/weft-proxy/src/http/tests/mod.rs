@@ -39,6 +39,8 @@ struct Mesh {
     address: SocketAddr,
     apps: Vec<TcpListener>,
     setup: RefCell<Setup>,
+    /// A client has received the half that is all an application will send.
+    half_arrived: tokio::sync::Notify,
 }
 
 /// What differs from the plainest configuration. JSON as Envoy has it.
@@ -105,7 +107,8 @@ impl Mesh {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mesh = Mesh { worker, registry, address, apps, setup: RefCell::new(setup) };
+        let (setup, half_arrived) = (RefCell::new(setup), tokio::sync::Notify::new());
+        let mesh = Mesh { worker, registry, address, apps, setup, half_arrived };
         let mesh = Rc::new(mesh);
         mesh.configure(|_| {});
         tokio::task::spawn_local(accept(listener, mesh.worker.clone()));
@@ -118,6 +121,13 @@ impl Mesh {
         let setup = self.setup.borrow().clone();
         let addresses: Vec<_> = self.apps.iter().map(|app| app.local_addr().unwrap()).collect();
         self.worker.set_tables(Arc::new(tables(&setup, &addresses, self.worker.tables().version)));
+    }
+
+    /// A client has this much of a body.
+    fn note_half(&self, body: &[u8]) {
+        if body == b"half" {
+            self.half_arrived.notify_one();
+        }
     }
 
     /// A client's connection to the proxy.
