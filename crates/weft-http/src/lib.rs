@@ -5,6 +5,7 @@
 //! clocks, routes or clusters. HTTP/1 and HTTP/2 meet only in [`RequestHead`] and [`ResponseHead`].
 
 pub mod h1;
+pub mod h2;
 mod headers;
 mod message;
 pub mod rules;

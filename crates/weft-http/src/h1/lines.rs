@@ -168,6 +168,7 @@ pub(super) fn read_entries(
             value_len: offset(value.len()),
             known: known_byte(header.name.as_bytes()),
             place: Place::Block,
+            never_indexed: false,
         });
         start = end;
     }

@@ -13,6 +13,8 @@ pub(crate) struct Entry {
     /// `Known as u8`, or `UNKNOWN`.
     pub(crate) known: u8,
     pub(crate) place: Place,
+    /// From HTTP/2: kept out of every compression table (RFC 7541 §6.2.3).
+    pub(crate) never_indexed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub(crate) enum Place {
 pub(crate) const UNKNOWN: u8 = u8::MAX;
 pub(super) const FAR: u8 = u8::MAX;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct FirstIndex(pub(super) [u8; KNOWN_COUNT]);
 
 impl Default for FirstIndex {

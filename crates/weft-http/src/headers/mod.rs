@@ -36,6 +36,8 @@ pub struct Header<'a> {
     pub value: &'a [u8],
     /// Its slot, when it is one of the known names.
     pub known: Option<Known>,
+    /// Came over HTTP/2 marked as never to be put into a compression table (RFC 7541 §6.2.3).
+    pub never_indexed: bool,
 }
 
 impl HeaderList {
@@ -207,6 +209,7 @@ impl HeaderList {
             name: self.name_of(entry),
             value: self.value_of(entry),
             known: Known::ALL.get(usize::from(entry.known)).copied(),
+            never_indexed: entry.never_indexed,
         }
     }
 
@@ -295,6 +298,7 @@ impl HeaderList {
             value_len: offset(value_end - value_start),
             known: old.known,
             place: Place::Overlay,
+            never_indexed: old.never_indexed,
         };
     }
 
@@ -328,6 +332,7 @@ impl HeaderList {
             value_len: offset(value_end - value_start),
             known,
             place: Place::Overlay,
+            never_indexed: false,
         }
     }
 }
@@ -389,7 +394,9 @@ impl<N: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(N, V)> for HeaderList {
 /// Same names in the same spelling, same values, same order.
 impl PartialEq for HeaderList {
     fn eq(&self, other: &Self) -> bool {
-        self.live == other.live && self.iter().eq(other.iter())
+        let mut pairs = self.iter().zip(other.iter());
+        self.live == other.live
+            && pairs.all(|(ours, theirs)| (ours.name, ours.value) == (theirs.name, theirs.value))
     }
 }
 

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::hop;
 use crate::h1::{Connection, Upgrade, is_authority};
-use crate::headers::{HeaderList, Known, is_token_byte};
+use crate::headers::{HeaderList, Known, UNKNOWN, is_token_byte};
 use crate::message::{Method, RequestHead, ResponseHead, Scheme, Target, Version};
 
 /// The pseudo fields of a received HTTP/2 request.
@@ -38,7 +38,8 @@ pub enum H2Error {
     /// A field that speaks of a connection.
     #[error("http2.connection_field")]
     ConnectionField,
-    /// A name that is not lower-case token characters, or a value with CR, LF or NUL.
+    /// A name that is not lower-case token characters, or a value with control characters or blanks
+    /// around it.
     #[error("http2.field")]
     Field,
     /// `content-length` is not one number.
@@ -54,18 +55,25 @@ pub type PseudoFields<'a> = SmallVec<[(&'static str, &'a [u8]); 5]>;
 ///
 /// # Errors
 /// [`H2Error`] when the head is malformed.
-pub fn request_from_h2(
+pub fn request_from_h2(pseudo: RequestPseudo, headers: HeaderList) -> Result<RequestHead, H2Error> {
+    check_fields(&headers)?;
+    assemble_request(pseudo, headers)
+}
+
+/// The same from fields that were checked one by one.
+pub(crate) fn assemble_request(
     pseudo: RequestPseudo,
     mut headers: HeaderList,
 ) -> Result<RequestHead, H2Error> {
-    check_fields(&headers)?;
     let name = pseudo.method.ok_or(H2Error::Pseudo)?;
     if name.is_empty() || !name.iter().all(|&byte| is_token_byte(byte)) {
         return Err(H2Error::Method);
     }
     let method = Method::common(&name).unwrap_or(Method::Other(name));
     let plain_connect = method == Method::Connect && pseudo.protocol.is_none();
-    if plain_connect != (pseudo.scheme.is_none() && pseudo.path.is_none())
+    // RFC 9113 §§8.3.1, 8.5: both, and for a plain CONNECT neither.
+    if pseudo.scheme.is_some() == plain_connect
+        || pseudo.path.is_some() == plain_connect
         || (pseudo.protocol.is_some() && method != Method::Connect)
     {
         return Err(H2Error::Pseudo);
@@ -120,37 +128,57 @@ fn authority_of(pseudo: Option<Bytes>, headers: &mut HeaderList) -> Result<Optio
 fn check_fields(headers: &HeaderList) -> Result<(), H2Error> {
     let mut length = None;
     for header in headers {
-        if header.name.is_empty()
-            || !header.name.iter().all(|&b| is_token_byte(b) && !b.is_ascii_uppercase())
-            || memchr::memchr3(b'\r', b'\n', 0, header.value).is_some()
+        let known = header.known.map_or(UNKNOWN, |known| known as u8);
+        if let Some(fault) =
+            name_fault(header.name, known).or_else(|| value_fault(known, header.value))
         {
-            return Err(H2Error::Field);
+            return Err(fault);
         }
-        match header.known {
-            Some(
-                Known::Connection
-                | Known::KeepAlive
-                | Known::ProxyConnection
-                | Known::TransferEncoding
-                | Known::Upgrade,
-            ) => return Err(H2Error::ConnectionField),
-            Some(Known::Te) if header.value != b"trailers" => {
-                return Err(H2Error::ConnectionField);
+        if header.known == Some(Known::ContentLength) {
+            if length.is_some_and(|earlier| earlier != header.value) {
+                return Err(H2Error::ContentLength);
             }
-            Some(Known::ContentLength) => {
-                let digits = header.value;
-                let good = !digits.is_empty()
-                    && digits.len() <= 18
-                    && digits.iter().all(u8::is_ascii_digit);
-                if !good || length.is_some_and(|earlier: &[u8]| earlier != digits) {
-                    return Err(H2Error::ContentLength);
-                }
-                length = Some(digits);
-            }
-            _ => {}
+            length = Some(header.value);
         }
     }
     Ok(())
+}
+
+/// What is wrong with a regular field's name, whose `Entry::known` is `known` (RFC 9113 §§8.2.1,
+/// 8.2.2).
+pub(crate) fn name_fault(name: &[u8], known: u8) -> Option<H2Error> {
+    if name.is_empty() || !name.iter().all(|&b| is_token_byte(b) && !b.is_ascii_uppercase()) {
+        return Some(H2Error::Field);
+    }
+    match Known::ALL.get(usize::from(known)) {
+        Some(
+            Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade,
+        ) => Some(H2Error::ConnectionField),
+        _ => None,
+    }
+}
+
+/// What is wrong with a field's value (RFC 9113 §§8.1.1, 8.2.1, 8.2.2). Control characters beyond
+/// those the RFC names are refused, too, as HTTP/1 does: the next hop could not write them.
+pub(crate) fn value_fault(known: u8, value: &[u8]) -> Option<H2Error> {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let control = |&byte: &u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+    if blank(value.first()) || blank(value.last()) || value.iter().any(control) {
+        return Some(H2Error::Field);
+    }
+    match Known::ALL.get(usize::from(known)) {
+        Some(Known::Te) if value != b"trailers" => Some(H2Error::ConnectionField),
+        Some(Known::ContentLength)
+            if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) =>
+        {
+            Some(H2Error::ContentLength)
+        }
+        _ => None,
+    }
 }
 
 /// A response head from what an HTTP/2 connection decoded.
@@ -159,6 +187,11 @@ fn check_fields(headers: &HeaderList) -> Result<(), H2Error> {
 /// [`H2Error`] when the head is malformed.
 pub fn response_from_h2(status: u16, headers: HeaderList) -> Result<ResponseHead, H2Error> {
     check_fields(&headers)?;
+    assemble_response(status, headers)
+}
+
+/// The same from fields that were checked one by one.
+pub(crate) fn assemble_response(status: u16, headers: HeaderList) -> Result<ResponseHead, H2Error> {
     if !(100..=999).contains(&status) || status == 101 {
         return Err(H2Error::Pseudo);
     }
