@@ -23,6 +23,7 @@ mod view;
 use prost::{Message, Name};
 use weft_model::{Diagnostic, Snapshot};
 use weft_xds::Resource;
+use weft_xds::pb::envoy::config::cluster::v3::Cluster;
 
 use findings::Findings;
 use scope::Scope;
@@ -39,18 +40,58 @@ pub struct Resources {
     pub clusters: Vec<Resource>,
 }
 
-/// Everything a proxy runs, but endpoints and secrets. Equal arguments give equal bytes.
-pub fn translate(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
+/// What a client's place in the mesh decides, as far as many clients share it: everything a
+/// sidecar needs for outbound traffic, all of a proxyless client. Empty for gateways.
+/// `view` is a [`ProxyView::shared`]. Equal arguments give equal bytes.
+pub fn translate_shared(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
     let scope = Scope::new(snapshot, view);
     let mut findings = Findings::default();
-    let built = listener::all(&scope, &mut findings);
-    let clusters = cluster::all(&scope, &mut findings);
-    let resources = Resources {
+    let (built, clusters) = match view.kind {
+        ProxyKind::Gateway => Default::default(),
+        ProxyKind::Sidecar | ProxyKind::Grpc => {
+            (listener::outbound(&scope, &mut findings), cluster::outbound(&scope, &mut findings))
+        }
+    };
+    (resources(&built, &clusters), findings.into_list())
+}
+
+/// The rest: a sidecar's inbound side, all of a gateway. Takes the place of what has the same name
+/// in the shared part.
+pub fn translate_own(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
+    let scope = Scope::new(snapshot, view);
+    let mut findings = Findings::default();
+    let (built, clusters) = match view.kind {
+        ProxyKind::Grpc => Default::default(),
+        ProxyKind::Sidecar => (listener::inbound(&scope, &mut findings), cluster::inbound(&scope)),
+        ProxyKind::Gateway => {
+            (listener::gateway(&scope, &mut findings), cluster::outbound(&scope, &mut findings))
+        }
+    };
+    (resources(&built, &clusters), findings.into_list())
+}
+
+/// Everything a proxy runs, but endpoints and secrets.
+pub fn translate(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
+    let (mut all, mut findings) = translate_shared(snapshot, &view.shared(snapshot));
+    let (own, own_findings) = translate_own(snapshot, view);
+    let merge = |all: &mut Vec<Resource>, own: Vec<Resource>| {
+        all.retain(|shared| own.iter().all(|own| own.name != shared.name));
+        all.extend(own);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+    };
+    merge(&mut all.listeners, own.listeners);
+    merge(&mut all.routes, own.routes);
+    merge(&mut all.clusters, own.clusters);
+    findings.extend(own_findings);
+    (all, findings)
+}
+
+fn resources(built: &listener::Built, clusters: &[Cluster]) -> Resources {
+    Resources {
         listeners: encode(&built.listeners, |listener| &listener.name),
         routes: encode(&built.routes, |routes| &routes.name),
-        clusters: encode(&clusters, |cluster| &cluster.name),
-    };
-    (resources, findings.into_list())
+        clusters: encode(clusters, |cluster| &cluster.name),
+    }
 }
 
 /// The endpoints of one EDS cluster; `None` when the proxy has no such cluster. Apart from

@@ -1,9 +1,10 @@
 //! What translation knows of the proxy it writes for.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use weft_model::Snapshot;
 use weft_xds::NodeView;
 use weft_xds::node::NodeKind;
 
@@ -62,9 +63,36 @@ impl ProxyView {
     pub(crate) fn primary_address(&self) -> IpAddr {
         self.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
-}
 
-impl ProxyView {
+    /// The view without what tells a client from others in its place: those with equal shared
+    /// views get the same outbound configuration and endpoints.
+    #[must_use]
+    pub fn shared(&self, snapshot: &Snapshot) -> ProxyView {
+        // A gateway's own labels and workload choose what it serves.
+        if self.kind == ProxyKind::Gateway {
+            return ProxyView { name: "".into(), addresses: Vec::new(), ..self.clone() };
+        }
+        let keys = snapshot.client_label_keys();
+        let labels = self.labels.iter().filter(|(key, _)| keys.contains(*key));
+        let mut families: Vec<IpAddr> = Vec::new();
+        for address in &self.addresses {
+            let family = match address {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            };
+            if !families.contains(&family) {
+                families.push(family);
+            }
+        }
+        ProxyView {
+            name: "".into(),
+            service_account: "".into(),
+            addresses: families,
+            labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            ..self.clone()
+        }
+    }
+
     /// What a client claims in its first request. The caller has checked name, namespace and
     /// service account against the client's credential, where it has one.
     pub fn from_node(node: &NodeView) -> Self {

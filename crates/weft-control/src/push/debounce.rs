@@ -112,7 +112,8 @@ impl Pusher {
         self.metrics.debounce.observe(first.elapsed().as_secs_f64());
         if *everyone {
             self.metrics.trigger_config.inc();
-            self.publish(Published::new(Arc::clone(state)), *first, |_| true);
+            let published = self.registry.published().with_config(Arc::clone(state));
+            self.publish(published, *first, |_| true);
             return;
         }
         let old = self.registry.published();

@@ -5,11 +5,11 @@ use std::time::SystemTime;
 
 use weft_model::Snapshot;
 use weft_translate::{ProxyKind, ProxyView};
-use weft_xds::session::{Source, Want};
+use weft_xds::session::{Set, Source, Want};
 use weft_xds::{Resource, ResourceType, names};
 
 use super::Trust;
-use super::memo::{EndpointMemo, Published, Translated, endpoint_view};
+use super::memo::{EndpointMemo, Published, Translated};
 use crate::ca::{Identity, StreamSecrets};
 
 pub(super) struct ProxySource<'a> {
@@ -17,7 +17,7 @@ pub(super) struct ProxySource<'a> {
     endpoint_view: ProxyView,
     endpoints: &'a EndpointMemo,
     published: Arc<Published>,
-    translated: Option<Arc<Translated>>,
+    translated: Option<Translated>,
     identity: Option<Identity>,
     secrets: Option<StreamSecrets>,
     /// When `default` must be looked at again; `None` while it is not served.
@@ -36,7 +36,7 @@ impl<'a> ProxySource<'a> {
             identity.clone().map(|identity| StreamSecrets::new(trust.authority.clone(), identity));
         Self {
             view,
-            endpoint_view: endpoint_view(view),
+            endpoint_view: view.shared(&published.state.snapshot),
             endpoints,
             published,
             translated: None,
@@ -48,6 +48,7 @@ impl<'a> ProxySource<'a> {
 
     /// Goes on with a newer configuration.
     pub(super) fn publish(&mut self, published: Arc<Published>) {
+        self.endpoint_view = self.view.shared(&published.state.snapshot);
         self.published = published;
         self.translated = None;
     }
@@ -96,7 +97,7 @@ impl<'a> ProxySource<'a> {
 }
 
 impl Source for ProxySource<'_> {
-    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Arc<[Resource]> {
+    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Set {
         match (ty, want) {
             (ResourceType::Endpoint, Want::Names(names)) => {
                 let endpoints = |name| self.endpoints.endpoints(&self.endpoint_view, name);
@@ -106,17 +107,13 @@ impl Source for ProxySource<'_> {
                 names.iter().filter_map(|name| self.secret(name)).collect()
             }
             // Neither has a wildcard.
-            (ResourceType::Endpoint | ResourceType::Secret, Want::All) => Arc::default(),
+            (ResourceType::Endpoint | ResourceType::Secret, Want::All) => Set::default(),
             (ty, want) => {
-                let Some(list) = self.translated().list(ty) else { return Arc::default() };
+                let Some(set) = self.translated().set(ty) else { return Set::default() };
                 match want {
-                    Want::All => Arc::clone(list),
+                    Want::All => set,
                     Want::Names(names) => {
-                        let find = |name: &Arc<str>| {
-                            let at = list.binary_search_by(|resource| resource.name.cmp(name));
-                            at.ok().map(|at| list[at].clone())
-                        };
-                        names.iter().filter_map(find).collect()
+                        names.iter().filter_map(|name| set.get(name).cloned()).collect()
                     }
                 }
             }

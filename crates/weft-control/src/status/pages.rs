@@ -125,7 +125,7 @@ async fn configz(State(pages): State<Pages>) -> axum::Json<Value> {
         .iter()
         .map(|proxy| {
             let translated = published.translated(&proxy.view);
-            let found = translated.diagnostics.iter().map(ToString::to_string);
+            let found = translated.diagnostics().map(ToString::to_string);
             json!({ "proxy": full_name(proxy), "diagnostics": found.collect::<Vec<_>>() })
         })
         .collect();
@@ -154,8 +154,8 @@ async fn config_dump(State(pages): State<Pages>, Query(query): Query<DumpQuery>)
     };
     let translated = pages.pusher.published().translated(&proxy.view);
     let list = |ty: ResourceType| -> Value {
-        let resources = translated.list(ty).into_iter().flat_map(|list| list.iter());
-        resources.map(|resource| xds_json::body_to_json(ty.url(), &resource.body)).collect()
+        let set = translated.set(ty).unwrap_or_default();
+        set.iter().map(|resource| xds_json::body_to_json(ty.url(), &resource.body)).collect()
     };
     axum::Json(json!({
         "clusters": list(ResourceType::Cluster),

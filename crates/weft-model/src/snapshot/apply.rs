@@ -33,6 +33,7 @@ impl Snapshot {
         touched.endpoints_only.retain(|host| !touched.services.contains(host));
         if !touched.only_endpoints() || !touched.workloads.is_empty() {
             inner.diagnostics = Default::default();
+            inner.client_label_keys = Default::default();
         }
         (Snapshot { inner: Arc::new(inner) }, touched)
     }

@@ -124,6 +124,8 @@ struct Inner {
     services_by_namespace: Table<MeshService>,
     /// Cross-resource findings, made when first asked for.
     diagnostics: OnceLock<Arc<[Diagnostic]>>,
+    /// See [`Snapshot::client_label_keys`].
+    client_label_keys: OnceLock<Arc<BTreeSet<String>>>,
 }
 
 impl Snapshot {
@@ -220,6 +222,13 @@ impl Snapshot {
     /// Cross-resource findings; made when first asked for.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         self.inner.diagnostics.get_or_init(|| check::all(self).into())
+    }
+
+    /// Keys of client labels that what a client gets for its outbound traffic may depend on:
+    /// selectors of Sidecars and DestinationRules, `sourceLabels` of VirtualServices. Clients of
+    /// one namespace that agree on these get the same.
+    pub fn client_label_keys(&self) -> &BTreeSet<String> {
+        self.inner.client_label_keys.get_or_init(|| policy::client_label_keys(self).into())
     }
 }
 

@@ -1,10 +1,11 @@
 //! Lookups by workload: Sidecar and PeerAuthentication, by Istio's precedence.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Endpoint, Snapshot, Workload, selects};
 use crate::object::{Labels, Resource};
-use crate::spec::{MutualTlsMode, PeerAuthentication, Sidecar};
+use crate::spec::{MutualTlsMode, PeerAuthentication, Sidecar, VirtualService};
 
 /// What a workload's port accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,4 +110,22 @@ impl Snapshot {
             None => true,
         }
     }
+}
+
+pub(super) fn client_label_keys(snapshot: &Snapshot) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    let mut add = |labels: &Labels| keys.extend(labels.keys().cloned());
+    for sidecar in snapshot.all_sidecars() {
+        sidecar.spec.workload_selector.iter().for_each(|selector| add(&selector.labels));
+    }
+    for rule in snapshot.all_destination_rules() {
+        rule.spec.workload_selector.iter().for_each(|selector| add(&selector.match_labels));
+    }
+    for rules in snapshot.all_virtual_services() {
+        let VirtualService { http, tls, tcp, .. } = &rules.spec;
+        http.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
+        tls.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
+        tcp.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
+    }
+    keys
 }

@@ -13,7 +13,7 @@ use weft_xds::ca::{
     CertificateServer, CertificateService, IstioCertificateRequest, IstioCertificateResponse,
 };
 use weft_xds::server::{AdsServer, AdsStream, Handler, Peer};
-use weft_xds::session::{Limits, Resource, ServerSession, Source, Want};
+use weft_xds::session::{Limits, Resource, ServerSession, Set, Source, Want};
 
 /// The token tests use to join: it is the SPIFFE id to be issued.
 pub struct Control {
@@ -137,7 +137,7 @@ fn resource(ty: ResourceType, json: &Value) -> Resource {
 }
 
 impl Source for &World {
-    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Arc<[Resource]> {
+    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Set {
         let resources = self.resources.lock().unwrap();
         let wanted = |name: &str| match want {
             Want::All => true,

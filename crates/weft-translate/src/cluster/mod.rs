@@ -40,8 +40,8 @@ pub(crate) enum Upstream {
     AsClient,
 }
 
-/// All clusters of a proxy, ordered by name.
-pub(crate) fn all(scope: &Scope<'_>, findings: &mut Findings) -> Vec<pb::Cluster> {
+/// Clusters towards services, ordered by name.
+pub(crate) fn outbound(scope: &Scope<'_>, findings: &mut Findings) -> Vec<pb::Cluster> {
     let mut clusters = Vec::new();
     for service in scope.services() {
         if let Some(rule) = scope.rule(&service.host) {
@@ -57,12 +57,16 @@ pub(crate) fn all(scope: &Scope<'_>, findings: &mut Findings) -> Vec<pb::Cluster
         ProxyKind::Sidecar => {
             clusters.push(black_hole());
             clusters.push(passthrough(names::PASSTHROUGH_CLUSTER));
-            clusters.extend(inbound::clusters(scope));
         }
     }
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     clusters.dedup_by(|a, b| a.name == b.name);
     clusters
+}
+
+/// Clusters towards the proxy's own application.
+pub(crate) fn inbound(scope: &Scope<'_>) -> Vec<pb::Cluster> {
+    inbound::clusters(scope)
 }
 
 /// The port's cluster and those of its subsets.
@@ -73,17 +77,17 @@ fn of_port(
     clusters: &mut Vec<pb::Cluster>,
 ) {
     let rule = scope.rule(&service.host);
-    clusters.push(outbound(scope, service, port, rule.map(|rule| &**rule), None));
+    clusters.push(to_service(scope, service, port, rule.map(|rule| &**rule), None));
     let Some(rule) = rule else { return };
     let mut seen = BTreeSet::new();
     for subset in &rule.spec.subsets {
         if seen.insert(&subset.name) {
-            clusters.push(outbound(scope, service, port, Some(rule), Some(subset)));
+            clusters.push(to_service(scope, service, port, Some(rule), Some(subset)));
         }
     }
 }
 
-fn outbound(
+fn to_service(
     scope: &Scope<'_>,
     service: &MeshService,
     port: &ServicePort,

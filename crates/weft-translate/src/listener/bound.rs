@@ -3,11 +3,10 @@
 //! `ingress` listeners are where peers reach the workload, `egress` listeners where the
 //! application reaches others.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_model::spec::Sidecar;
+use weft_model::spec::{EgressListener, Sidecar};
 use weft_model::{Kind, MeshService, Protocol, Resource};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::core::v3::{Address, TrafficDirection};
@@ -24,18 +23,9 @@ use crate::view::Interception;
 /// What Envoy's HTTP inspector reports for plaintext HTTP.
 pub(super) const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
-pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
+pub(super) fn ingress(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
     let Some(sidecar) = scope.sidecar else { return };
-    ingress(scope, sidecar, built, findings);
-    egress(scope, sidecar, built, findings);
-}
-
-fn ingress(
-    scope: &Scope<'_>,
-    sidecar: &Resource<Sidecar>,
-    built: &mut Built,
-    findings: &mut Findings,
-) {
+    let hidden = egress_paths(scope);
     for port in ports::of_workload(scope) {
         let Some((index, declared)) = port.ingress else { continue };
         if declared.tls.is_some() {
@@ -52,16 +42,35 @@ fn ingress(
         let mut built_listener = listener(name, address, TrafficDirection::Inbound);
         built_listener.filter_chains = inbound::chains(scope, &inbound, false);
         Inspection::of_inbound(&inbound).apply(scope, &mut built_listener);
-        add(scope, sidecar, built, built_listener, &format!("spec.ingress[{index}]"), findings);
+        let path = format!("spec.ingress[{index}]");
+        if let Some(egress) = hidden.get(&built_listener.name) {
+            conflict(sidecar, egress, findings);
+        }
+        add(scope, sidecar, built, built_listener, &path, findings);
     }
 }
 
-fn egress(
-    scope: &Scope<'_>,
-    sidecar: &Resource<Sidecar>,
-    built: &mut Built,
-    findings: &mut Findings,
-) {
+/// Names of the listeners that [`egress`] makes, with their fields. An ingress listener of the same
+/// address takes their place.
+fn egress_paths(scope: &Scope<'_>) -> BTreeMap<String, String> {
+    let listeners = scope.egress();
+    let bound = listeners.iter().enumerate().filter_map(|(index, egress)| {
+        let declared = egress.declared.filter(|declared| scope.binds(declared.capture_mode))?;
+        let name = address(egress_bind(declared), egress.port()?).0;
+        Some((name, format!("spec.egress[{index}]")))
+    });
+    bound.collect()
+}
+
+fn egress_bind(declared: &EgressListener) -> &str {
+    match declared.bind.as_str() {
+        "" => "127.0.0.1",
+        bind => bind,
+    }
+}
+
+pub(super) fn egress(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
+    let Some(sidecar) = scope.sidecar else { return };
     let mut route_names = BTreeSet::new();
     for (index, egress) in scope.egress().iter().enumerate() {
         let Some(declared) = egress.declared else { continue };
@@ -77,9 +86,7 @@ fn egress(
             }
             continue;
         };
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST).to_string();
-        let bind = if declared.bind.is_empty() { &loopback } else { &declared.bind };
-        let (name, address) = address(bind, port);
+        let (name, address) = address(egress_bind(declared), port);
         // One port may be bound at several addresses, each importing other hosts.
         let mut routes = names::outbound_route(port);
         if !route_names.insert(routes.clone()) {
@@ -219,9 +226,12 @@ fn add(
         return;
     }
     if built.listeners.iter().any(|other| other.address == listener.address) {
-        let message = "another listener has this address and port; this one is left out";
-        findings.add(Kind::Sidecar, &sidecar.meta, LISTENER_CONFLICT, path, message);
-        return;
+        return conflict(sidecar, path, findings);
     }
     built.listeners.push(listener);
+}
+
+fn conflict(sidecar: &Resource<Sidecar>, path: &str, findings: &mut Findings) {
+    let message = "another listener has this address and port; this one is left out";
+    findings.add(Kind::Sidecar, &sidecar.meta, LISTENER_CONFLICT, path, message);
 }

@@ -30,9 +30,8 @@ use crate::view::Interception;
 const OUTBOUND_PORT: u16 = 15001;
 const INBOUND_PORT: u16 = 15006;
 
-pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
+pub(super) fn outbound(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
     built.listeners.push(virtual_outbound(scope));
-    built.listeners.push(virtual_inbound(scope));
     let mut plan = Plan::default();
     for egress in scope.egress() {
         let bound = egress.declared.is_some_and(|declared| scope.binds(declared.capture_mode));
@@ -84,7 +83,7 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
     outbound
 }
 
-fn virtual_inbound(scope: &Scope<'_>) -> Listener {
+pub(super) fn virtual_inbound(scope: &Scope<'_>) -> Listener {
     let address = socket_address(any_address(scope), INBOUND_PORT);
     let mut all = listener(names::VIRTUAL_INBOUND.to_owned(), address, TrafficDirection::Inbound);
     all.transparent =

@@ -33,18 +33,35 @@ pub(crate) struct Built {
     pub(crate) routes: Vec<RouteConfiguration>,
 }
 
-pub(crate) fn all(scope: &Scope<'_>, findings: &mut Findings) -> Built {
+/// A client's side: what its application's requests need.
+pub(crate) fn outbound(scope: &Scope<'_>, findings: &mut Findings) -> Built {
     let mut built = Built::default();
     match scope.view.kind {
-        ProxyKind::Gateway => gateway::all(scope, &mut built, findings),
+        ProxyKind::Gateway => {}
         ProxyKind::Grpc => grpc::all(scope, &mut built, findings),
         ProxyKind::Sidecar => {
-            bound::all(scope, &mut built, findings);
+            bound::egress(scope, &mut built, findings);
             if scope.view.interception != Interception::None {
-                captured::all(scope, &mut built, findings);
+                captured::outbound(scope, &mut built, findings);
             }
         }
     }
+    built
+}
+
+/// A sidecar's side towards its own application.
+pub(crate) fn inbound(scope: &Scope<'_>, findings: &mut Findings) -> Built {
+    let mut built = Built::default();
+    bound::ingress(scope, &mut built, findings);
+    if scope.view.interception != Interception::None {
+        built.listeners.push(captured::virtual_inbound(scope));
+    }
+    built
+}
+
+pub(crate) fn gateway(scope: &Scope<'_>, findings: &mut Findings) -> Built {
+    let mut built = Built::default();
+    gateway::all(scope, &mut built, findings);
     built
 }
 

@@ -13,9 +13,9 @@ use crate::type_url::ResourceType;
 struct Nothing;
 
 impl Source for Nothing {
-    fn resources(&mut self, _: ResourceType, want: Want<'_>) -> Arc<[Resource]> {
+    fn resources(&mut self, _: ResourceType, want: Want<'_>) -> Set {
         match want {
-            Want::All => Arc::default(),
+            Want::All => Set::default(),
             Want::Names(names) => names
                 .iter()
                 .filter(|name| name.len() % 2 == 0)

@@ -24,8 +24,8 @@ use crate::wire;
 
 pub use client::{ClientSession, Received, Rejection, Update, Wanted};
 pub use server::{
-    Action, Limits, Nack, ServerSession, SessionError, Source, Stamp, Subscription, TypeStatus,
-    Want,
+    Action, Limits, Nack, ServerSession, SessionError, Set, Source, Stamp, Subscription,
+    TypeStatus, Want,
 };
 
 /// One resource as it is sent: encoded once, shared by all who get it.

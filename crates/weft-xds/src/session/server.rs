@@ -66,7 +66,43 @@ pub enum Want<'a> {
 /// Where a session takes resources from; what it returns is the truth now.
 pub trait Source {
     /// The wanted resources that exist.
-    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Arc<[Resource]>;
+    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Set;
+}
+
+/// Resources of one type: a list that many clients share, and what is a client's own. Each is
+/// ordered by name, and no name is in both.
+#[derive(Clone, Debug, Default)]
+pub struct Set {
+    pub shared: Arc<[Resource]>,
+    pub own: Arc<[Resource]>,
+}
+
+impl Set {
+    /// All of them, those shared first.
+    pub fn iter(&self) -> impl Iterator<Item = &Resource> {
+        self.shared.iter().chain(self.own.iter())
+    }
+
+    /// By name.
+    pub fn get(&self, name: &str) -> Option<&Resource> {
+        let find = |list: &'_ Arc<[Resource]>| list.binary_search_by(|one| (*one.name).cmp(name));
+        match (find(&self.own), find(&self.shared)) {
+            (Ok(at), _) => Some(&self.own[at]),
+            (_, Ok(at)) => Some(&self.shared[at]),
+            _ => None,
+        }
+    }
+
+    /// Whether both are the very same lists, which tells without a look that nothing changed.
+    fn is_same(&self, other: &Set) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared) && Arc::ptr_eq(&self.own, &other.own)
+    }
+}
+
+impl FromIterator<Resource> for Set {
+    fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
+        Set { shared: Arc::default(), own: resources.into_iter().collect() }
+    }
 }
 
 /// What a client subscribed to, per type.
@@ -138,6 +174,8 @@ struct TypeState {
     forced: BTreeSet<Arc<str>>,
     /// Answer although nothing changed.
     answer: bool,
+    /// The last whole set looked at, with nothing asked since.
+    told: Option<(Set, Scope)>,
     answers: Answers,
 }
 
@@ -148,6 +186,14 @@ impl TypeState {
 
     fn mark_all(&mut self) {
         self.dirty = Dirty::All;
+    }
+
+    /// Whether the client was told all of this set already, and waits for no answer.
+    fn is_told(&self, set: &Set, scope: Scope) -> bool {
+        let told = self.told.as_ref();
+        !self.answer
+            && self.forced.is_empty()
+            && told.is_some_and(|(told, as_of)| *as_of == scope && told.is_same(set))
     }
 }
 
@@ -277,7 +323,7 @@ impl ServerSession {
         self.offer(ty, &set, scope)
     }
 
-    fn whole_set(&self, ty: ResourceType, source: &mut impl Source) -> Arc<[Resource]> {
+    fn whole_set(&self, ty: ResourceType, source: &mut impl Source) -> Set {
         let subscription = &self.types[ty.index()].subscription;
         match subscription.wildcard {
             true => source.resources(ty, Want::All),
@@ -286,8 +332,11 @@ impl ServerSession {
     }
 
     /// Compares a set with what the client holds and makes the response, if one is due.
-    fn offer(&mut self, ty: ResourceType, set: &[Resource], scope: Scope) -> Option<Response> {
+    fn offer(&mut self, ty: ResourceType, set: &Set, scope: Scope) -> Option<Response> {
         let state = &mut self.types[ty.index()];
+        if scope != Scope::Part && state.is_told(set, scope) {
+            return None;
+        }
         let wanted = || set.iter().filter(|resource| state.subscription.wants(&resource.name));
         let changed: Vec<Resource> = wanted()
             .filter(|resource| {
@@ -325,6 +374,7 @@ impl ServerSession {
         };
         state.forced.clear();
         state.answer = false;
+        state.told = (scope != Scope::Part).then(|| (set.clone(), scope));
         if scope == Scope::Keep && !missing.is_empty() {
             self.removals = true;
         }

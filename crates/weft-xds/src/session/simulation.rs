@@ -82,7 +82,7 @@ impl World {
 }
 
 impl Source for World {
-    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Arc<[Resource]> {
+    fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Set {
         match want {
             Want::All => self.names(ty).iter().filter_map(|name| self.resource(ty, name)).collect(),
             Want::Names(names) => names.iter().filter_map(|name| self.resource(ty, name)).collect(),

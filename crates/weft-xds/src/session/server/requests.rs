@@ -172,6 +172,7 @@ impl TypeState {
         names: BTreeSet<Arc<str>>,
         action: &mut Action,
     ) {
+        self.told = None;
         let old = &self.subscription;
         if wildcard && !old.wildcard {
             action.subscribed.push(WILDCARD.into());
@@ -193,10 +194,12 @@ impl TypeState {
             action.subscribed.push(WILDCARD.into());
         }
         self.subscription.wildcard = true;
+        self.told = None;
         self.mark_all();
     }
 
     fn subscribe(&mut self, name: &str, holds_it: bool, action: &mut Action) {
+        self.told = None;
         let name: Arc<str> = name.into();
         if self.subscription.names.insert(Arc::clone(&name)) {
             action.subscribed.push(Arc::clone(&name));
@@ -220,6 +223,7 @@ impl TypeState {
 
     /// A client drops what it unsubscribes from.
     fn forget_unwanted(&mut self) {
+        self.told = None;
         let subscription = &self.subscription;
         self.held.retain(|name| subscription.wants(name));
         self.forced.retain(|name| subscription.wants(name));
