@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 pub mod backend;
 pub mod client;
+pub mod corpus;
 pub mod envoy;
 pub mod peer;
 pub mod process;

@@ -6,7 +6,8 @@
 //! ```
 //! Sans-io: sockets, files and time belong to `subscriber`, `saved` and `runtime`.
 
-mod secret;
+#[doc(hidden)] // Public for fuzzing alone.
+pub mod secret;
 
 pub mod saved;
 pub mod subscriber;

@@ -1,5 +1,9 @@
 //! One SDS resource to a usable secret.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 use weft_xds::names::SECRET_DEFAULT;
 use weft_xds::pb::envoy::config::core::v3::DataSource;
 use weft_xds::pb::envoy::config::core::v3::data_source::Specifier;
@@ -9,6 +13,9 @@ use weft_xds::session::Resource;
 
 use crate::tls::TlsError;
 use crate::tls::secrets::{Certificate, Roots, RootsFrom, Secrets};
+
+/// Longest file a secret may name. A bundle of public roots has 250 kB.
+const SECRET_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Parses and installs a secret; on an error the one before stays.
 pub fn install(resource: &Resource, secrets: &Secrets, own_identity: bool) -> Result<(), TlsError> {
@@ -41,10 +48,25 @@ fn data(source: Option<&DataSource>, field: &str) -> Result<Vec<u8>, TlsError> {
     match source.and_then(|source| source.specifier.as_ref()) {
         Some(Specifier::InlineBytes(bytes)) => Ok(bytes.to_vec()),
         Some(Specifier::InlineString(text)) => Ok(text.clone().into_bytes()),
-        Some(Specifier::Filename(path)) => std::fs::read(path)
+        Some(Specifier::Filename(path)) => read_file(Path::new(path))
             .map_err(|error| TlsError::BadSecret(format!("{field}: {path}: {error}"))),
         Some(Specifier::EnvironmentVariable(_)) | None => {
             Err(TlsError::BadSecret(format!("{field} is missing")))
         }
+    }
+}
+
+/// A whole regular file: a device or pipe would block the control runtime or never end.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let not_usable = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(not_usable("not a regular file"));
+    }
+    let mut content = Vec::new();
+    File::open(path)?.take(SECRET_FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
+    match content.len() as u64 > SECRET_FILE_BYTES_MAX {
+        true => Err(not_usable("longer than 1 MiB")),
+        false => Ok(content),
     }
 }

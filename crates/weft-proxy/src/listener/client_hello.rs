@@ -33,9 +33,11 @@ const EXTENSION_ALPN: u16 = 16;
 
 /// Looks at the bytes a connection starts with.
 pub fn inspect(bytes: &[u8]) -> Hello {
+    // Never further, or the answer would depend on how the bytes arrived.
+    let bytes = &bytes[..bytes.len().min(CLIENT_HELLO_BYTES_MAX)];
     match handshake_bytes(bytes) {
         Assembled::NotTls => Hello::NotTls,
-        Assembled::NeedMore if bytes.len() >= CLIENT_HELLO_BYTES_MAX => Hello::NotTls,
+        Assembled::NeedMore if bytes.len() == CLIENT_HELLO_BYTES_MAX => Hello::NotTls,
         Assembled::NeedMore => Hello::NeedMore,
         Assembled::Message(body) => match parse(&body) {
             Some(hello) => Hello::Found(hello),

@@ -29,6 +29,8 @@ const V1_SIGNATURE: &[u8] = b"PROXY ";
 const V1_BYTES_MAX: usize = 107;
 /// Longest v2 address block with TLVs we take. Bytes.
 const V2_BODY_BYTES_MAX: usize = 4096;
+/// Longest header of either version. Bytes.
+pub const HEADER_BYTES_MAX: usize = V2_SIGNATURE.len() + 4 + V2_BODY_BYTES_MAX;
 
 /// Reads a header of either version.
 pub fn parse(bytes: &[u8]) -> Parsed {

@@ -29,6 +29,9 @@ pub enum Protocol {
 /// The HTTP/2 client preface, RFC 9113 §3.4.
 pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// With this many bytes there is always a decision.
+pub const BYTES_MAX: usize = client_hello::CLIENT_HELLO_BYTES_MAX;
+
 /// Longest request line looked at before calling it HTTP/1 on the strength of its method. Bytes.
 const REQUEST_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Longest method token; WebDAV's are shorter. Bytes.
@@ -64,12 +67,12 @@ fn http(bytes: &[u8]) -> Option<Protocol> {
     if space == 0 || !bytes[..space].iter().all(is_method_byte) {
         return Some(Protocol::Other);
     }
-    match memchr::memchr(b'\n', bytes) {
-        Some(end) => Some(version(&bytes[..end])),
-        None if bytes.len() > REQUEST_LINE_BYTES_MAX => Some(Protocol::Http1("http/1.1")),
-        None if bytes[space..].iter().any(|byte| *byte < 0x20 && *byte != b'\r') => {
-            Some(Protocol::Other)
-        }
+    // Only what belongs to the line counts, or the answer would depend on how the bytes arrived.
+    let line = &bytes[..bytes.len().min(REQUEST_LINE_BYTES_MAX)];
+    match line[space..].iter().position(|byte| *byte < 0x20 && *byte != b'\r') {
+        Some(at) if line[space + at] == b'\n' => Some(version(&line[..space + at])),
+        Some(_) => Some(Protocol::Other),
+        None if line.len() == REQUEST_LINE_BYTES_MAX => Some(Protocol::Http1("http/1.1")),
         None => None,
     }
 }
@@ -116,7 +119,17 @@ mod tests {
         check(b"\0\0\0\x10", Some(Protocol::Other));
         check(b"*1\r\n$4\r\nPING\r\n", Some(Protocol::Other));
         check(b"SELECT \x01", Some(Protocol::Other));
+        check(b"GET /\x01 HTTP/1.1\r\n", Some(Protocol::Other));
         check(b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Some(Protocol::Other));
+    }
+
+    /// Whether a long line comes in one read or in many.
+    #[test]
+    fn the_end_of_a_long_line_is_not_looked_for() {
+        let line = [b"GET /", &[b'a'; REQUEST_LINE_BYTES_MAX][..], b" HTTP/1.0\r\n"].concat();
+        check(&line, Some(Protocol::Http1("http/1.1")));
+        check(&line[..REQUEST_LINE_BYTES_MAX], Some(Protocol::Http1("http/1.1")));
+        check(&line[..REQUEST_LINE_BYTES_MAX - 1], None);
     }
 
     #[test]

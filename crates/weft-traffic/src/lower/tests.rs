@@ -7,8 +7,6 @@ use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm_pb;
 use crate::pb::google::protobuf;
 
-mod fuzz;
-
 #[test]
 fn a_listener_lowers() {
     let lowered = listener(&sample_listener()).unwrap();
