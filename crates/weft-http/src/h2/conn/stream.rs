@@ -1,0 +1,276 @@
+//! One stream's state, and the table of a connection's open streams.
+//!
+//! ```text
+//!              receiving                          sending
+//!   server   (head is given at once) Body ─▶ Ended   Head ─▶ Body ─▶ Ended
+//!   client   Head ─▶ Body ─▶ Ended                   Body ─▶ Ended
+//! ```
+//! Both halves move on their own; `failed` ends both. A stream leaves the table when the protocol
+//! is done with it and nobody holds its [`StreamKey`] any more. Must not know frames or windows of
+//! the connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+
+use super::StreamError;
+use crate::headers::HeaderList;
+use crate::message::ResponseHead;
+
+/// Names an open stream to its connection. Stale keys are recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    pub(super) slot: u32,
+    /// The stream's identifier on the wire.
+    pub(super) id: u32,
+}
+
+impl StreamKey {
+    /// The stream's identifier on the wire.
+    pub fn id(self) -> u32 {
+        self.id
+    }
+}
+
+/// How far a half has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    /// The final head has not passed.
+    Head,
+    Body,
+    Ended,
+}
+
+/// What follows the queued content.
+#[derive(Debug, Default)]
+pub(super) enum Ending {
+    /// Not known yet.
+    #[default]
+    None,
+    Plain,
+    Trailers(Box<HeaderList>),
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: u32,
+    /// Somebody has the key and will give it up with `close`.
+    pub(super) held: bool,
+    /// It counts against the limit of open streams.
+    pub(super) counted: bool,
+    /// Why nothing more will pass.
+    pub(super) failed: Option<StreamError>,
+    waker: Option<Waker>,
+
+    pub(super) recv: Half,
+    /// Client: 1xx heads not taken yet.
+    pub(super) informational: VecDeque<ResponseHead>,
+    /// Client: the final head, until it is taken.
+    pub(super) answer: Option<ResponseHead>,
+    pub(super) data: VecDeque<Bytes>,
+    pub(super) trailers: Option<Box<HeaderList>>,
+    /// Content the head promised that has not come, if it said how much.
+    pub(super) content_left: Option<u64>,
+    /// What the peer may still send before we give back window.
+    pub(super) recv_window: i64,
+    /// Received content bytes that the reader has not released.
+    pub(super) unreleased: u64,
+    /// Released, and not yet given back to the peer.
+    pub(super) to_give_back: u32,
+
+    pub(super) send: Half,
+    pub(super) send_window: i64,
+    pub(super) pending: VecDeque<Bytes>,
+    pub(super) pending_bytes: usize,
+    pub(super) ending: Ending,
+    /// It waits for its turn in the connection's ring.
+    pub(super) in_ring: bool,
+    /// A response to HEAD says a length and has no content.
+    pub(super) answers_head: bool,
+}
+
+/// Queues kept with a vacant slot hold at most this many places.
+const KEPT_PLACES_MAX: usize = 8;
+
+impl Stream {
+    fn new() -> Self {
+        Self {
+            id: 0,
+            held: false,
+            counted: false,
+            failed: None,
+            waker: None,
+            recv: Half::Head,
+            informational: VecDeque::new(),
+            answer: None,
+            data: VecDeque::new(),
+            trailers: None,
+            content_left: None,
+            recv_window: 0,
+            unreleased: 0,
+            to_give_back: 0,
+            send: Half::Head,
+            send_window: 0,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            ending: Ending::None,
+            in_ring: false,
+            answers_head: false,
+        }
+    }
+
+    /// Makes a vacant slot ready for its next stream; small queues keep their memory.
+    fn vacate(&mut self) {
+        let mut data = std::mem::take(&mut self.data);
+        let mut pending = std::mem::take(&mut self.pending);
+        data.clear();
+        pending.clear();
+        *self = Stream::new();
+        if data.capacity() <= KEPT_PLACES_MAX {
+            self.data = data;
+        }
+        if pending.capacity() <= KEPT_PLACES_MAX {
+            self.pending = pending;
+        }
+    }
+
+    /// Neither side has anything left to say.
+    pub(super) fn is_done(&self) -> bool {
+        self.failed.is_some() || (self.recv == Half::Ended && self.send == Half::Ended)
+    }
+
+    /// Whether the sender has said everything, though it may not have left yet.
+    pub(super) fn send_complete(&self) -> bool {
+        self.send == Half::Ended || !matches!(self.ending, Ending::None)
+    }
+
+    /// Whether a turn would get something out: content with window, or the end alone.
+    pub(super) fn can_send(&self) -> bool {
+        self.failed.is_none()
+            && match self.pending_bytes {
+                0 => !matches!(self.ending, Ending::None),
+                _ => self.send_window > 0,
+            }
+    }
+
+    /// Takes up to `max` bytes of content off the queue, which is not empty.
+    pub(super) fn next_part(&mut self, max: usize) -> Bytes {
+        let first = self.pending.front_mut().expect("its bytes are counted");
+        let part = match first.len() <= max {
+            true => self.pending.pop_front().expect("there is a first"),
+            false => first.split_to(max),
+        };
+        self.pending_bytes -= part.len();
+        self.send_window -= part.len() as i64;
+        part
+    }
+
+    /// Everything received has been taken, and nothing more comes.
+    pub(super) fn nothing_left(&self) -> bool {
+        self.recv == Half::Ended && self.data.is_empty() && self.trailers.is_none()
+    }
+
+    /// Wakes `cx` when anything happens to this stream.
+    pub(super) fn watch(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.waker = Some(cx.waker().clone()),
+        }
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Drops what was to be sent.
+    pub(super) fn clear_pending(&mut self) {
+        self.pending.clear();
+        self.pending_bytes = 0;
+        self.ending = Ending::None;
+    }
+}
+
+/// The open streams of a connection, by slot and by id.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    slots: Vec<Stream>,
+    free: Vec<u32>,
+    ids: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
+}
+
+impl Streams {
+    /// Streams in the table.
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn insert(&mut self, id: u32) -> (StreamKey, &mut Stream) {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(Stream::new());
+                u32::try_from(self.slots.len() - 1).expect("fewer streams than identifiers")
+            }
+        };
+        self.ids.insert(id, slot);
+        let stream = &mut self.slots[slot as usize];
+        stream.id = id;
+        (StreamKey { slot, id }, stream)
+    }
+
+    pub(super) fn key_of(&self, id: u32) -> Option<StreamKey> {
+        self.ids.get(&id).map(|&slot| StreamKey { slot, id })
+    }
+
+    pub(super) fn get(&self, key: StreamKey) -> Option<&Stream> {
+        self.slots.get(key.slot as usize).filter(|stream| stream.id == key.id)
+    }
+
+    pub(super) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        self.slots.get_mut(key.slot as usize).filter(|stream| stream.id == key.id)
+    }
+
+    pub(super) fn remove(&mut self, key: StreamKey) {
+        if let Some(stream) = self.get_mut(key) {
+            stream.vacate();
+            self.ids.remove(&key.id);
+            self.free.push(key.slot);
+        }
+    }
+
+    /// The keys of all streams; for events that concern each of them.
+    pub(super) fn keys(&self) -> Vec<StreamKey> {
+        self.ids.iter().map(|(&id, &slot)| StreamKey { slot, id }).collect()
+    }
+
+    /// Gives the memory of vacant slots back.
+    pub(super) fn release(&mut self) {
+        if self.ids.is_empty() {
+            *self = Streams::default();
+        }
+    }
+}
+
+/// Stream identifiers are small consecutive numbers: one multiplication spreads them.
+#[derive(Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte));
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
