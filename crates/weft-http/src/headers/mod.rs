@@ -9,6 +9,7 @@ mod line;
 
 use bytes::Bytes;
 
+pub(crate) use known::KNOWN_COUNT;
 pub use known::Known;
 pub(crate) use line::{Entry, FirstIndex, Place, UNKNOWN, is_token_byte, known_byte, offset};
 use line::{FAR, push_value};

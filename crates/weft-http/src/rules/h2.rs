@@ -57,37 +57,53 @@ pub type PseudoFields<'a> = SmallVec<[(&'static str, &'a [u8]); 5]>;
 /// [`H2Error`] when the head is malformed.
 pub fn request_from_h2(pseudo: RequestPseudo, headers: HeaderList) -> Result<RequestHead, H2Error> {
     check_fields(&headers)?;
-    assemble_request(pseudo, headers)
+    let parts = RequestParts {
+        method: pseudo.method.as_deref(),
+        scheme: pseudo.scheme.as_deref(),
+        authority: pseudo.authority,
+        path: pseudo.path,
+        extended: pseudo.protocol.is_some(),
+    };
+    assemble_request(parts, headers)
 }
 
-/// The same from fields that were checked one by one.
+/// The pseudo fields of a request, shared only where the head keeps them.
+pub(crate) struct RequestParts<'a> {
+    pub(crate) method: Option<&'a [u8]>,
+    pub(crate) scheme: Option<&'a [u8]>,
+    pub(crate) authority: Option<Bytes>,
+    pub(crate) path: Option<Bytes>,
+    /// `:protocol` is there.
+    pub(crate) extended: bool,
+}
+
+/// A request head from fields that were checked one by one.
 pub(crate) fn assemble_request(
-    pseudo: RequestPseudo,
+    parts: RequestParts<'_>,
     mut headers: HeaderList,
 ) -> Result<RequestHead, H2Error> {
-    let name = pseudo.method.ok_or(H2Error::Pseudo)?;
+    let name = parts.method.ok_or(H2Error::Pseudo)?;
     if name.is_empty() || !name.iter().all(|&byte| is_token_byte(byte)) {
         return Err(H2Error::Method);
     }
-    let method = Method::common(&name).unwrap_or(Method::Other(name));
-    let plain_connect = method == Method::Connect && pseudo.protocol.is_none();
+    let method = Method::from_bytes(name);
+    let plain_connect = method == Method::Connect && !parts.extended;
     // RFC 9113 §§8.3.1, 8.5: both, and for a plain CONNECT neither.
-    if pseudo.scheme.is_some() == plain_connect
-        || pseudo.path.is_some() == plain_connect
-        || (pseudo.protocol.is_some() && method != Method::Connect)
+    if parts.scheme.is_some() == plain_connect
+        || parts.path.is_some() == plain_connect
+        || (parts.extended && method != Method::Connect)
     {
         return Err(H2Error::Pseudo);
     }
-    let scheme = match pseudo.scheme.as_deref() {
+    let scheme = match parts.scheme {
         Some(b"https") => Scheme::Https,
         _ => Scheme::Http,
     };
-    let target = match pseudo.path {
-        None if plain_connect => Target::Authority,
-        None => return Err(H2Error::Pseudo),
+    let target = match parts.path {
+        None => Target::Authority,
         Some(path) => path_target(&method, path)?,
     };
-    let authority = authority_of(pseudo.authority, &mut headers)?;
+    let authority = authority_of(parts.authority, &mut headers)?;
     if plain_connect && authority.is_none() {
         return Err(H2Error::Pseudo);
     }
@@ -108,10 +124,9 @@ fn path_target(method: &Method, path: Bytes) -> Result<Target, H2Error> {
 /// RFC 9113 §8.3.1: `host` may stand in for `:authority` and must not differ from it.
 fn authority_of(pseudo: Option<Bytes>, headers: &mut HeaderList) -> Result<Option<Bytes>, H2Error> {
     let host = headers.get_bytes("host");
-    if headers.get_all("host").count() > 1 {
+    if host.is_some() && headers.remove("host") > 1 {
         return Err(H2Error::Authority);
     }
-    headers.remove("host");
     let authority = match (pseudo, host) {
         (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(&host) => {
             return Err(H2Error::Authority);

@@ -18,7 +18,7 @@ pub use h2::{
     request_from_h2, request_pseudo, request_to_h1, request_to_h2, response_from_h2,
     response_to_h2, trailers_to_h2,
 };
-pub(crate) use h2::{assemble_request, assemble_response, name_fault, value_fault};
+pub(crate) use h2::{RequestParts, assemble_request, assemble_response, name_fault, value_fault};
 pub use hop::{names_trailers, strip_request, strip_response, strip_trailers};
 pub use reply::{grpc_reply, grpc_status_of, is_grpc, local_reply};
 pub use singleton::{Singleton, SingletonRepeated, apply_singleton};

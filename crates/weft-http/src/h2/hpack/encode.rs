@@ -5,11 +5,10 @@
 //! Huffman-coded when they enter the table and sent as they are otherwise, because then
 //! both ends would pay for it every time.
 
-use super::class::{Class, Kind, NameClass};
-use super::lookup::{Lookup, hash};
+use super::lookup::{Lookup, Name};
 use super::table::{Table, field_size};
 use super::{huffman, integer, statics};
-use crate::headers::{HeaderList, UNKNOWN};
+use crate::headers::HeaderList;
 use crate::message::{RequestHead, ResponseHead};
 use crate::rules::request_pseudo;
 
@@ -31,15 +30,18 @@ pub struct Encoder {
     table_bytes_max: usize,
     /// Smallest size since the last block, and the one that holds now, when they must be said.
     update: Option<(usize, usize)>,
-    /// A line or a lower-cased name being put together.
+    /// A name being lower-cased.
     scratch: Vec<u8>,
+    /// A line being put together.
+    line: Vec<u8>,
 }
 
+/// First static entry named `:status`.
+const STATUS: usize = 8;
 /// Static entries whose value is a secret: authorization, cookie, proxy-authorization, set-cookie.
 const SECRET: [usize; 4] = [23, 32, 49, 55];
 /// More of the table than this share one entry shall not take.
 const ENTRY_SHARE: usize = 4;
-const NAME_SEED: u64 = 0x5bd1_e995_9e37_79b9;
 
 impl Encoder {
     /// An encoder that uses at most `table_bytes_max` for its table, and at first at most the 4096
@@ -53,6 +55,7 @@ impl Encoder {
             // The peer believes in 4096 until told (RFC 7541 §4.2).
             update: (size < 4096).then_some((size, size)),
             scratch: Vec::new(),
+            line: Vec::new(),
         }
     }
 
@@ -76,7 +79,8 @@ impl Encoder {
     ) {
         self.start(out);
         for (name, value) in request_pseudo(head, protocol) {
-            self.encode(name.as_bytes(), value, Indexing::Auto, out);
+            let name = Name::of_text(name.as_bytes());
+            self.encode_named(&name, value, Indexing::Auto, out);
         }
         self.encode_fields(&head.headers, out);
     }
@@ -86,7 +90,7 @@ impl Encoder {
         self.start(out);
         let mut status = itoa::Buffer::new();
         let status = status.format(head.status).as_bytes();
-        self.encode(b":status", status, Indexing::Auto, out);
+        self.encode_named(&Name::of_static(STATUS, b":status"), status, Indexing::Auto, out);
         self.encode_fields(&head.headers, out);
     }
 
@@ -110,93 +114,88 @@ impl Encoder {
     fn encode_fields(&mut self, headers: &HeaderList, out: &mut Vec<u8>) {
         for header in headers {
             let indexing = if header.never_indexed { Indexing::Never } else { Indexing::Auto };
-            self.encode(header.name, header.value, indexing, out);
+            match header.known {
+                Some(known) => {
+                    self.encode_named(&Name::of_known(known), header.value, indexing, out);
+                }
+                None => self.encode(header.name, header.value, indexing, out),
+            }
         }
     }
 
     /// Appends one field; the name is lower-cased.
-    #[inline]
     pub fn encode(&mut self, name: &[u8], value: &[u8], indexing: Indexing, out: &mut Vec<u8>) {
-        if name.iter().any(u8::is_ascii_uppercase) {
-            let mut lower = std::mem::take(&mut self.scratch);
-            lower.clear();
-            lower.extend(name.iter().map(u8::to_ascii_lowercase));
-            self.encode_lower(&lower, value, indexing, out);
-            self.scratch = lower;
-        } else {
-            self.encode_lower(name, value, indexing, out);
+        if !name.iter().any(u8::is_ascii_uppercase) {
+            return self.encode_named(&Name::of_text(name), value, indexing, out);
         }
+        let mut lower = std::mem::take(&mut self.scratch);
+        lower.clear();
+        lower.extend(name.iter().map(u8::to_ascii_lowercase));
+        self.encode_named(&Name::of_text(&lower), value, indexing, out);
+        self.scratch = lower;
     }
 
-    fn encode_lower(&mut self, name: &[u8], value: &[u8], indexing: Indexing, out: &mut Vec<u8>) {
-        let static_name = statics::find_name(name);
-        if indexing == Indexing::Never || SECRET.contains(&static_name) {
-            let name_index = match static_name {
-                0 => self.find_name(hash(NAME_SEED, name), name),
-                index => index,
-            };
-            return literal(name_index, 0x10, 4, name, value, out);
-        }
-        if static_name != 0 {
-            let index = statics::find_value(static_name, value);
-            if index != 0 {
-                return integer::encode(index, 0x80, 7, out);
+    #[inline]
+    fn encode_named(
+        &mut self,
+        name: &Name<'_>,
+        value: &[u8],
+        indexing: Indexing,
+        out: &mut Vec<u8>,
+    ) {
+        if name.static_index != 0 {
+            let index = statics::find_value(name.static_index, value);
+            if index != 0 && indexing == Indexing::Auto {
+                return out.push(0x80 | index as u8);
             }
         }
-        self.encode_dynamic(static_name, name, value, out);
+        if indexing == Indexing::Never || SECRET.contains(&name.static_index) {
+            return literal(self.name_index(name), 0x10, name.text, value, out);
+        }
+        let pair_hash = name.hash_with(value);
+        let found = self.lookup.as_ref().and_then(|l| l.find(&self.table, pair_hash, name, value));
+        match found {
+            Some(index) => integer::encode(index, 0x80, 7, out),
+            None => self.encode_new(name, value, pair_hash, out),
+        }
     }
 
-    fn encode_dynamic(&mut self, static_name: usize, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-        let name_hash = hash(NAME_SEED, name);
-        let pair_hash = hash(name_hash, value);
+    /// A field that no table holds.
+    fn encode_new(&mut self, name: &Name<'_>, value: &[u8], pair_hash: u64, out: &mut Vec<u8>) {
+        let name_index = self.name_index(name);
         let lookup = self.lookup.get_or_insert_with(Lookup::new);
-        if let Some(index) = lookup.find(&self.table, pair_hash, name, value) {
-            return integer::encode(index, 0x80, 7, out);
-        }
-        let name_index = match static_name {
-            0 => lookup.find_name(&self.table, name_hash, name).unwrap_or(0),
-            index => index,
-        };
-        let fits = field_size(name.len(), value.len()) <= self.table.size_max() / ENTRY_SHARE;
+        let size = field_size(name.text.len(), value.len());
+        let fits = size <= self.table.size_max() / ENTRY_SHARE;
         if !fits || (name_index != 0 && !lookup.seen(pair_hash)) {
-            return literal(name_index, 0x00, 4, name, value, out);
+            return literal(name_index, 0x00, name.text, value, out);
         }
         integer::encode(name_index, 0x40, 6, out);
         if name_index == 0 {
-            coded_string(name, out);
+            coded_string(name.text, out);
         }
         coded_string(value, out);
-        let mut line = std::mem::take(&mut self.scratch);
+        let line = &mut self.line;
         line.clear();
-        line.extend_from_slice(name);
+        line.extend_from_slice(name.text);
         line.extend_from_slice(b": ");
         line.extend_from_slice(value);
         line.extend_from_slice(b"\r\n");
-        self.table.insert(&line, name.len(), UNCLASSED);
-        lookup.note(&self.table, name_hash, pair_hash);
-        self.scratch = line;
+        self.table.insert(line, name.text.len(), name.class());
+        lookup.note(&self.table, name, pair_hash);
     }
 
-    fn find_name(&self, name_hash: u64, name: &[u8]) -> usize {
-        let lookup = self.lookup.as_deref();
-        lookup.and_then(|lookup| lookup.find_name(&self.table, name_hash, name)).unwrap_or(0)
+    /// HPACK index of an entry with this name; 0 when there is none.
+    fn name_index(&self, name: &Name<'_>) -> usize {
+        match (name.static_index, &self.lookup) {
+            (0, Some(lookup)) => lookup.find_name(&self.table, name).unwrap_or(0),
+            (index, _) => index,
+        }
     }
 }
 
-/// Classes are the decoder's business.
-const UNCLASSED: Class =
-    Class { name: NameClass { known: UNKNOWN, kind: Kind::Regular }, value_fault: None };
-
 /// A literal that enters no table (RFC 7541 §§6.2.2, 6.2.3).
-fn literal(
-    name_index: usize,
-    pattern: u8,
-    prefix: u32,
-    name: &[u8],
-    value: &[u8],
-    out: &mut Vec<u8>,
-) {
-    integer::encode(name_index, pattern, prefix, out);
+fn literal(name_index: usize, pattern: u8, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    integer::encode(name_index, pattern, 4, out);
     if name_index == 0 {
         plain_string(name, out);
     }

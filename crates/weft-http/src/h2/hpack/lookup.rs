@@ -1,7 +1,10 @@
 //! Finding a field in the encoder's table: fixed slots by hash, overwritten without asking. A lost
 //! or stale slot costs a literal, never a wrong field: every hit is compared with the entry.
 
+use super::class::{Class, Kind, NameClass};
+use super::statics;
 use super::table::{Entry, Table};
+use crate::headers::{KNOWN_COUNT, Known, UNKNOWN};
 
 const PAIR_SLOTS: usize = 128;
 const NAME_SLOTS: usize = 64;
@@ -27,25 +30,25 @@ impl Lookup {
         &self,
         table: &Table,
         pair_hash: u64,
-        name: &[u8],
+        name: &Name<'_>,
         value: &[u8],
     ) -> Option<usize> {
         let (index, entry) = entry_of(table, self.pairs[pair_hash as usize % PAIR_SLOTS])?;
-        (entry.value() == value && entry.name() == name).then_some(index)
+        (name.is_of(&entry) && entry.value() == value).then_some(index)
     }
 
     /// HPACK index of an entry with this name.
     #[inline]
-    pub(super) fn find_name(&self, table: &Table, name_hash: u64, name: &[u8]) -> Option<usize> {
-        let (index, entry) = entry_of(table, self.names[name_hash as usize % NAME_SLOTS])?;
-        (entry.name() == name).then_some(index)
+    pub(super) fn find_name(&self, table: &Table, name: &Name<'_>) -> Option<usize> {
+        let (index, entry) = entry_of(table, self.names[name.hash as usize % NAME_SLOTS])?;
+        name.is_of(&entry).then_some(index)
     }
 
     /// Notes the entry just inserted.
-    pub(super) fn note(&mut self, table: &Table, name_hash: u64, pair_hash: u64) {
+    pub(super) fn note(&mut self, table: &Table, name: &Name<'_>, pair_hash: u64) {
         let sequence = table.inserted() as u16;
         self.pairs[pair_hash as usize % PAIR_SLOTS] = sequence;
-        self.names[name_hash as usize % NAME_SLOTS] = sequence;
+        self.names[name.hash as usize % NAME_SLOTS] = sequence;
     }
 
     /// Whether a field of this hash was sent lately; notes that it was.
@@ -61,26 +64,101 @@ impl Lookup {
 #[inline]
 fn entry_of(table: &Table, sequence: u16) -> Option<(usize, Entry<'_>)> {
     let age = usize::from((table.inserted() as u16).wrapping_sub(sequence));
-    Some((age + super::statics::COUNT + 1, table.get(age)?))
+    Some((age + statics::COUNT + 1, table.get(age)?))
 }
+
+/// A name to be sent, in lower case. Names of the static table and known ones compare by number.
+#[derive(Clone, Copy)]
+pub(super) struct Name<'a> {
+    pub(super) text: &'a [u8],
+    /// First entry of the static table with this name; 0 when there is none.
+    pub(super) static_index: usize,
+    /// The static index, or the known name's number behind those, or `UNKNOWN`.
+    identity: u8,
+    hash: u64,
+}
+
+impl<'a> Name<'a> {
+    /// A name of the static table.
+    #[inline]
+    pub(super) fn of_static(static_index: usize, text: &'a [u8]) -> Name<'a> {
+        let hash = (static_index as u64).wrapping_mul(K);
+        Name { text, static_index, identity: static_index as u8, hash }
+    }
+
+    /// A known name, whatever its spelling was.
+    #[inline]
+    pub(super) fn of_known(known: Known) -> Name<'static> {
+        let text = known.name().as_bytes();
+        match STATIC_INDEX_OF_KNOWN[known as usize] {
+            0 => {
+                let identity = (statics::COUNT + 1) as u8 + known as u8;
+                let hash = u64::from(identity).wrapping_mul(K);
+                Name { text, static_index: 0, identity, hash }
+            }
+            index => Name::of_static(usize::from(index), text),
+        }
+    }
+
+    /// Any other name, in lower case.
+    #[inline]
+    pub(super) fn of_text(text: &'a [u8]) -> Name<'a> {
+        match statics::find_name(text) {
+            0 => Name { text, static_index: 0, identity: UNKNOWN, hash: hash(K, text) },
+            index => Name::of_static(index, text),
+        }
+    }
+
+    /// What an entry keeps of its name beside the text; the rest is the decoder's business.
+    pub(super) fn class(&self) -> Class {
+        let name = NameClass { known: self.identity, kind: Kind::Regular };
+        Class { name, value_fault: None }
+    }
+
+    /// The hash of a field with this name.
+    #[inline]
+    pub(super) fn hash_with(&self, value: &[u8]) -> u64 {
+        hash(self.hash, value)
+    }
+
+    #[inline]
+    fn is_of(&self, entry: &Entry<'_>) -> bool {
+        let identity = entry.class.name.known;
+        identity == self.identity && (identity != UNKNOWN || entry.name() == self.text)
+    }
+}
+
+static STATIC_INDEX_OF_KNOWN: [u8; KNOWN_COUNT] = {
+    let mut indexes = [0; KNOWN_COUNT];
+    let mut known = 0;
+    while known < KNOWN_COUNT {
+        indexes[known] = statics::find_name(Known::ALL[known].name().as_bytes()) as u8;
+        known += 1;
+    }
+    indexes
+};
+
+const K: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A hash of `bytes`, continued from `seed`; quick and not hard to collide with, which costs
 /// compression and nothing else.
 #[inline]
-pub(super) fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut state = seed ^ (bytes.len() as u64).wrapping_mul(K);
+fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let mix = |state: u64, word: u64| {
         let product = u128::from(state ^ word) * u128::from(K);
         product as u64 ^ (product >> 64) as u64
     };
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
+    let mut state = seed ^ (bytes.len() as u64) << 32;
+    for word in bytes.as_chunks::<8>().0 {
         state = mix(state, u64::from_le_bytes(*word));
     }
-    let mut last = 0;
-    for &byte in rest {
-        last = last << 8 | u64::from(byte);
-    }
+    // The rest, together with bytes before it where there are any.
+    let last = match (bytes.last_chunk::<8>(), bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(last), ..) => u64::from_le_bytes(*last),
+        (None, Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+        }
+        _ => bytes.iter().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
     mix(state, last ^ K)
 }

@@ -9,7 +9,7 @@ use super::class::{Class, Kind, PSEUDO_COUNT, Pseudo};
 use super::table::{LINE_OVERHEAD, field_size};
 use crate::headers::{Entry, FirstIndex, HeaderList, Known, Place, offset};
 use crate::message::{RequestHead, ResponseHead};
-use crate::rules::{H2Error, RequestPseudo, assemble_request, assemble_response};
+use crate::rules::{H2Error, RequestParts, assemble_request, assemble_response};
 
 /// Bounds on a decoded head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,16 +85,17 @@ impl FieldSink {
     pub fn take_request(&mut self) -> Result<(RequestHead, Option<Bytes>), HeadError> {
         self.check(|pseudo| pseudo != Pseudo::Status)?;
         let (block, headers) = self.take();
-        let value = |pseudo: Pseudo| self.pseudo_range(pseudo).map(|range| block.slice(range));
-        let pseudo = RequestPseudo {
-            method: value(Pseudo::Method),
-            scheme: value(Pseudo::Scheme),
-            authority: value(Pseudo::Authority),
-            path: value(Pseudo::Path),
-            protocol: value(Pseudo::Protocol),
+        let range = |pseudo| self.pseudo_range(pseudo);
+        let shared = |pseudo| range(pseudo).map(|range| block.slice(range));
+        let protocol = shared(Pseudo::Protocol);
+        let parts = RequestParts {
+            method: range(Pseudo::Method).map(|range| &block[range]),
+            scheme: range(Pseudo::Scheme).map(|range| &block[range]),
+            authority: shared(Pseudo::Authority),
+            path: shared(Pseudo::Path),
+            extended: protocol.is_some(),
         };
-        let protocol = pseudo.protocol.clone();
-        Ok((assemble_request(pseudo, headers)?, protocol))
+        Ok((assemble_request(parts, headers)?, protocol))
     }
 
     /// The head as a response, final or informational.

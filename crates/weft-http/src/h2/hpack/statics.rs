@@ -8,7 +8,7 @@ use super::table::Entry;
 /// Entries 1 to 61.
 pub(super) const COUNT: usize = 61;
 
-const FIELDS: [(&str, &str); COUNT] = [
+static FIELDS: [(&str, &str); COUNT] = [
     (":authority", ""),
     (":method", "GET"),
     (":method", "POST"),
@@ -119,13 +119,25 @@ pub(super) fn get(index: usize) -> Option<Entry<'static>> {
 
 /// The first entry with this lower-case name; 0 when there is none.
 #[inline]
-pub(super) fn find_name(name: &[u8]) -> usize {
+pub(super) const fn find_name(name: &[u8]) -> usize {
     let [first, .., last] = name else { return 0 };
-    let slot = SLOTS[hash(name.len(), *first, name[name.len() / 2], *last)];
-    match FIELDS.get(usize::from(slot).wrapping_sub(1)) {
-        Some((found, _)) if found.as_bytes() == name => usize::from(slot),
-        _ => 0,
+    let slot = SLOTS[hash(name.len(), *first, name[name.len() / 2], *last)] as usize;
+    if slot == 0 {
+        return 0;
     }
+    let found = FIELDS[slot - 1].0.as_bytes();
+    if found.len() != name.len() {
+        return 0;
+    }
+    // By hand, because it runs at compile time, too.
+    let mut at = 0;
+    while at < name.len() {
+        if found[at] != name[at] {
+            return 0;
+        }
+        at += 1;
+    }
+    slot
 }
 
 /// The entry with the name of entry `name_index` and this value; 0 when there is none.
@@ -161,7 +173,7 @@ const fn hash(len: usize, first: u8, middle: u8, last: u8) -> usize {
 }
 
 /// 1-based entries by hash of the name.
-static SLOTS: [u8; 256] = {
+const SLOTS: [u8; 256] = {
     let mut slots = [0; 256];
     let mut index = 0;
     while index < COUNT {

@@ -288,7 +288,7 @@ fn what_repeats_becomes_one_byte() {
 #[test]
 fn the_encoder_follows_the_peers_table_size() {
     let (mut encoder, mut decoder) = (Encoder::new(4096), Decoder::new(4096));
-    let mut turn = |encoder: &mut Encoder, decoder: &mut Decoder| {
+    let turn = |encoder: &mut Encoder, decoder: &mut Decoder| {
         let mut block = Vec::new();
         encoder.start(&mut block);
         encoder.encode(b"x-a", b"1", Indexing::Auto, &mut block);
