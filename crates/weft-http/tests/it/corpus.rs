@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::checks;
+use crate::{checks, h2_checks};
 
 #[test]
 fn committed_corpora_pass() {
@@ -10,6 +10,9 @@ fn committed_corpora_pass() {
     replay("h1_response", checks::responses);
     replay("h1_body", checks::body);
     replay("h1_roundtrip", checks::roundtrip);
+    replay("h2_frames", h2_checks::frames);
+    replay("hpack_decode", h2_checks::hpack_decode);
+    replay("hpack_roundtrip", h2_checks::hpack_roundtrip);
 }
 
 fn replay(target: &str, check: fn(&[u8])) {

@@ -6,4 +6,6 @@
 mod checks;
 mod corpus;
 mod differential;
+mod h2_checks;
+mod h2_properties;
 mod properties;
