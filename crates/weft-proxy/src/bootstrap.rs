@@ -14,6 +14,7 @@ use weft_xds::node::NodeKind;
 
 use crate::cli::{Interception, ProxyArgs, ProxyKind};
 use crate::config::subscriber::Source;
+use crate::handover;
 use crate::logging::{self, LogLevel};
 use crate::runtime::{self, Proxy, Settings};
 use crate::tls::identity::IdentityConfig;
@@ -45,8 +46,12 @@ pub fn run(args: &ProxyArgs) -> Result<(), StartError> {
     let failed = |source| StartError::Io { what: "signal handling".into(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(failed)?.block_on(until_told(&proxy)).map_err(failed)?;
+    let failure = proxy.failure().map(str::to_owned);
     proxy.join();
-    Ok(())
+    match failure {
+        Some(why) => Err(StartError::Option(why)),
+        None => Ok(()),
+    }
 }
 
 /// Starts a proxy in this process and returns at once.
@@ -114,6 +119,7 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
         workers: args.workers(),
         drain_time: args.drain_time,
         grace: args.termination_grace,
+        handover: handover(args),
         log_level,
         options: json!({
             "xds": args.xds,
@@ -122,6 +128,19 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
             "drain_time_s": args.drain_time.as_secs_f64(),
             "termination_grace_s": args.termination_grace.as_secs_f64(),
         }),
+    })
+}
+
+/// Without a state directory there is no place both proxies know, unless one is named.
+fn handover(args: &ProxyArgs) -> Option<handover::Settings> {
+    let named = args.handover.clone();
+    let explicit = named.is_some();
+    let path = named.or_else(|| Some(args.state_dir.as_ref()?.join(handover::SOCKET_NAME)))?;
+    Some(handover::Settings {
+        path,
+        explicit,
+        timeout: args.handover_timeout,
+        drain_time: args.handover_drain_time,
     })
 }
 

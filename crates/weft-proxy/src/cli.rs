@@ -79,6 +79,16 @@ pub struct ProxyArgs {
     /// On SIGTERM exit after this time even with connections open.
     #[arg(long, env = "TERMINATION_DRAIN_DURATION_SECONDS", default_value = "30s", value_parser = duration)]
     pub termination_grace: Duration,
+    /// Unix socket over which a newer proxy takes over from this one, and this one from an older
+    /// [default: handover.sock in the state directory].
+    #[arg(long, env = "WEFT_HANDOVER", value_name = "PATH")]
+    pub handover: Option<PathBuf>,
+    /// A proxy that takes over gives up when it is not ready within this; the running one stays.
+    #[arg(long, env = "WEFT_HANDOVER_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub handover_timeout: Duration,
+    /// After a hand-over leave connections that cannot be passed on open this long.
+    #[arg(long, env = "WEFT_HANDOVER_DRAIN_TIME", default_value = "10m", value_parser = duration)]
+    pub handover_drain_time: Duration,
     /// error, warn, info, debug, trace, or a tracing filter such as weft_proxy=debug.
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,

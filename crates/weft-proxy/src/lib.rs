@@ -22,6 +22,7 @@ pub mod upstream;
 pub mod admin;
 pub mod drain;
 pub mod error;
+pub mod handover;
 pub mod logging;
 mod memory;
 pub mod state;

@@ -2,10 +2,10 @@
 //! orderly way out. `start` may be called several times in one process (the demo does).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use weft_telemetry::Registry;
 use crate::config::Config;
 use crate::config::subscriber::{self, Source};
 use crate::drain::{DrainSignal, DrainState};
-use crate::listener::set::ListenerSet;
+use crate::handover::{self, Idle, Passed, Standing, give, take};
+use crate::listener::set::{ListenerSet, SocketKey};
 use crate::logging::LogLevel;
 use crate::tls::Secrets;
 use crate::tls::identity::{self, IdentityConfig};
@@ -40,6 +41,8 @@ pub struct Settings {
     pub drain_time: Duration,
     /// On drain exit after this long whatever is open.
     pub grace: Duration,
+    /// How a newer proxy takes over from this one, and this one from an older; `None`: not.
+    pub handover: Option<handover::Settings>,
     /// Changes the log level; `None` when logging belongs to the host process.
     pub log_level: Option<LogLevel>,
     /// Shown by `/server_info`.
@@ -68,13 +71,37 @@ pub struct Shared {
     pub endpoint_tables: Vec<EndpointTable>,
     /// Listeners wait for something, or could not be bound: timers may have to be set.
     pub listeners_changed: Notify,
+    /// Where we stand between an older and a newer proxy.
+    pub handover: Standing,
+    /// The admin server's socket.
+    pub admin: AdminSocket,
     /// The process is to end; draining alone (`/drain_listeners`) only announces.
-    leaving: watch::Sender<bool>,
+    leaving: watch::Sender<Leaving>,
+    /// Why the process ends before it was told to.
+    failure: OnceLock<String>,
     config: Mutex<Config>,
     listeners: Mutex<ListenerSet>,
     published: Mutex<Published>,
     orders: Vec<mpsc::UnboundedSender<ToWorker>>,
     ready: AtomicBool,
+}
+
+/// The admin server's socket; a newer proxy gets it too.
+pub struct AdminSocket {
+    /// As configured; port 0 takes any.
+    pub configured: SocketAddr,
+    /// Listening.
+    pub socket: TcpListener,
+}
+
+/// Why the process is to end, if it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// A newer proxy has taken over: nobody is in a hurry for this long.
+    HandedOver(Duration),
+    /// By a signal.
+    Told,
 }
 
 /// Versions that workers and sockets are at.
@@ -103,29 +130,100 @@ impl Shared {
             published.tables = tables.version;
             self.order(|| ToWorker::Tables(tables.clone()));
         }
+        if self.handover.heir.has_taken_over() {
+            return;
+        }
         let mut listeners = self.listeners();
         let failed_before = listeners.failed().next().is_some();
         if config.listeners_version() != published.listeners || failed_before {
             published.listeners = config.listeners_version();
             let changes = listeners.update(tables.listeners().map(|listener| &**listener));
             for key in changes.unlisten {
+                self.handover.drop_held(&key);
                 self.order(|| ToWorker::Unlisten(key.clone()));
             }
-            for (key, sockets) in changes.listen {
-                let mut sockets = sockets.into_iter();
-                for orders in &self.orders {
-                    let Some(socket) = sockets.next() else { break };
-                    let _ = orders.send(ToWorker::Listen(key.clone(), socket));
-                }
+            for (key, sockets) in self.handover.hold_back(changes.listen) {
+                self.listen(&key, sockets);
             }
+            self.handover.sockets_changed.notify_one();
         }
         let bound = listeners.failed().next().is_none();
-        if config.is_complete() && bound && !self.ready.swap(true, Ordering::Relaxed) {
-            tracing::info!(after = ?self.started.elapsed(), "ready");
-            if let Err(error) = crate::memory::release_startup_code() {
-                tracing::debug!(%error, "memory of the start not given back");
-            }
+        match config.is_complete() && bound {
+            true if self.handover.holds_back() => self.handover.may_serve.notify_one(),
+            true => self.become_ready(),
+            false => {}
         }
+    }
+
+    fn become_ready(&self) {
+        if self.ready.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::info!(after = ?self.started.elapsed(), "ready");
+        if let Err(error) = crate::memory::release_startup_code() {
+            tracing::debug!(%error, "memory of the start not given back");
+        }
+    }
+
+    /// Shares sockets out: every socket to a worker, and a socket to every worker.
+    fn listen(&self, key: &SocketKey, sockets: Vec<TcpListener>) {
+        for (socket, orders) in sockets.into_iter().zip(self.orders.iter().cycle()) {
+            let _ = orders.send(ToWorker::Listen(key.clone(), socket));
+        }
+    }
+
+    /// Accepts on the sockets held back until now: we take over.
+    pub(crate) fn start_accepting(&self) {
+        for (key, sockets) in self.handover.release() {
+            self.listen(&key, sockets);
+        }
+        self.listeners().forget_inherited();
+        self.become_ready();
+    }
+
+    /// A newer proxy accepts on our sockets: stops accepting and begins to drain. What comes out
+    /// of the channel are connections for the newer one.
+    pub(crate) fn hand_over(&self, drain_time: Duration) -> mpsc::UnboundedReceiver<Passed> {
+        let passed = self.handover.name_heir();
+        for key in self.listeners().close_all() {
+            self.order(|| ToWorker::Unlisten(key.clone()));
+        }
+        self.leaving.send_if_modified(|leaving| match leaving {
+            Leaving::No => {
+                *leaving = Leaving::HandedOver(drain_time);
+                true
+            }
+            _ => false,
+        });
+        self.drain.advance(DrainState::Draining);
+        passed
+    }
+
+    /// Serves a connection that an older proxy passed on.
+    pub(crate) fn adopt(&self, idle: Idle, socket: TcpStream) {
+        let worker = self.handover.next_worker() % self.orders.len().max(1);
+        if let Some(orders) = self.orders.get(worker) {
+            let _ = orders.send(ToWorker::Adopt(idle, socket));
+        }
+    }
+
+    /// All metrics, with what older proxies counted, in Prometheus text.
+    pub fn exposition(&self) -> String {
+        let mut own = Vec::new();
+        self.registry.render_prometheus(&mut own);
+        self.handover.with_inherited(&String::from_utf8_lossy(&own))
+    }
+
+    pub(crate) fn count_handover(&self, result: &str) {
+        let help = "Hand-overs between two proxies of this workload, by result.";
+        self.registry.counter("weft_proxy_handovers_total", help, &[("result", result)]).inc();
+    }
+
+    /// Ends the process with an error.
+    fn fail(&self, why: String) {
+        tracing::error!(why, "ending");
+        let _ = self.failure.set(why);
+        self.drain.advance(DrainState::Closing);
     }
 
     /// Tells every worker. One that is gone has ended the process already.
@@ -137,7 +235,9 @@ impl Shared {
 
     /// Envoy's server state: `LIVE`, `DRAINING`, `PRE_INITIALIZING`.
     pub fn state(&self) -> &'static str {
-        match (self.drain.is_draining(), self.ready.load(Ordering::Relaxed)) {
+        // After a hand-over the workload is served as before, if not by us.
+        let draining = self.drain.is_draining() && !self.handover.heir.has_taken_over();
+        match (draining, self.ready.load(Ordering::Relaxed)) {
             (true, _) => "DRAINING",
             (false, true) => "LIVE",
             (false, false) => "PRE_INITIALIZING",
@@ -167,18 +267,23 @@ impl Proxy {
     /// Begins the orderly way out: announce, keep accepting for the drain time, end with the last
     /// connection or the grace period.
     pub fn shutdown(&self) {
-        self.shared.leaving.send_replace(true);
+        self.shared.leaving.send_replace(Leaving::Told);
         self.shared.drain.advance(DrainState::Draining);
     }
 
     /// Whether [`Proxy::shutdown`] was called.
     pub fn is_leaving(&self) -> bool {
-        *self.shared.leaving.borrow()
+        *self.shared.leaving.borrow() == Leaving::Told
     }
 
     /// Ends at once, closing what is open.
     pub fn stop(&self) {
         self.shared.drain.advance(DrainState::Closing);
+    }
+
+    /// Why the proxy ended by itself, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failure.get().map(String::as_str)
     }
 
     /// Completes when the proxy has ended.
@@ -207,9 +312,15 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         workers,
         drain_time,
         grace,
+        handover,
         log_level,
         options,
     } = settings;
+    let (sockets, taking) = match &handover {
+        Some(handover) => take::ask(handover, &node.id)?.unzip(),
+        None => (None, None),
+    };
+    let sockets = sockets.unwrap_or_default();
     let limits = Limits { connections_max: connections_max() };
     let (registry, secrets, drain) =
         (Registry::new(), Arc::new(Secrets::new()), DrainSignal::new());
@@ -217,12 +328,14 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     let workers = workers.max(1);
     let endpoint_tables: Vec<EndpointTable> =
         (0..workers).map(|_| EndpointTable::default()).collect();
+    let heir = handover::Heir::default();
     let parts = WorkerParts {
         registry: registry.clone(),
         secrets: secrets.clone(),
         drain: drain.clone(),
         node: node.clone(),
         limits,
+        heir: heir.clone(),
     };
     let mut threads = Vec::new();
     let mut orders = Vec::new();
@@ -237,14 +350,23 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
             }
         })?);
     }
+    let take::Sockets { listening, admin: admin_socket, epoch } = sockets;
+    let (admin_socket, admin_is_ours) = bind_admin(admin, admin_socket)?;
+    let admin_address = admin_socket.local_addr()?;
+    let standing = Standing::new(heir, taking.is_some(), admin_is_ours, epoch);
+    let mut listeners = ListenerSet::new(workers, handover.is_some());
+    listeners.inherit(listening);
     let shared = Arc::new(Shared {
+        handover: standing,
+        admin: AdminSocket { configured: admin, socket: admin_socket },
+        failure: OnceLock::new(),
         config: Mutex::new(Config::new(secrets.clone(), identity.is_some())),
-        listeners: Mutex::new(ListenerSet::new(workers)),
+        listeners: Mutex::new(listeners),
         published: Mutex::default(),
         started: Instant::now(),
         ready: AtomicBool::new(false),
         listeners_changed: Notify::new(),
-        leaving: watch::Sender::new(false),
+        leaving: watch::Sender::new(Leaving::No),
         node,
         registry,
         secrets,
@@ -256,22 +378,56 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         orders,
     });
     gauges(&shared);
-    let admin_socket = std::net::TcpListener::bind(admin)?;
-    admin_socket.set_nonblocking(true)?;
-    let admin = admin_socket.local_addr()?;
     if let Some(path) = admin_file {
-        std::fs::write(path, format!("{admin}\n"))?;
+        std::fs::write(path, format!("{admin_address}\n"))?;
     }
     let (ended_sender, ended) = watch::channel(false);
-    let control = Control { shared: shared.clone(), source, identity, drain_time, grace };
+    let way = Handover { settings: handover, taking };
+    let control =
+        Control { shared: shared.clone(), source, identity, drain_time, grace, handover: way };
     let thread = std::thread::Builder::new().name("control".into());
     threads.push(thread.spawn(move || {
-        if let Err(error) = control.run(admin_socket) {
+        if let Err(error) = control.run() {
             tracing::error!(%error, "control runtime could not start");
         }
         let _ = ended_sender.send(true);
     })?);
-    Ok(Proxy { shared, admin, threads, ended })
+    Ok(Proxy { shared, admin: admin_address, threads, ended })
+}
+
+/// The admin socket: the older proxy's if it is that address, and whether we may accept on it now.
+fn bind_admin(
+    configured: SocketAddr,
+    inherited: Option<(SocketAddr, TcpListener)>,
+) -> io::Result<(TcpListener, bool)> {
+    if let Some((theirs, socket)) = inherited
+        && (theirs == configured || socket.local_addr()? == configured)
+    {
+        return Ok((socket, false));
+    }
+    let socket = TcpListener::bind(configured)?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, true))
+}
+
+/// Hand-overs to and from this proxy.
+struct Handover {
+    settings: Option<handover::Settings>,
+    taking: Option<take::Taking>,
+}
+
+impl Handover {
+    /// Takes over if there is somebody to take over from, then offers the same to the next.
+    async fn run(self, shared: Arc<Shared>) {
+        if let Some(taking) = self.taking
+            && let Err(error) = taking.run(shared.clone()).await
+        {
+            return shared.fail(format!("hand-over: {error}"));
+        }
+        if let Some(settings) = self.settings {
+            give::run(settings, shared).await;
+        }
+    }
 }
 
 /// What the control thread runs.
@@ -281,14 +437,16 @@ struct Control {
     identity: Option<IdentityConfig>,
     drain_time: Duration,
     grace: Duration,
+    handover: Handover,
 }
 
 impl Control {
-    fn run(self, admin: std::net::TcpListener) -> io::Result<()> {
+    fn run(self) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let admin = tokio::net::TcpListener::from_std(admin)?;
+            let admin = tokio::net::TcpListener::from_std(self.shared.admin.socket.try_clone()?)?;
             tokio::spawn(crate::admin::serve(admin, self.shared.clone()));
+            let handover = tokio::spawn(self.handover.run(self.shared.clone()));
             if let Some(identity) = self.identity {
                 let (secrets, registry) =
                     (self.shared.secrets.clone(), self.shared.registry.clone());
@@ -296,6 +454,7 @@ impl Control {
             }
             tokio::spawn(subscriber::run(self.source, self.shared.clone()));
             leave(&self.shared, self.drain_time, self.grace).await;
+            self.shared.handover.end(handover).await;
             self.shared.order(|| ToWorker::End);
             Ok(())
         })
@@ -309,15 +468,28 @@ async fn leave(shared: &Shared, drain_time: Duration, grace: Duration) {
     let mut leaving = shared.leaving.subscribe();
     tokio::select! {
         // The sender lives in `shared`, so this cannot fail.
-        _ = leaving.wait_for(|leaving| *leaving) => {}
+        _ = leaving.wait_for(|leaving| *leaving != Leaving::No) => {}
         () = drain.closing() => {}
     }
     tracing::info!(connections = drain.open_connections(), "draining");
+    let handed_over = *leaving.borrow();
+    if let Leaving::HandedOver(drain_time) = handed_over {
+        tokio::select! {
+            () = drained(shared) => tracing::info!("drained"),
+            () = tokio::time::sleep(drain_time) => {
+                tracing::warn!(connections = drain.open_connections(), "drain time over");
+            }
+            () = drain.closing() => tracing::info!("told to close"),
+            // The same as for any proxy; only it does not wait for callers to notice.
+            _ = leaving.wait_for(|leaving| *leaving == Leaving::Told) => {
+                let _ = tokio::time::timeout(grace, empty(drain)).await;
+            }
+        }
+        return drain.advance(DrainState::Closing);
+    }
     let emptied = async {
         tokio::time::sleep(drain_time.min(grace)).await;
-        while drain.open_connections() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        empty(drain).await;
     };
     tokio::select! {
         () = emptied => tracing::info!("drained"),
@@ -327,6 +499,20 @@ async fn leave(shared: &Shared, drain_time: Duration, grace: Duration) {
         () = drain.closing() => tracing::info!("told to close"),
     }
     drain.advance(DrainState::Closing);
+}
+
+/// Completes with the last connection here and the older proxy, whose heritage goes through us.
+async fn drained(shared: &Shared) {
+    while shared.drain.open_connections() > 0 || shared.handover.has_older() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Completes with the last connection.
+async fn empty(drain: &DrainSignal) {
+    while drain.open_connections() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn gauges(shared: &Arc<Shared>) {

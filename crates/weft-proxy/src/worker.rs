@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +17,8 @@ use weft_telemetry::{PeerInfo, Shard};
 use weft_traffic::{ListenerConfig, Tables};
 
 use crate::drain::{DrainSignal, OpenGuard};
-use crate::listener::accept::accept_loop;
+use crate::handover::{Heir, Idle};
+use crate::listener::accept::{accept_loop, serve_adopted};
 use crate::listener::set::SocketKey;
 use crate::tcp::{SCRATCH_BYTES, Scratch};
 use crate::tls::{Secrets, TlsConfigs, TlsInfo};
@@ -42,6 +43,8 @@ pub struct Worker {
     pub tls: TlsConfigs,
     /// The way out of the whole process.
     pub drain: DrainSignal,
+    /// The newer proxy that takes idle connections, once there is one.
+    pub heir: Heir,
     /// Who this proxy is.
     pub node: Arc<NodeInfo>,
     /// Bounds of the process.
@@ -82,6 +85,8 @@ pub struct Limits {
 /// What is known of a downstream connection when its protocol handler starts.
 #[derive(Debug)]
 pub struct ConnContext {
+    /// Name of the listener that accepted it; of captured traffic another one serves it.
+    pub accepted_by: Arc<str>,
     /// The listener that serves it, as it was when the connection came.
     pub listener: Arc<ListenerConfig>,
     /// Its filter chain, for [`ListenerConfig::chain`].
@@ -122,6 +127,8 @@ pub enum ToWorker {
     Listen(SocketKey, TcpListener),
     /// Stop accepting; connections go on.
     Unlisten(SocketKey),
+    /// Serve a connection that an older proxy passed on.
+    Adopt(Idle, TcpStream),
     /// Close everything and end.
     End,
 }
@@ -139,12 +146,14 @@ pub struct WorkerParts {
     pub node: Arc<NodeInfo>,
     /// Bounds of the process.
     pub limits: Limits,
+    /// The newer proxy that takes idle connections, once there is one.
+    pub heir: Heir,
 }
 
 impl Worker {
     /// A worker with empty tables. Call it on the worker's own thread.
     pub fn new(id: usize, count: usize, parts: WorkerParts, endpoints: EndpointTable) -> Worker {
-        let WorkerParts { registry, secrets, drain, node, limits } = parts;
+        let WorkerParts { registry, secrets, drain, node, limits, heir } = parts;
         let metrics = registry.shard();
         Worker {
             id,
@@ -155,6 +164,7 @@ impl Worker {
             metrics,
             tls: TlsConfigs::new(secrets),
             drain: drain.for_worker(),
+            heir,
             node,
             limits,
             balancers: Balancers::new(id, count),
@@ -270,20 +280,28 @@ pub fn run(
 
 /// Carries out orders, in order: tables always come before the sockets that need them.
 async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<ToWorker>) {
-    let mut accepting: HashMap<SocketKey, JoinHandle<()>> = HashMap::new();
+    // Several sockets of one address where an older proxy had more workers than we have.
+    let mut accepting: HashMap<SocketKey, Vec<JoinHandle<()>>> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
             ToWorker::Tables(tables) => worker.set_tables(tables),
             ToWorker::End => return,
             ToWorker::Unlisten(key) => {
-                if let Some(task) = accepting.remove(&key) {
+                for task in accepting.remove(&key).unwrap_or_default() {
                     task.abort();
                 }
             }
+            ToWorker::Adopt(idle, socket) => match tokio::net::TcpStream::from_std(socket) {
+                Ok(socket) => {
+                    tokio::task::spawn_local(serve_adopted(socket, idle, worker.clone()));
+                }
+                Err(error) => tracing::warn!(%error, "a passed connection is lost"),
+            },
             ToWorker::Listen(key, socket) => match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let accept = accept_loop(socket, key.name.clone(), worker.clone());
-                    accepting.insert(key, tokio::task::spawn_local(accept));
+                    let task = tokio::task::spawn_local(accept);
+                    accepting.entry(key).or_default().push(task);
                 }
                 Err(error) => tracing::error!(listener = %key.name, %error, "cannot listen"),
             },

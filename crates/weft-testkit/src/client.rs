@@ -138,6 +138,14 @@ impl Connection {
         Ok(Self { sender, address: SocketAddr::from(([127, 0, 0, 1], 80)) })
     }
 
+    /// Whether the connection takes another request: false when the server said it ends.
+    pub async fn is_ready(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::H1(sender) => sender.ready().await.is_ok(),
+            Sender::H2(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
     /// GET on this connection; an error means that the connection is gone.
     pub async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
         let wire = match self.sender {

@@ -27,23 +27,39 @@ const CONNECTIONS_MAX: usize = 64;
 /// Serves until the runtime ends.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    // Until then an older proxy answers here, and a newer one some day.
+    shared.handover.admin_begins().await;
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let Ok((tcp, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.handover.admin_ends() => return,
+        };
+        let Ok((tcp, _)) = accepted else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
-        let shared = shared.clone();
+        let (shared, at_hand) = (shared.clone(), shared.clone());
         tokio::spawn(async move {
+            let answered = tokio::sync::Notify::new();
             let service = service_fn(|request| {
                 let response = answer(&request, &shared);
+                answered.notify_one();
                 async move { Ok::<_, Infallible>(response) }
             });
-            // A client that goes away is its own affair.
-            let _ = http1::Builder::new()
+            let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(tcp), service)
-                .await;
+                .serve_connection(TokioIo::new(tcp), service);
+            let mut connection = std::pin::pin!(connection);
+            // A client that goes away is its own affair.
+            tokio::select! {
+                _ = &mut connection => {}
+                // Whoever came a moment before the hand-over gets one answer still.
+                () = async { at_hand.handover.admin_ends().await; answered.notified().await } => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
             drop(slot);
         });
     }
@@ -106,15 +122,12 @@ fn ready(shared: &Shared) -> Reply {
 }
 
 fn prometheus(shared: &Shared) -> Reply {
-    let mut body = Vec::new();
-    shared.registry.render_prometheus(&mut body);
+    let body = shared.exposition().into_bytes();
     reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
 }
 
 fn stats(shared: &Shared, filter: Option<&str>) -> Reply {
-    let mut body = Vec::new();
-    shared.registry.render_prometheus(&mut body);
-    let body = String::from_utf8_lossy(&body);
+    let body = shared.exposition();
     let mut out = String::new();
     for line in body.lines().filter(|line| !line.starts_with('#')) {
         if filter.is_some_and(|filter| !line.contains(filter)) {
@@ -134,6 +147,8 @@ fn server_info(shared: &Shared) -> serde_json::Value {
         "uptime_current_epoch": format!("{}s", shared.started.elapsed().as_secs()),
         "node": { "id": shared.node.id, "trust_domain": shared.node.trust_domain },
         "concurrency": shared.workers,
+        "pid": std::process::id(),
+        "restart_epoch": shared.handover.epoch(),
         "open_connections": shared.drain.open_connections(),
         "command_line_options": shared.options,
     })

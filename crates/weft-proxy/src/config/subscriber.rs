@@ -126,6 +126,9 @@ async fn save_changes(dir: Option<PathBuf>, shared: Arc<Shared>, changed: Arc<No
     loop {
         changed.notified().await;
         tokio::time::sleep(SAVE_DELAY).await;
+        if shared.handover.heir.has_taken_over() {
+            return; // The copy is the newer proxy's now.
+        }
         let content = {
             let config = shared.config();
             match config.is_complete() {

@@ -62,7 +62,17 @@ impl HttpConn {
     pub(crate) fn keep_alive(&self, requests: u32) -> bool {
         let max = self.http.limits.requests_per_connection_max;
         max.is_none_or(|max| requests < max)
-            && !self.worker.drain.is_draining()
+            && (!self.worker.drain.is_draining() || self.can_pass())
+            && !self.is_orphaned()
+    }
+
+    /// Whether a newer proxy takes the connection between two requests. TLS cannot be passed: its
+    /// keys are in this process. Nor can what a PROXY header said, which the newer one would
+    /// expect to read again.
+    pub(crate) fn can_pass(&self) -> bool {
+        self.worker.heir.is_there()
+            && !self.is_tls()
+            && !self.context.listener.inspectors.proxy_protocol
             && !self.is_orphaned()
     }
 

@@ -26,6 +26,7 @@ use super::h1_body::{BodyError, H1};
 use super::local_reply;
 use super::request::{self, Incoming};
 use crate::error::{ErrorKind, ProxyError};
+use crate::handover::{Idle, Passed};
 use crate::net::Io;
 
 /// How an HTTP/2 client without ALPN opens (RFC 9113 §3.4).
@@ -74,7 +75,7 @@ async fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> Option<(Io, BytesMut)>
     let idle_limit = conn.http.timeouts.idle.unwrap_or(FOREVER);
     let draining = pin!(conn.worker.drain.draining());
     let timer = pin!(tokio::time::sleep(idle_limit));
-    let mut watch = IdleWatch { draining, drained: false, timer, limit: idle_limit };
+    let mut watch = IdleWatch { conn: &conn, draining, drained: false, timer, limit: idle_limit };
     if detect && server.wait_for_request(&mut watch).await && Box::pin(server.opens_h2()).await {
         return Some(server.h1.wire.into_parts());
     }
@@ -84,7 +85,7 @@ async fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> Option<(Io, BytesMut)>
             break;
         }
     }
-    Box::pin(server.close()).await;
+    Box::pin(server.leave(&conn, idle_limit)).await;
     None
 }
 
@@ -198,6 +199,34 @@ impl H1Server {
         self.keep_alive = connection.keep_alive && conn.keep_alive(self.requests);
         self.h1.start_input(body);
         Ok(Some(Incoming { head, body, connection }))
+    }
+
+    /// Passes the connection on, or ends it.
+    async fn leave(self, conn: &HttpConn, idle_limit: Duration) {
+        if let Some(server) = self.pass_on(conn, idle_limit) {
+            server.close().await;
+        }
+    }
+
+    /// Gives a connection between two requests to the newer proxy that has taken over; gives it
+    /// back when it is none, or nobody takes it.
+    fn pass_on(self, conn: &HttpConn, idle_limit: Duration) -> Option<Self> {
+        let between = self.keep_alive
+            && !self.aborted
+            && self.h1.input_done()
+            && self.h1.output_done()
+            && self.h1.wire.is_quiet();
+        if !between || !conn.can_pass() {
+            return Some(self);
+        }
+        let (io, _) = self.h1.wire.into_parts();
+        let socket = io.into_plain_socket()?;
+        let listener = conn.context.accepted_by.clone();
+        let idle_ms = u64::try_from(idle_limit.as_millis()).unwrap_or(u64::MAX);
+        let open = conn.worker.drain.open();
+        // An heir that went away at this very moment leaves nobody to serve it.
+        let _ = conn.worker.heir.pass(Passed { socket, idle: Idle { listener, idle_ms }, open });
+        None
     }
 
     /// Ends the connection. When the client may still be sending, reads on for a moment: closing
@@ -319,6 +348,7 @@ impl H1Server {
 /// When an idle connection should go: idle timeout, or drain. One timer serves the connection's
 /// whole life; it is moved only when it fires, so a request costs no timer operation.
 struct IdleWatch<'p, D> {
+    conn: &'p HttpConn,
     draining: Pin<&'p mut D>,
     drained: bool,
     timer: Pin<&'p mut Sleep>,
@@ -330,8 +360,15 @@ impl<D: Future<Output = ()>> IdleWatch<'_, D> {
     fn poll_leave(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<()> {
         if !self.drained && self.draining.as_mut().poll(cx).is_ready() {
             self.drained = true;
-            self.limit = self.limit.min(DRAIN_IDLE);
-            self.timer.as_mut().reset((since + self.limit).into());
+            // After a hand-over nobody is in a hurry: the next request hears that it is the last,
+            // and none is lost to a close that crosses it.
+            if !self.conn.worker.heir.has_taken_over() {
+                self.limit = self.limit.min(DRAIN_IDLE);
+                self.timer.as_mut().reset((since + self.limit).into());
+            }
+        }
+        if self.drained && self.conn.can_pass() {
+            return Poll::Ready(());
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));

@@ -62,6 +62,11 @@ impl Wire {
         &mut self.io
     }
 
+    /// Nothing is under way in either direction, and the peer has not finished.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.input.is_empty() && self.output.is_empty() && !self.input_ended
+    }
+
     /// Takes the stream and what was read from it.
     pub(crate) fn into_parts(self) -> (Io, BytesMut) {
         (self.io, self.input)

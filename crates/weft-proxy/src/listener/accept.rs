@@ -4,18 +4,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use weft_traffic::Network;
 
 use super::detect::{Refused, detect};
+use crate::handover::{Idle, Passed};
 use crate::worker::Worker;
 
 /// Waits when `accept` fails for want of a resource (file descriptors, memory): at once again would
 /// spin, since the connection stays in the queue.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A connection between two requests is closed after this when the process drains.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
 /// Accepts until the task is aborted.
 pub async fn accept_loop(socket: TcpListener, listener: Arc<str>, worker: Rc<Worker>) {
@@ -57,6 +60,10 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 /// handshake are large and over soon, and nothing of them should stay in memory.
 pub async fn serve(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worker: Rc<Worker>) {
     worker.counters.connections.inc();
+    serve_known(tcp, peer, listener, worker).await;
+}
+
+async fn serve_known(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worker: Rc<Worker>) {
     // Latency over packet count: we write whole messages.
     let _ = tcp.set_nodelay(true);
     let (io, conn) = match detect(tcp, peer, &listener, &worker).await {
@@ -72,6 +79,37 @@ pub async fn serve(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worker:
             let tcp = tcp.clone();
             tokio::task::spawn_local(crate::tcp::forward(io, conn, tcp, worker));
         }
+    }
+}
+
+/// Waits for the next request on a connection that an older proxy passed on between two requests,
+/// and then serves it as if it had just come.
+pub async fn serve_adopted(tcp: TcpStream, idle: Idle, worker: Rc<Worker>) {
+    let Ok(peer) = tcp.peer_addr() else { return };
+    let open = worker.drain.open();
+    let since = Instant::now();
+    let limit = Duration::from_millis(idle.idle_ms);
+    let mut byte = [0; 1];
+    let mut read = tokio::select! {
+        biased;
+        read = tcp.peek(&mut byte) => Some(read),
+        () = worker.drain.draining() => None,
+        () = tokio::time::sleep(limit) => return,
+    };
+    if read.is_none() && worker.heir.has_taken_over() {
+        let left = limit.saturating_sub(since.elapsed());
+        let idle_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let Ok(socket) = tcp.into_std() else { return };
+        // When nobody is there to take it, it ends here.
+        let _ = worker.heir.pass(Passed { socket, idle: Idle { idle_ms, ..idle }, open });
+        return;
+    }
+    if read.is_none() {
+        read = tokio::time::timeout(DRAIN_IDLE, tcp.peek(&mut byte)).await.ok();
+    }
+    // The end of a connection between two requests is nobody's error.
+    if matches!(read, Some(Ok(1..))) {
+        serve_known(tcp, peer, idle.listener, worker).await;
     }
 }
 

@@ -71,13 +71,13 @@ struct Addresses {
 pub async fn detect(
     tcp: TcpStream,
     peer: SocketAddr,
-    listener: &str,
+    accepted_by: &Arc<str>,
     worker: &Rc<Worker>,
 ) -> Result<(Io, Rc<ConnContext>), Refused> {
     let open = worker.drain.open();
     let accepted = worker.now();
     let tables = worker.tables();
-    let listener = tables.listener(listener).ok_or(Refused::NoListener)?;
+    let listener = tables.listener(accepted_by).ok_or(Refused::NoListener)?;
     let local = canonical(tcp.local_addr()?);
     let original_dst = original_dst(&tcp, local, listener);
     let listener = hand_off(worker, listener, original_dst.unwrap_or(local));
@@ -103,7 +103,19 @@ pub async fn detect(
     let Addresses { peer: _, source, local, original_dst } = addresses;
     let sni = sni.or_else(|| tls.as_ref().and_then(|tls| tls.sni.clone()));
     let peer = source;
-    let conn = ConnContext { listener, chain, peer, local, original_dst, sni, tls, accepted, open };
+    let accepted_by = accepted_by.clone();
+    let conn = ConnContext {
+        accepted_by,
+        listener,
+        chain,
+        peer,
+        local,
+        original_dst,
+        sni,
+        tls,
+        accepted,
+        open,
+    };
     Ok((io, Rc::new(conn)))
 }
 

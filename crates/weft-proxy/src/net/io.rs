@@ -57,6 +57,14 @@ impl Io {
         }
     }
 
+    /// The socket alone, if it has no TLS and everything read from it was taken.
+    pub fn into_plain_socket(self) -> Option<std::net::TcpStream> {
+        match self {
+            Io::Plain(stream) if stream.prefix.is_empty() => stream.tcp.into_std().ok(),
+            Io::Plain(_) | Io::Tls(_) => None,
+        }
+    }
+
     /// Peer address of the socket.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.tcp().peer_addr()

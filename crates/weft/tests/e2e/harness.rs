@@ -50,6 +50,13 @@ pub struct Place<'a> {
     pub labels: &'a [(&'a str, &'a str)],
 }
 
+/// What is special about one run of our proxy.
+#[derive(Clone, Copy, Default)]
+struct Run<'a> {
+    admin: Option<SocketAddr>,
+    extra: &'a [&'a str],
+}
+
 /// A running proxy of either kind.
 pub enum Proxy {
     Weft { process: Process, admin: SocketAddr },
@@ -158,7 +165,7 @@ impl Mesh {
     pub fn start_proxy(&self, flavor: Flavor, place: &Place<'_>) -> Proxy {
         let token = self.token(place.namespace, place.service_account);
         match flavor {
-            Flavor::Weft => self.weft(place, &token),
+            Flavor::Weft => self.weft(place, &token, Run::default()),
             Flavor::Envoy => Proxy::Envoy(self.envoy(place, &token, true)),
         }
     }
@@ -166,21 +173,32 @@ impl Mesh {
     /// Starts our proxy again with what an earlier run of it left in its folder.
     pub fn start_restarted(&self, place: &Place<'_>) -> Proxy {
         let token = std::fs::read_to_string(self.token_file(place)).expect("it ran before");
-        self.weft(place, &token)
+        self.weft(place, &token, Run::default())
+    }
+
+    /// Starts a further run of our proxy beside the one that is there, on its admin address and
+    /// with its folder: the newer binary of a hand-over.
+    pub fn start_upgrade(&self, place: &Place<'_>, admin: SocketAddr, extra: &[&str]) -> Process {
+        let token = std::fs::read_to_string(self.token_file(place)).expect("it ran before");
+        match self.weft(place, &token, Run { admin: Some(admin), extra }) {
+            Proxy::Weft { process, .. } => process,
+            Proxy::Envoy(_) => unreachable!("ours was asked for"),
+        }
     }
 
     fn token_file(&self, place: &Place<'_>) -> PathBuf {
         self.folder.path().join(format!("{}.token", place.name))
     }
 
-    fn weft(&self, place: &Place<'_>, token: &str) -> Proxy {
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    fn weft(&self, place: &Place<'_>, token: &str, run: Run<'_>) -> Proxy {
+        let own = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let admin = run.admin.unwrap_or_else(own);
         let token_file = self.token_file(place);
         std::fs::write(&token_file, token).expect("the folder is writable");
         let labels: Vec<String> =
             place.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let kind = if place.kind == "router" { "gateway" } else { "sidecar" };
-        let args = [
+        let mut args = vec![
             "proxy".to_owned(),
             kind.to_owned(),
             format!("--xds={}", self.xds),
@@ -195,6 +213,12 @@ impl Mesh {
             format!("--admin-address={admin}"),
             "--concurrency=1".to_owned(),
         ];
+        for arg in run.extra {
+            // What is said again replaces what was said.
+            let option = arg.split_inclusive('=').next().unwrap_or(arg);
+            args.retain(|one| !one.starts_with(option));
+            args.push((*arg).to_owned());
+        }
         let process = Process::start(place.name, self.folder.path(), Path::new(WEFT), &args);
         Proxy::Weft { process, admin }
     }

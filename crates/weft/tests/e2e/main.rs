@@ -7,6 +7,7 @@ mod harness;
 mod control_restart;
 mod demo_on_envoy;
 mod grpc_xds;
+mod handover;
 mod live;
 mod pairs;
 mod samples;

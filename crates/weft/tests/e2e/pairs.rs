@@ -18,8 +18,8 @@ use weft_testkit::{
 use crate::harness::{self, Flavor, Mesh, Place, Proxy};
 
 /// The client's sidecar listens for its application on these ports of the workload's address.
-const HTTP_PROXY_PORT: u16 = 15080;
-const TCP_PORT: u16 = 9000;
+pub const HTTP_PROXY_PORT: u16 = 15080;
+pub const TCP_PORT: u16 = 9000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn weft_to_weft() {
@@ -48,18 +48,18 @@ async fn envoy_to_envoy() {
 }
 
 /// A client's sidecar, a server's sidecar, and the server's application.
-struct Pair {
-    mesh: Mesh,
-    client_ip: IpAddr,
-    server_ip: IpAddr,
-    client: Proxy,
-    server: Proxy,
+pub struct Pair {
+    pub mesh: Mesh,
+    pub client_ip: IpAddr,
+    pub server_ip: IpAddr,
+    pub client: Proxy,
+    pub server: Proxy,
     http: Backend,
     _tcp: Backend,
 }
 
 impl Pair {
-    async fn start(client: Flavor, server: Flavor) -> Self {
+    pub async fn start(client: Flavor, server: Flavor) -> Self {
         let http = backend::http("server", "127.0.0.1:0").await;
         let tcp = backend::tcp_echo("server", "127.0.0.1:0").await;
         let (client_ip, server_ip) = (harness::address(), harness::address());
@@ -147,7 +147,8 @@ impl Pair {
     }
 }
 
-fn place(name: &'static str, ip: IpAddr) -> Place<'static> {
+/// The place of `client` or `server`.
+pub fn place(name: &'static str, ip: IpAddr) -> Place<'static> {
     let labels: &[_] = match name {
         "server" => &[("app", "server"), ("version", "v1")],
         _ => &[("app", "client"), ("version", "v1")],

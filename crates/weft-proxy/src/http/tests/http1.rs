@@ -410,6 +410,7 @@ fn state_is_small() {
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let context = ConnContext {
+            accepted_by: "test".into(),
             listener: mesh.worker.tables().listener("test").unwrap().clone(),
             chain: 0,
             peer: address,

@@ -94,6 +94,7 @@ impl Mesh {
             ..NodeInfo::default()
         };
         let parts = WorkerParts {
+            heir: crate::handover::Heir::default(),
             registry: registry.clone(),
             secrets: Arc::new(Secrets::default()),
             drain: DrainSignal::new(),
@@ -181,6 +182,7 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>) {
     loop {
         let (stream, peer) = listener.accept().await.unwrap();
         let context = ConnContext {
+            accepted_by: "test".into(),
             listener: worker.tables().listener("test").unwrap().clone(),
             chain: 0,
             peer,
