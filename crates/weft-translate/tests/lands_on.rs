@@ -388,7 +388,7 @@ fn delegates_stand_in_for_a_rule() {
          - route: [{destination: {host: reviews, subset: v1}}]",
     );
     let team = "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-                metadata: {name: team, namespace: shop}\nspec:\n  hosts: [team.example.com]\n  http:\n  \
+                metadata: {name: team, namespace: shop}\nspec:\n  http:\n  \
                 - match: [{uri: {prefix: /team/a}, method: {exact: GET}}]\n    route: [{destination: {host: ratings}}]\n  \
                 - match: [{uri: {prefix: /other}}]\n    directResponse: {status: 500}\n  \
                 - timeout: 1s\n    route: [{destination: {host: reviews, subset: v2}}]\n";

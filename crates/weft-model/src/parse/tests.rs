@@ -251,7 +251,7 @@ fn virtual_service_admission() {
     let http = |rule: &str| vs(&format!("hosts: [a]\nhttp:\n- {}", rule.replace('\n', "\n  ")));
     check(&http(route), &[]);
     check(
-        &vs(&format!("hosts: []\nhttp:\n- {route}\n")),
+        &vs(&format!("hosts: []\ngateways: [g]\nhttp:\n- {route}\n")),
         &["Error 5 spec.hosts: at least one host is required"],
     );
     check(

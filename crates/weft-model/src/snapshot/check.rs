@@ -1,5 +1,5 @@
 //! Findings that need more than one resource: references to nothing, rules that never apply,
-//! definitions that collide. Warnings and notes only: the resources stay in force.
+//! definitions that collide. The resources stay in force; an error says that they do nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +18,7 @@ pub(crate) fn all(snapshot: &Snapshot) -> Vec<Diagnostic> {
     for vs in snapshot.all_virtual_services() {
         virtual_service(snapshot, vs, &mut out);
     }
+    delegates(snapshot, &mut out);
     mesh_hosts(snapshot, &mut out);
     destination_rules(snapshot, &mut out);
     for gateway in snapshot.all_gateways() {
@@ -25,6 +26,31 @@ pub(crate) fn all(snapshot: &Snapshot) -> Vec<Diagnostic> {
     }
     sidecars(snapshot, &mut out);
     out
+}
+
+/// Rules without hosts apply only where another VirtualService delegates to them.
+fn delegates(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
+    let mut used: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for vs in snapshot.all_virtual_services() {
+        for delegate in vs.spec.http.iter().filter_map(|route| route.delegate.as_ref()) {
+            let namespace = match delegate.namespace.as_str() {
+                "" => &*vs.meta.namespace,
+                given => given,
+            };
+            used.insert((namespace, &delegate.name));
+        }
+    }
+    for vs in snapshot.all_virtual_services().filter(|vs| vs.spec.hosts.is_empty()) {
+        if !used.contains(&(&*vs.meta.namespace, &*vs.meta.name)) {
+            let message = "at least one host is required: no VirtualService delegates to this one, \
+                           so its rules apply to nothing";
+            let help = "Name the service or domain the rules are for.";
+            let kind = Kind::VirtualService;
+            let found =
+                finding(Severity::Error, code::SCHEMA, kind, &vs.meta, "spec.hosts", message);
+            out.push(found.with_help(help));
+        }
+    }
 }
 
 fn finding(

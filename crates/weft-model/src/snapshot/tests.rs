@@ -476,3 +476,20 @@ fn collisions() {
         ],
     );
 }
+
+#[test]
+fn rules_without_hosts_are_for_delegation() {
+    let plain = "http: [{route: [{destination: {host: a}}]}]";
+    let caller = "hosts: [a], http: [{match: [{uri: {prefix: /a}}], delegate: {name: team}}]";
+    check(
+        &format!(
+            "{SERVICE}{}{}{}",
+            networking("VirtualService", "ns/caller", caller),
+            networking("VirtualService", "ns/team", plain),
+            networking("VirtualService", "ns/alone", plain),
+        ),
+        &[
+            "Error IST0106 spec.hosts: at least one host is required: no VirtualService delegates to this one, so its rules apply to nothing",
+        ],
+    );
+}

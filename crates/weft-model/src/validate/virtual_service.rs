@@ -33,12 +33,24 @@ pub(super) fn check(spec: &VirtualService, findings: &mut Findings<'_>) {
 }
 
 fn hosts(spec: &VirtualService, findings: &mut Findings<'_>) {
-    if spec.hosts.is_empty() {
+    // Without hosts it can only be what another VirtualService delegates to (Istio's admission);
+    // whether one does is looked at across resources.
+    let can_be_delegate = spec.gateways.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty();
+    if spec.hosts.is_empty() && !can_be_delegate {
         findings.error_with_help(
             "spec.hosts",
             "at least one host is required",
-            "Name the service or domain the rules are for.",
+            "Name the service or domain the rules are for; only a delegate, which has no gateways \
+             and HTTP rules only, goes without.",
         );
+    }
+    if spec.hosts.is_empty() {
+        for (index, route) in spec.http.iter().enumerate() {
+            if route.delegate.is_some() {
+                let path = format!("spec.http[{index}].delegate");
+                findings.error(path, "a VirtualService without hosts cannot delegate further");
+            }
+        }
     }
     let on_mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|g| g == MESH_GATEWAY);
     for (index, host) in spec.hosts.iter().enumerate() {
