@@ -8,8 +8,8 @@ use crate::istio::{
     SIZE_BYTES, SecurityPolicy, SeriesLabels, TcpLabels,
 };
 use crate::registry::{Ownership, Registry, lock};
+use foldhash::HashMap;
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

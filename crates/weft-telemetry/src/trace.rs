@@ -14,15 +14,37 @@ const TRACESTATE_BYTES_MAX: usize = 2048;
 /// Longest `x-request-id` taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 256;
 
-pub const REQUEST_ID: &str = "x-request-id";
-pub const B3: &str = "b3";
-pub const B3_TRACE_ID: &str = "x-b3-traceid";
-pub const B3_SPAN_ID: &str = "x-b3-spanid";
-pub const B3_PARENT_SPAN_ID: &str = "x-b3-parentspanid";
-pub const B3_SAMPLED: &str = "x-b3-sampled";
-pub const B3_FLAGS: &str = "x-b3-flags";
-pub const TRACEPARENT: &str = "traceparent";
-pub const TRACESTATE: &str = "tracestate";
+/// The headers that carry a trace. Their own type, so that a field list with slots for them needs no
+/// search by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    RequestId,
+    B3,
+    B3TraceId,
+    B3SpanId,
+    B3ParentSpanId,
+    B3Sampled,
+    B3Flags,
+    Traceparent,
+    Tracestate,
+}
+
+impl Field {
+    /// The lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Field::RequestId => "x-request-id",
+            Field::B3 => "b3",
+            Field::B3TraceId => "x-b3-traceid",
+            Field::B3SpanId => "x-b3-spanid",
+            Field::B3ParentSpanId => "x-b3-parentspanid",
+            Field::B3Sampled => "x-b3-sampled",
+            Field::B3Flags => "x-b3-flags",
+            Field::Traceparent => "traceparent",
+            Field::Tracestate => "tracestate",
+        }
+    }
+}
 
 /// A trace id of 64 or 128 bits. Never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,8 +137,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Reads what the caller sent. `get` returns the first header of a lower-case name.
-    pub fn extract<'a>(get: impl Fn(&str) -> Option<&'a [u8]>) -> Incoming {
+    /// Reads what the caller sent. `get` returns a header's first value.
+    pub fn extract<'a>(get: impl Fn(Field) -> Option<&'a [u8]>) -> Incoming {
         wire::extract(get)
     }
 
@@ -154,9 +176,9 @@ impl Context {
         Self { trace, span, parent, sampled, debug, formats, tracestate, request_id }
     }
 
-    /// Hands each header to set to `set`: lower-case name and value. The caller replaces
+    /// Hands each header to set to `set`. The caller replaces
     /// headers of the same name and leaves all others alone.
-    pub fn inject(&self, set: impl FnMut(&str, &[u8])) {
+    pub fn inject(&self, set: impl FnMut(Field, &[u8])) {
         wire::inject(self, set);
     }
 }

@@ -3,8 +3,10 @@
 //! A change makes a new value that shares all that did not change; workers swap the whole. Clusters and
 //! their endpoints may arrive in either order: endpoints wait under their EDS name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::cluster::{Cluster, EndpointSet};
 use crate::http::RouteSource;

@@ -27,7 +27,7 @@ pub fn write_request(head: &RequestHead, framing: BodyLength, out: &mut OutBuf) 
         staging.push(b' ');
         staging.extend_from_slice(version_text(head.version));
         staging.extend_from_slice(b"\r\n");
-        if let (Some(host), false) = (&head.authority, head.headers.contains("host")) {
+        if let (Some(host), false) = (&head.authority, head.headers.contains_known(Known::Host)) {
             write_line(staging, b"Host", host);
         }
         plan.write(&head.headers, staging);

@@ -99,15 +99,23 @@ impl HeaderList {
         self.find(name.as_ref()).is_some()
     }
 
+    /// Whether a known name is there, without a search.
+    pub fn contains_known(&self, known: Known) -> bool {
+        self.find_known(known).is_some()
+    }
+
     /// All values of `name`, in order.
     pub fn get_all<'a, N: AsRef<[u8]> + 'a>(
         &'a self,
         name: N,
     ) -> impl Iterator<Item = &'a [u8]> + 'a {
         let known = Known::from_name(name.as_ref());
-        self.iter()
-            .filter(move |header| matches(header, known, name.as_ref()))
-            .map(|header| header.value)
+        let first = self.find_as(name.as_ref(), known);
+        let entries = &self.entries[first.unwrap_or(self.entries.len())..];
+        entries
+            .iter()
+            .filter(move |entry| self.is_named(entry, name.as_ref(), known))
+            .map(|entry| self.value_of(entry))
     }
 
     /// All fields in order.
@@ -119,6 +127,16 @@ impl HeaderList {
     /// value, anything but token characters in a name) are replaced, so no caller can split a message.
     pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let entry = self.write_line(name.as_ref(), value.as_ref());
+        self.push(entry);
+    }
+
+    /// As [`append`](Self::append), for a name that need not be looked up.
+    pub fn append_known(&mut self, known: Known, value: impl AsRef<[u8]>) {
+        let entry = self.write_known(known, value.as_ref());
+        self.push(entry);
+    }
+
+    fn push(&mut self, entry: Entry) {
         self.first.note(entry.known, self.entries.len());
         self.entries.push(entry);
         self.live += 1;
@@ -133,11 +151,30 @@ impl HeaderList {
         self.remove_from(index + 1, known, name);
     }
 
+    /// As [`set`](Self::set), for a name that need not be looked up.
+    pub fn set_known(&mut self, known: Known, value: impl AsRef<[u8]>) {
+        match self.find_known(known) {
+            None => self.append_known(known, value),
+            Some(index) => {
+                self.replace_value(index, value.as_ref());
+                self.remove_from(index + 1, Some(known), known.name().as_bytes());
+            }
+        }
+    }
+
     /// Removes every line of `name`; returns how many there were.
     pub fn remove(&mut self, name: impl AsRef<[u8]>) -> usize {
         let name = name.as_ref();
-        let Some(index) = self.find(name) else { return 0 };
-        let known = Known::from_name(name);
+        self.remove_as(name, Known::from_name(name))
+    }
+
+    /// As [`remove`](Self::remove), for a name that need not be looked up.
+    pub fn remove_known(&mut self, known: Known) -> usize {
+        self.remove_as(known.name().as_bytes(), Some(known))
+    }
+
+    fn remove_as(&mut self, name: &[u8], known: Option<Known>) -> usize {
+        let Some(index) = self.find_as(name, known) else { return 0 };
         let removed = self.remove_from(index, known, name);
         self.forget(known);
         removed
@@ -215,14 +252,28 @@ impl HeaderList {
     }
 
     fn find(&self, name: &[u8]) -> Option<usize> {
-        match Known::from_name(name) {
+        self.find_as(name, Known::from_name(name))
+    }
+
+    /// The first line of `name`, whose slot is `known`.
+    fn find_as(&self, name: &[u8], known: Option<Known>) -> Option<usize> {
+        match known {
             Some(known) => self.find_known(known),
-            None => self.entries.iter().position(|entry| {
-                entry.place != Place::Removed
-                    && entry.known == UNKNOWN
-                    && self.name_of(entry).eq_ignore_ascii_case(name)
-            }),
+            None => self.entries.iter().position(|entry| self.is_named(entry, name, None)),
         }
+    }
+
+    /// Whether a line is there and has the name `name`, whose slot is `known`.
+    fn is_named(&self, entry: &Entry, name: &[u8], known: Option<Known>) -> bool {
+        entry.place != Place::Removed
+            && match known {
+                Some(known) => entry.known == known as u8,
+                None => {
+                    entry.known == UNKNOWN
+                        && entry.name_len as usize == name.len()
+                        && self.name_of(entry).eq_ignore_ascii_case(name)
+                }
+            }
     }
 
     fn find_known(&self, known: Known) -> Option<usize> {
@@ -239,8 +290,7 @@ impl HeaderList {
     fn remove_from(&mut self, from: usize, known: Option<Known>, name: &[u8]) -> usize {
         let mut removed = 0;
         for index in from..self.entries.len() {
-            let entry = self.entries[index];
-            if entry.place != Place::Removed && matches(&self.header_of(&entry), known, name) {
+            if self.is_named(&self.entries[index], name, known) {
                 self.entries[index].place = Place::Removed;
                 removed += 1;
             }
@@ -304,15 +354,7 @@ impl HeaderList {
     }
 
     fn write_line(&mut self, name: &[u8], value: &[u8]) -> Entry {
-        let start = self.overlay.len();
-        let added = name.len() + value.len() + 4;
-        // Who adds one line mostly adds several (request id, trace context, peer metadata).
-        self.overlay.reserve(if self.overlay.capacity() == 0 {
-            added.max(OVERLAY_MIN)
-        } else {
-            added
-        });
-        self.overlay.extend_from_slice(name);
+        let start = self.write_name(name, value.len());
         for byte in &mut self.overlay[start..] {
             if !is_token_byte(*byte) {
                 *byte = b'-';
@@ -320,6 +362,29 @@ impl HeaderList {
         }
         // Of the name as written: replacing a byte may have made it a known one.
         let known = known_byte(&self.overlay[start..]);
+        self.write_value(start, known, value)
+    }
+
+    fn write_known(&mut self, known: Known, value: &[u8]) -> Entry {
+        let start = self.write_name(known.name().as_bytes(), value.len());
+        self.write_value(start, known as u8, value)
+    }
+
+    /// Starts a line that will have a value of `value_len` bytes; returns where.
+    fn write_name(&mut self, name: &[u8], value_len: usize) -> usize {
+        let start = self.overlay.len();
+        let added = name.len() + value_len + 4;
+        // Who adds one line mostly adds several (request id, trace context, peer metadata).
+        self.overlay.reserve(match self.overlay.capacity() {
+            0 => added.max(OVERLAY_MIN),
+            _ => added,
+        });
+        self.overlay.extend_from_slice(name);
+        start
+    }
+
+    fn write_value(&mut self, start: usize, known: u8, value: &[u8]) -> Entry {
+        let name_len = self.overlay.len() - start;
         self.overlay.extend_from_slice(b": ");
         let value_start = self.overlay.len();
         push_value(&mut self.overlay, value);
@@ -328,7 +393,7 @@ impl HeaderList {
         Entry {
             start: offset(start),
             end: offset(value_end + 2),
-            name_len: offset(name.len()),
+            name_len: offset(name_len),
             value_start: offset(value_start),
             value_len: offset(value_end - value_start),
             known,
@@ -344,13 +409,6 @@ const OVERLAY_MIN: usize = 512;
 enum ValueSource<'a> {
     Same,
     New(&'a [u8]),
-}
-
-fn matches(header: &Header<'_>, known: Option<Known>, name: &[u8]) -> bool {
-    match known {
-        Some(_) => header.known == known,
-        None => header.known.is_none() && header.name.eq_ignore_ascii_case(name),
-    }
 }
 
 /// Fields of a [`HeaderList`] in order.

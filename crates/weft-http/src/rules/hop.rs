@@ -11,11 +11,11 @@ pub fn strip_request(headers: &mut HeaderList, conn: &Connection, to: Version) {
     let trailers = names_trailers(headers);
     strip(headers, upgrades(conn, to));
     if trailers {
-        headers.append("te", "trailers");
-        if to != Version::H2 && !headers.contains("connection") {
-            headers.append("connection", "TE");
+        headers.append_known(Known::Te, "trailers");
+        if to != Version::H2 && !headers.contains_known(Known::Connection) {
+            headers.append_known(Known::Connection, "TE");
         } else if to != Version::H2 {
-            headers.set("connection", "upgrade, TE");
+            headers.set_known(Known::Connection, "upgrade, TE");
         }
     }
     // The proxy answers expectations itself or passes the field on; that is the caller's choice.
@@ -61,6 +61,9 @@ fn upgrades(conn: &Connection, to: Version) -> bool {
 }
 
 fn strip(headers: &mut HeaderList, keep_upgrade: bool) {
+    if !keep_upgrade && !HOP_BY_HOP.iter().any(|&known| headers.contains_known(known)) {
+        return;
+    }
     let nominated = nominated(headers);
     headers.retain(|header| match header.known {
         Some(Known::Upgrade) => keep_upgrade,
@@ -73,9 +76,13 @@ fn strip(headers: &mut HeaderList, keep_upgrade: bool) {
         }
     });
     if keep_upgrade {
-        headers.append("connection", "upgrade");
+        headers.append_known(Known::Connection, "upgrade");
     }
 }
+
+/// Without any of these a head has nothing to strip: only `Connection` nominates further fields.
+const HOP_BY_HOP: [Known; 5] =
+    [Known::Connection, Known::KeepAlive, Known::ProxyConnection, Known::Te, Known::Upgrade];
 
 /// The names that `Connection` nominates, if any is not one of the options of its own.
 fn nominated(headers: &HeaderList) -> Option<Vec<u8>> {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use weft_http::{Known, ResponseHead};
+use weft_telemetry::PeerInfo;
 use weft_telemetry::trace::Side;
-use weft_telemetry::{PEER_METADATA, PEER_METADATA_ID, PeerInfo};
 use weft_traffic::HttpConfig;
 
 use super::conn::HttpConn;
@@ -19,9 +19,9 @@ pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn
     let headers = &mut request.head.headers;
     if let Some(metadata) = headers.get_known(Known::XEnvoyPeerMetadata) {
         request.caller = Some(conn.worker.pools.peers.told_by(metadata, conn.peer_spiffe()));
-        headers.remove(PEER_METADATA);
+        headers.remove_known(Known::XEnvoyPeerMetadata);
     }
-    headers.remove(PEER_METADATA_ID);
+    headers.remove_known(Known::XEnvoyPeerMetadataId);
     trace::carry_on(&mut request.head, http, Side::Server, conn);
 }
 
@@ -31,12 +31,13 @@ pub(crate) fn on_response(
     request: &Request,
     conn: &HttpConn,
 ) -> Option<Arc<PeerInfo>> {
-    head.headers.remove(PEER_METADATA);
-    head.headers.remove(PEER_METADATA_ID);
+    head.headers.remove_known(Known::XEnvoyPeerMetadata);
+    head.headers.remove_known(Known::XEnvoyPeerMetadataId);
     if request.caller.is_some() {
         let node = &conn.worker.node;
-        head.headers.append(PEER_METADATA, conn.worker.pools.peers.own_metadata(node));
-        head.headers.append(PEER_METADATA_ID, &node.id);
+        head.headers
+            .append_known(Known::XEnvoyPeerMetadata, conn.worker.pools.peers.own_metadata(node));
+        head.headers.append_known(Known::XEnvoyPeerMetadataId, &node.id);
     }
     None
 }

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use weft_http::{Known, RequestHead, ResponseHead};
+use weft_telemetry::PeerInfo;
 use weft_telemetry::trace::Side;
-use weft_telemetry::{PEER_METADATA, PEER_METADATA_ID, PeerInfo};
 use weft_traffic::{Endpoint, HttpConfig};
 
 use super::conn::HttpConn;
@@ -25,11 +25,12 @@ pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn
 pub(crate) fn introduce(head: &mut RequestHead, endpoint: &Endpoint, conn: &HttpConn) {
     if endpoint.istio_mtls() {
         let node = &conn.worker.node;
-        head.headers.set(PEER_METADATA, conn.worker.pools.peers.own_metadata(node));
-        head.headers.set(PEER_METADATA_ID, &node.id);
+        head.headers
+            .set_known(Known::XEnvoyPeerMetadata, conn.worker.pools.peers.own_metadata(node));
+        head.headers.set_known(Known::XEnvoyPeerMetadataId, &node.id);
     } else {
-        head.headers.remove(PEER_METADATA);
-        head.headers.remove(PEER_METADATA_ID);
+        head.headers.remove_known(Known::XEnvoyPeerMetadata);
+        head.headers.remove_known(Known::XEnvoyPeerMetadataId);
     }
 }
 
@@ -48,7 +49,7 @@ pub(crate) fn on_response(
         Some(metadata) if session.mtls => Some(peers.told_by(metadata, principal)),
         _ => None,
     };
-    head.headers.remove(PEER_METADATA);
-    head.headers.remove(PEER_METADATA_ID);
+    head.headers.remove_known(Known::XEnvoyPeerMetadata);
+    head.headers.remove_known(Known::XEnvoyPeerMetadataId);
     told.or_else(|| peers.of_endpoint(endpoint, principal))
 }

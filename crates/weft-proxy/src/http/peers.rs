@@ -2,10 +2,10 @@
 //! its parts, so equal peers should be the same object. Bounded; emptied when full.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use weft_telemetry::{PeerInfo, ServiceInfo};
 use weft_traffic::cluster::IstioWorkload;
 use weft_traffic::{Cluster, ClusterConfig, Endpoint};

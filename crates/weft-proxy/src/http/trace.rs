@@ -3,18 +3,18 @@
 //! applications and other proxies agree.
 
 use weft_http::{Known, RequestHead};
-use weft_telemetry::trace::{Context, REQUEST_ID, Sampling, Side};
+use weft_telemetry::trace::{Context, Field, Sampling, Side};
 use weft_traffic::HttpConfig;
 
 use super::conn::HttpConn;
 
 /// Writes the context that the request goes on with into its head.
 pub(crate) fn carry_on(head: &mut RequestHead, http: &HttpConfig, side: Side, conn: &HttpConn) {
-    let incoming = Context::extract(|name| head.headers.get(name));
+    let incoming = Context::extract(|field| head.headers.get_known(known(field)));
     let Some(tracing) = &http.tracing else {
         if http.request_id.generate && incoming.request_id.is_none() {
             let context = Context::next(incoming, side, Sampling::NEVER, || conn.worker.random());
-            head.headers.set(REQUEST_ID, &context.request_id);
+            head.headers.set_known(Known::XRequestId, &context.request_id);
         }
         return;
     };
@@ -27,5 +27,19 @@ pub(crate) fn carry_on(head: &mut RequestHead, http: &HttpConfig, side: Side, co
     let percent = tracing.random_sampling.min(tracing.overall_sampling);
     let context =
         Context::next(incoming, side, Sampling::percent(percent), || conn.worker.random());
-    context.inject(|name, value| head.headers.set(name, value));
+    context.inject(|field, value| head.headers.set_known(known(field), value));
+}
+
+fn known(field: Field) -> Known {
+    match field {
+        Field::RequestId => Known::XRequestId,
+        Field::B3 => Known::B3,
+        Field::B3TraceId => Known::XB3TraceId,
+        Field::B3SpanId => Known::XB3SpanId,
+        Field::B3ParentSpanId => Known::XB3ParentSpanId,
+        Field::B3Sampled => Known::XB3Sampled,
+        Field::B3Flags => Known::XB3Flags,
+        Field::Traceparent => Known::Traceparent,
+        Field::Tracestate => Known::Tracestate,
+    }
 }

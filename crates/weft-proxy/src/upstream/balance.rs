@@ -2,11 +2,11 @@
 //! every use brings the state up to the cluster it is asked with.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use foldhash::HashMap;
 use weft_traffic::Cluster;
 use weft_traffic::circuit::Circuit;
 use weft_traffic::lb::{Balancer, Host, PickInput, Picked};

@@ -5,13 +5,13 @@
 //! nothing behind. Must not know requests.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use tokio::sync::{Notify, Semaphore};
 use weft_http::Version;
 use weft_traffic::circuit::{Circuit, Permit, Resource};

@@ -1,35 +1,33 @@
 //! The header forms of a trace context: parsing and printing, no decisions.
 
 use super::{
-    B3, B3_FLAGS, B3_PARENT_SPAN_ID, B3_SAMPLED, B3_SPAN_ID, B3_TRACE_ID, Context, Formats, Ids,
-    Incoming, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRACEPARENT, TRACESTATE, TRACESTATE_BYTES_MAX,
-    TraceId,
+    Context, Field, Formats, Ids, Incoming, REQUEST_ID_BYTES_MAX, TRACESTATE_BYTES_MAX, TraceId,
 };
 
-pub(super) fn extract<'a>(get: impl Fn(&str) -> Option<&'a [u8]>) -> Incoming {
-    let get = |name: &str| match get(name).map(<[u8]>::trim_ascii) {
+pub(super) fn extract<'a>(get: impl Fn(Field) -> Option<&'a [u8]>) -> Incoming {
+    let get = |field: Field| match get(field).map(<[u8]>::trim_ascii) {
         Some(value) if !value.is_empty() => Some(value),
         _ => None,
     };
     let mut incoming = Incoming::default();
-    if let Some(id) = get(REQUEST_ID)
+    if let Some(id) = get(Field::RequestId)
         && id.len() <= REQUEST_ID_BYTES_MAX
     {
         incoming.request_id = Some(id.to_vec());
     }
-    if let Some(single) = get(B3).and_then(b3_single) {
+    if let Some(single) = get(Field::B3).and_then(b3_single) {
         incoming.formats.b3_single = true;
         merge(&mut incoming, single);
     }
     if let Some(multi) = b3_multi(&get) {
         incoming.formats.b3_multi = merge(&mut incoming, multi);
     }
-    if let Some(w3c) = get(TRACEPARENT).and_then(traceparent)
+    if let Some(w3c) = get(Field::Traceparent).and_then(traceparent)
         && merge(&mut incoming, w3c)
     {
         incoming.formats.w3c = true;
         incoming.tracestate =
-            get(TRACESTATE).filter(|s| s.len() <= TRACESTATE_BYTES_MAX).map(<[u8]>::to_vec);
+            get(Field::Tracestate).filter(|s| s.len() <= TRACESTATE_BYTES_MAX).map(<[u8]>::to_vec);
     }
     incoming
 }
@@ -85,17 +83,17 @@ fn b3_single(value: &[u8]) -> Option<Read> {
 }
 
 /// The `x-b3-*` headers. A decision without ids stands; ids need both trace and span.
-fn b3_multi<'a>(get: &impl Fn(&str) -> Option<&'a [u8]>) -> Option<Read> {
-    let debug = get(B3_FLAGS) == Some(b"1");
-    let sampled = match get(B3_SAMPLED) {
+fn b3_multi<'a>(get: &impl Fn(Field) -> Option<&'a [u8]>) -> Option<Read> {
+    let debug = get(Field::B3Flags) == Some(b"1");
+    let sampled = match get(Field::B3Sampled) {
         _ if debug => Some(true),
         Some(b"1" | b"true") => Some(true),
         Some(b"0" | b"false") => Some(false),
         _ => None,
     };
-    let trace = get(B3_TRACE_ID).and_then(trace_id);
-    let span = get(B3_SPAN_ID).and_then(span_id);
-    let parent = get(B3_PARENT_SPAN_ID).and_then(span_id);
+    let trace = get(Field::B3TraceId).and_then(trace_id);
+    let span = get(Field::B3SpanId).and_then(span_id);
+    let parent = get(Field::B3ParentSpanId).and_then(span_id);
     let ids = match (trace, span) {
         (Some(trace), Some(span)) => Some(Ids { trace, span, parent }),
         _ => None,
@@ -158,22 +156,22 @@ fn hex(text: &[u8]) -> Option<u64> {
     Some(value)
 }
 
-pub(super) fn inject(context: &Context, mut set: impl FnMut(&str, &[u8])) {
+pub(super) fn inject(context: &Context, mut set: impl FnMut(Field, &[u8])) {
     let Context { trace, span, parent, sampled, debug, formats, tracestate, request_id } = context;
     let Formats { b3_multi, b3_single, w3c } = *formats;
-    set(REQUEST_ID, request_id);
+    set(Field::RequestId, request_id);
     let mut digits = [0; 32];
     let trace_digits = trace_digits(trace, &mut digits);
     let span_digits = digits_16(*span);
     if b3_multi {
-        set(B3_TRACE_ID, trace_digits);
-        set(B3_SPAN_ID, &span_digits);
+        set(Field::B3TraceId, trace_digits);
+        set(Field::B3SpanId, &span_digits);
         if let Some(parent) = parent {
-            set(B3_PARENT_SPAN_ID, &digits_16(*parent));
+            set(Field::B3ParentSpanId, &digits_16(*parent));
         }
-        set(B3_SAMPLED, if *sampled { b"1" } else { b"0" });
+        set(Field::B3Sampled, if *sampled { b"1" } else { b"0" });
         if *debug {
-            set(B3_FLAGS, b"1");
+            set(Field::B3Flags, b"1");
         }
     }
     if b3_single {
@@ -190,7 +188,7 @@ pub(super) fn inject(context: &Context, mut set: impl FnMut(&str, &[u8])) {
             value.push(b'-');
             value.extend_from_slice(&digits_16(*parent));
         }
-        set(B3, &value);
+        set(Field::B3, &value);
     }
     if w3c {
         // A 64-bit id is padded on the left, as the W3C text asks.
@@ -199,9 +197,9 @@ pub(super) fn inject(context: &Context, mut set: impl FnMut(&str, &[u8])) {
         value[19..35].copy_from_slice(&digits_16(trace.low));
         value[36..52].copy_from_slice(&span_digits);
         value[54] = if *sampled { b'1' } else { b'0' };
-        set(TRACEPARENT, &value);
+        set(Field::Traceparent, &value);
         if let Some(tracestate) = tracestate {
-            set(TRACESTATE, tracestate);
+            set(Field::Tracestate, tracestate);
         }
     }
 }
@@ -213,13 +211,24 @@ fn trace_digits<'a>(trace: &TraceId, out: &'a mut [u8; 32]) -> &'a [u8] {
 }
 
 fn digits_16(value: u64) -> [u8; 16] {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut out = [0; 16];
-    for (index, digit) in out.iter_mut().enumerate() {
-        *digit = HEX[(value >> (60 - 4 * index) & 0xf) as usize];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(value.to_be_bytes()) {
+        pair.copy_from_slice(&HEX_PAIRS[usize::from(byte)]);
     }
     out
 }
+
+/// Both digits of every byte.
+static HEX_PAIRS: [[u8; 2]; 256] = {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [HEX[byte >> 4], HEX[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// Where Envoy keeps the trace decision in a UUID: the version digit.
 const DECISION_DIGIT: usize = 14;
