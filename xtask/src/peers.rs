@@ -12,8 +12,10 @@ use anyhow::Context as _;
 
 use crate::process::{root, run, succeeds};
 
-/// Debian packages the checks need: (package, a program it brings).
+/// Debian packages the cache folder needs: (package, a program it brings).
 const DEBIAN: &[(&str, &str)] = &[("python3-venv", "python3")];
+/// Debian packages that are peers themselves.
+const DEBIAN_PEERS: &[(&str, &str)] = &[("haproxy", "haproxy"), ("nginx-light", "nginx")];
 
 /// Where the peers are.
 pub struct Peers {
@@ -23,6 +25,7 @@ pub struct Peers {
 
 /// Installs what is missing. `WEFT_CACHE` names the cache folder (default `target/peers`).
 pub fn provision() -> anyhow::Result<Peers> {
+    debian(DEBIAN_PEERS)?;
     let cache =
         std::env::var_os("WEFT_CACHE").map_or_else(|| root().join("target/peers"), PathBuf::from);
     let venv = cache.join("python");

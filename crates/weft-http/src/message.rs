@@ -123,6 +123,16 @@ impl Method {
         })
     }
 
+    /// Whether a method may be passed on: capital letters, `-` and `_`, at most 64 of them. RFC 9110
+    /// §9.1 allows any token, but no method in use is another, and servers that find one refuse it
+    /// or take it for the rest of an earlier message.
+    pub fn is_sound(name: &[u8]) -> bool {
+        const BYTES_MAX: usize = 64;
+        !name.is_empty()
+            && name.len() <= BYTES_MAX
+            && name.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'))
+    }
+
     /// The method with this spelling. The caller vouches for it being a token.
     pub fn from_bytes(name: &[u8]) -> Method {
         Method::common(name).unwrap_or_else(|| Method::Other(Bytes::copy_from_slice(name)))

@@ -1,6 +1,6 @@
 //! Test support for the whole workspace; never shipped.
 //!
-//! Real peers (stock Envoy, grpc's Python client), child processes that die with their test,
+//! Real peers (stock Envoy, haproxy, nginx, grpc's Python client), child processes that die with their test,
 //! backends that say what they received, and plain clients. Everything is on loopback, on ports
 //! the kernel chose, and bounded in time.
 
@@ -12,6 +12,7 @@ pub mod corpus;
 pub mod envoy;
 pub mod peer;
 pub mod process;
+pub mod relay;
 pub mod wait;
 
 /// First port [`free_port`] gives; the kernel hands out those from 32,768 on by itself.

@@ -18,6 +18,16 @@ pub fn python(test: &str) -> Option<PathBuf> {
     find("WEFT_PYTHON", "python/bin/python", test)
 }
 
+/// haproxy's binary, or `None` after saying that the test is skipped.
+pub fn haproxy(test: &str) -> Option<PathBuf> {
+    on_path("haproxy", test)
+}
+
+/// nginx's binary, or `None` after saying that the test is skipped.
+pub fn nginx(test: &str) -> Option<PathBuf> {
+    on_path("nginx", test)
+}
+
 /// The folder with Istio's own samples: `WEFT_DATA`, or `shared/data` beside the workspace.
 pub fn data(test: &str) -> Option<PathBuf> {
     let beside = workspace().parent().map(|parent| parent.join("shared/data"));
@@ -55,6 +65,19 @@ fn find(variable: &str, in_cache: &str, test: &str) -> Option<PathBuf> {
     }
     skip(test, &format!("{} is missing: `cargo xtask peers` installs it", path.display()));
     None
+}
+
+/// A program of the distribution. Daemons lie in `sbin`, which an ordinary user's path leaves out.
+fn on_path(program: &str, test: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        skip(test, &format!("{program} is missing: `cargo xtask test` installs it"));
+    }
+    found
 }
 
 fn workspace() -> &'static Path {

@@ -33,6 +33,8 @@ enum State {
     /// At the trailer section, after the last chunk.
     Trailers,
     End,
+    /// Nothing after the mistake can be told apart from it.
+    Failed(ParseError),
 }
 
 /// What a decoder found.
@@ -109,7 +111,7 @@ impl BodyDecoder {
     /// # Errors
     /// [`ParseError`]; the connection cannot be used any further.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Decoded, ParseError> {
-        let step = self.step(buf)?;
+        let step = self.step(buf).map_err(|error| self.fail(error))?;
         buf.advance(step.skip);
         Ok(match step.what {
             What::NeedMore => Decoded::NeedMore,
@@ -117,7 +119,8 @@ impl BodyDecoder {
             What::Data => Decoded::Frame(Frame::Data(buf.split_to(step.len).freeze())),
             What::Trailers => {
                 let section = buf.split_to(step.len).freeze();
-                Decoded::Frame(Frame::Trailers(self.read_trailers(section)?))
+                let trailers = self.read_trailers(section).map_err(|error| self.fail(error))?;
+                Decoded::Frame(Frame::Trailers(trailers))
             }
         })
     }
@@ -130,14 +133,15 @@ impl BodyDecoder {
         &mut self,
         buf: &'b [u8],
     ) -> Result<(usize, DecodedSlice<'b>), ParseError> {
-        let step = self.step(buf)?;
+        let step = self.step(buf).map_err(|error| self.fail(error))?;
         let part = &buf[step.skip..step.skip + step.len];
         let what = match step.what {
             What::NeedMore => DecodedSlice::NeedMore,
             What::End => DecodedSlice::End,
             What::Data => DecodedSlice::Data(part),
             What::Trailers => {
-                DecodedSlice::Trailers(self.read_trailers(Bytes::copy_from_slice(part))?)
+                let section = Bytes::copy_from_slice(part);
+                DecodedSlice::Trailers(self.read_trailers(section).map_err(|e| self.fail(e))?)
             }
         };
         Ok((step.skip + step.len, what))
@@ -153,6 +157,7 @@ impl BodyDecoder {
                 self.state = State::End;
                 Ok(())
             }
+            State::Failed(error) => Err(error),
             _ => Err(ParseError::Truncated),
         }
     }
@@ -160,6 +165,11 @@ impl BodyDecoder {
     /// Whether the body is over.
     pub fn is_end(&self) -> bool {
         self.state == State::End
+    }
+
+    fn fail(&mut self, error: ParseError) -> ParseError {
+        self.state = State::Failed(error);
+        error
     }
 
     /// Content bytes certain to follow: what is worth a large read.
@@ -177,6 +187,7 @@ impl BodyDecoder {
             let done = |len, what| Ok(Step { skip, len, what });
             match self.state {
                 State::End => return done(0, What::End),
+                State::Failed(error) => return Err(error),
                 _ if rest.is_empty() => return done(0, What::NeedMore),
                 State::UntilClose => return done(rest.len(), What::Data),
                 State::Exact(left) => {

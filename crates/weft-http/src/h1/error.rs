@@ -10,7 +10,7 @@ pub enum ParseError {
     LineEnding,
     /// HTTP version other than 1.0 and 1.1.
     Version,
-    /// The method is not a token.
+    /// The method is not capital letters, `-` and `_`.
     Method,
     /// The request target has a form or bytes that are not allowed.
     Target,

@@ -84,10 +84,12 @@ impl Lines {
             Known::ContentLength => self.framing.content_length(value, response)?,
             Known::TransferEncoding => self.framing.transfer_encoding(value)?,
             Known::Connection => {
-                self.close |= has_token(value, b"close");
+                self.close |= says_close(value);
                 self.keep_alive |= has_token(value, b"keep-alive");
                 self.upgrade_named |= has_token(value, b"upgrade");
             }
+            // Nobody's standard, but Envoy closes for it, and closing is never wrong.
+            Known::ProxyConnection => self.close |= says_close(value),
             Known::Upgrade => {
                 self.h2c |= has_token(value, b"h2c");
                 self.upgrade = match has_token(value, b"websocket") {
@@ -131,6 +133,12 @@ impl Lines {
         };
         Ok(Connection { keep_alive, upgrade, expect_continue })
     }
+}
+
+/// `close` anywhere in the value: nginx does not look for whole tokens, and whoever keeps a
+/// connection that another closes sees a request more than it.
+fn says_close(value: &[u8]) -> bool {
+    value.windows(5).any(|part| part.eq_ignore_ascii_case(b"close"))
 }
 
 /// Offsets of every line; refuses lines that do not end with CR LF.

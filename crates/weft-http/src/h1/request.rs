@@ -106,9 +106,6 @@ impl RequestRead {
                 let end = self.target_range.end;
                 let target = match path {
                     AbsolutePath::From(at) => Target::Path(block.slice(start + at..end)),
-                    AbsolutePath::RootWithQuery(at) => {
-                        Target::Path([b"/", &block[start + at..end]].concat().into())
-                    }
                     AbsolutePath::Empty if self.method == Method::Options => Target::Asterisk,
                     AbsolutePath::Empty => Target::Path(Bytes::from_static(b"/")),
                 };
@@ -145,7 +142,11 @@ fn read_request<'b>(
         (request.method.unwrap_or_default(), request.path.unwrap_or_default().as_bytes());
     let version = version_of(request.version);
     let method_name = method.as_bytes();
-    let method = Method::common(method_name).unwrap_or(Method::Other(Bytes::new()));
+    let method = match Method::common(method_name) {
+        Some(common) => common,
+        None if Method::is_sound(method_name) => Method::Other(Bytes::new()),
+        None => return Err(ParseError::Method),
+    };
     let form = parse_target(&method, target)?;
     let lines = Lines::read(window, head_len, request.headers, false)?;
     check_host(window, &lines, version)?;

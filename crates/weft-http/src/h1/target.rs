@@ -24,16 +24,15 @@ pub(super) enum TargetForm {
 pub(super) enum AbsolutePath {
     /// From here to the end; starts with `/`.
     From(usize),
-    /// Empty path: `/` and the query from here.
-    RootWithQuery(usize),
     /// Nothing after the authority.
     Empty,
 }
 
 /// Sorts a target by its form; refuses what the method does not allow.
 pub(super) fn parse_target(method: &Method, target: &[u8]) -> Result<TargetForm, ParseError> {
-    // A fragment never belongs in a request, and servers disagree on where it ends the path.
-    if memchr::memchr(b'#', target).is_some() {
+    // A fragment never belongs in a request, and servers disagree on where it ends the path. Bytes
+    // that are not ASCII must be escaped (RFC 3986 §2.1); half of the servers refuse them.
+    if memchr::memchr(b'#', target).is_some() || !target.is_ascii() {
         return Err(ParseError::Target);
     }
     if *method == Method::Connect {
@@ -60,13 +59,16 @@ fn parse_absolute(target: &[u8]) -> Result<TargetForm, ParseError> {
     let rest = &target[start..];
     let end = start + memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
     let authority = start..end;
-    if authority.is_empty() || !is_authority(&target[authority.clone()]) {
+    let text = &target[authority.clone()];
+    // `http://user:/x@host` has its port empty for some and its user for others.
+    if text.is_empty() || text.ends_with(b":") || !is_authority(text) {
         return Err(ParseError::Target);
     }
     let path = match target.get(end) {
         None => AbsolutePath::Empty,
         Some(b'/') => AbsolutePath::From(end),
-        Some(_) => AbsolutePath::RootWithQuery(end),
+        // RFC 3986 allows a query without a path, but servers take it for a path or refuse it.
+        Some(_) => return Err(ParseError::Target),
     };
     Ok(TargetForm::Absolute { scheme, authority, path })
 }
@@ -104,7 +106,8 @@ fn split_port(text: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// `reg-name` of RFC 3986 §3.2.2 without the comma.
+/// `reg-name` of RFC 3986 §3.2.2 without the comma, and without escapes: no name in use needs one,
+/// and who undoes them sees another host.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -112,7 +115,6 @@ fn is_host_byte(byte: u8) -> bool {
             b'-' | b'.'
                 | b'_'
                 | b'~'
-                | b'%'
                 | b'!'
                 | b'$'
                 | b'&'

@@ -26,7 +26,7 @@ pub enum H2Error {
     /// A pseudo field is missing or not allowed with this method.
     #[error("http2.pseudo_fields")]
     Pseudo,
-    /// `:method` is not a token.
+    /// `:method` is not capital letters, `-` and `_`.
     #[error("http2.method")]
     Method,
     /// `:path` is empty, does not start with a slash, or holds bytes a request line cannot.
@@ -83,7 +83,7 @@ pub(crate) fn assemble_request(
     mut headers: HeaderList,
 ) -> Result<RequestHead, H2Error> {
     let name = parts.method.ok_or(H2Error::Pseudo)?;
-    if name.is_empty() || !name.iter().all(|&byte| is_token_byte(byte)) {
+    if !Method::is_sound(name) {
         return Err(H2Error::Method);
     }
     let method = Method::from_bytes(name);
@@ -114,7 +114,7 @@ fn path_target(method: &Method, path: Bytes) -> Result<Target, H2Error> {
     if &path[..] == b"*" && *method == Method::Options {
         return Ok(Target::Asterisk);
     }
-    let clean = path.iter().all(|&byte| byte > b' ' && byte != 0x7f && byte != b'#');
+    let clean = path.iter().all(|&byte| byte > b' ' && byte < 0x7f && byte != b'#');
     match path.first() == Some(&b'/') && clean {
         true => Ok(Target::Path(path)),
         false => Err(H2Error::Path),

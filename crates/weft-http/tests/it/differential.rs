@@ -18,6 +18,9 @@ use crate::properties::FRAGMENTS;
 
 /// Refused here, accepted by hyper 1.12, each with what hyper does.
 const STRICTER: &[ParseError] = &[
+    // Takes any token for a method, and bytes beyond ASCII and a query without a path in targets.
+    ParseError::Method,
+    ParseError::Target,
     // Takes LF for CR LF in heads, and any number of empty lines before them.
     ParseError::LineEnding,
     // Leaves Host to the application.

@@ -22,7 +22,7 @@ use super::downstream::Downstream;
 use super::exchange::Exchange;
 use super::record::Record;
 use super::{filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, upgrade};
-use crate::error::{ErrorKind, ProxyError};
+use crate::error::{ErrorKind, ProxyError, Side};
 use crate::upstream::Upstream;
 
 /// A request as its connection read it.
@@ -62,6 +62,11 @@ pub(crate) async fn serve(
         if down.head_sent() || error.status() == 0 {
             down.abort();
         } else {
+            if error.side == Side::Downstream {
+                // What follows on its connection is as doubtful: a refused CONNECT or upgrade may
+                // have its tunnel's bytes behind it, which would be read as requests.
+                down.close_after();
+            }
             local_reply::error(down, &error, request.grpc, &mut record).await;
         }
     }

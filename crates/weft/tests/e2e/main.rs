@@ -11,3 +11,4 @@ mod handover;
 mod live;
 mod pairs;
 mod samples;
+mod smuggling;

@@ -26,6 +26,24 @@ fn chunked(wire: &str) -> Result<Whole, ParseError> {
 }
 
 #[test]
+fn a_body_that_failed_never_ends() {
+    for bad in ["3\r\nabc\r\n0\r\n\n\r\n", "0\r\nX: y\n\r\n", "x\r\n", "1\r\nab\r\n"] {
+        let mut decoder = BodyDecoder::new(BodyLength::Chunked);
+        let mut buf = BytesMut::from(format!("{bad}GET /next HTTP/1.1\r\n\r\n").as_bytes());
+        let error = loop {
+            match decoder.decode(&mut buf) {
+                Ok(Decoded::Frame(_)) => {}
+                Ok(other) => panic!("{bad:?} was taken: {other:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert!(!decoder.is_end(), "{bad:?}");
+        assert_eq!(decoder.decode(&mut buf), Err(error), "{bad:?}");
+        assert_eq!(decoder.eof(), Err(error), "{bad:?}");
+    }
+}
+
+#[test]
 fn chunked_bodies_end_where_they_say() {
     let check = |wire: &str, content: &str, rest: &str| {
         let (got, trailers, left) = chunked(wire).unwrap();

@@ -28,6 +28,20 @@ fn a_plain_request_is_taken_apart_and_the_rest_stays() {
 }
 
 #[test]
+fn methods() {
+    let check = |method: &str, sound: bool| {
+        let got = request(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n"));
+        assert_eq!(got.is_ok(), sound, "{method}");
+    };
+    for sound in ["GET", "M-SEARCH", "VERSION-CONTROL", "FOO_BAR", "PURGE"] {
+        check(sound, true);
+    }
+    for bad in ["get", "Get", "abcGET", "GE#T", "G3T", &"A".repeat(65)] {
+        check(bad, false);
+    }
+}
+
+#[test]
 fn targets() {
     let check = |line: &str, expect: Result<(&str, Option<&str>, Scheme), ParseError>| {
         let got = request(format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n"));
@@ -46,7 +60,8 @@ fn targets() {
     let bad = Err(ParseError::Target);
     check("GET /", Ok(("/", None, Scheme::Http)));
     check("GET //x/y", Ok(("//x/y", None, Scheme::Http)));
-    check("GET /\u{e9}", Ok(("/\u{e9}", None, Scheme::Http)));
+    check("GET /\u{e9}", bad);
+    check("GET http://%61/", bad);
     check("OPTIONS *", Ok(("*", None, Scheme::Http)));
     check("GET *", bad);
     check("GET a", bad);
@@ -54,7 +69,7 @@ fn targets() {
     check("GET http://x/y?z", Ok(("/y?z", Some("x"), Scheme::Http)));
     check("GET HTTPS://x:8443/", Ok(("/", Some("x:8443"), Scheme::Https)));
     check("GET http://x", Ok(("/", Some("x"), Scheme::Http)));
-    check("GET http://x?q", Ok(("/?q", Some("x"), Scheme::Http)));
+    check("GET http://x?q", bad);
     check("OPTIONS http://x", Ok(("*", Some("x"), Scheme::Http)));
     check("GET http://[::1]:80/", Ok(("/", Some("[::1]:80"), Scheme::Http)));
     check("GET http:///", bad);
