@@ -24,8 +24,8 @@ enum Task {
     Test(test::TestArgs),
     /// Check the crate walls and documents; list the longest files and functions.
     Tidy,
-    /// Measure Weft beside a raw relay, stock Envoy and haproxy, in one run.
-    Bench(bench::BenchArgs),
+    /// Measure what Weft costs; see docs/performance.md.
+    Bench(Box<bench::BenchArgs>),
     /// The small programs of the benchmark.
     #[command(hide = true)]
     BenchHelper(bench::HelperArgs),

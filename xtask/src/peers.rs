@@ -47,11 +47,15 @@ pub fn provision() -> anyhow::Result<Peers> {
     Ok(peers)
 }
 
-/// Installs those of `packages` (package, program) whose program is missing; needs root and apt.
+/// Installs those of `packages` (package, program or file it brings) that are missing; needs root
+/// and apt.
 pub fn debian(packages: &[(&str, &str)]) -> anyhow::Result<()> {
     let missing: Vec<&str> = packages
         .iter()
-        .filter(|(_, program)| !succeeds(Command::new("which").arg(program)))
+        .filter(|(_, brought)| match brought.starts_with('/') {
+            true => !Path::new(brought).exists(),
+            false => !succeeds(Command::new("which").arg(brought)),
+        })
         .map(|(package, _)| *package)
         .collect();
     if missing.is_empty() {

@@ -1,24 +1,51 @@
 //! A backend that does as little as an HTTP server can: no parsing beyond what finds the end of a
 //! request, replies made once.
 
+use std::path::Path;
 use std::rc::Rc;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::{grpc, tls};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const SIZES: [usize; 3] = [2, 1024, 65536];
+const SIZES: [usize; 4] = [2, 1024, 64 * 1024, 1024 * 1024];
 
-pub async fn serve(port: u16) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+/// Up to here replies to pipelined requests go out in one write.
+const SMALL: usize = 1024;
+
+type Replies = Rc<[Vec<u8>; SIZES.len()]>;
+
+/// Plain on one port, over mutual TLS on another, gRPC on a third.
+pub async fn serve(port: u16, tls: u16, grpc: u16, folder: &Path) -> anyhow::Result<()> {
     let replies = Rc::new(SIZES.map(reply));
+    let acceptor = TlsAcceptor::from(tls::server(folder)?);
+    let secured = accept(tls, Some(acceptor), Rc::clone(&replies));
+    let plain = accept(port, None, replies);
+    tokio::try_join!(plain, secured, grpc::serve(grpc))?;
+    Ok(())
+}
+
+async fn accept(port: u16, tls: Option<TlsAcceptor>, replies: Replies) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let replies = Rc::clone(&replies);
+        let (replies, tls) = (Rc::clone(&replies), tls.clone());
         tokio::task::spawn_local(async move {
             // A client that goes away in the middle is no failure of the benchmark.
-            let _ = connection(stream, &replies[..]).await;
+            let _ = match tls {
+                None => connection(stream, &replies[..]).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => connection(stream, &replies[..]).await,
+                    Err(error) => {
+                        eprintln!("handshake: {error}");
+                        Ok(())
+                    }
+                },
+            };
         });
     }
 }
@@ -33,7 +60,10 @@ fn reply(size: usize) -> Vec<u8> {
     reply
 }
 
-async fn connection(mut stream: TcpStream, replies: &[Vec<u8>]) -> std::io::Result<()> {
+async fn connection(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    replies: &[Vec<u8>],
+) -> std::io::Result<()> {
     let mut buf = Vec::with_capacity(16 * 1024);
     let mut out = Vec::new();
     while stream.read_buf(&mut buf).await? > 0 {
@@ -44,11 +74,18 @@ async fn connection(mut stream: TcpStream, replies: &[Vec<u8>]) -> std::io::Resu
         while let Some(end) = find_end(&buf[start..]) {
             let size = requested(&buf[start..start + end]);
             let index = SIZES.iter().position(|&known| known == size).unwrap_or(0);
-            out.extend_from_slice(&replies[index]);
             start += end;
+            if SIZES[index] <= SMALL {
+                out.extend_from_slice(&replies[index]);
+            } else {
+                stream.write_all(&out).await?;
+                out.clear();
+                stream.write_all(&replies[index]).await?;
+            }
         }
         buf.drain(..start);
         stream.write_all(&out).await?;
+        stream.flush().await?;
         out.clear();
     }
     Ok(())
@@ -68,7 +105,10 @@ fn requested(head: &[u8]) -> usize {
 }
 
 /// Replies to every request with two bytes. Request heads are not decoded.
-async fn http2(mut stream: TcpStream, mut buf: Vec<u8>) -> std::io::Result<()> {
+async fn http2(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut buf: Vec<u8>,
+) -> std::io::Result<()> {
     // SETTINGS with MAX_CONCURRENT_STREAMS 1000.
     stream.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 3, 232]).await?;
     let mut out = Vec::new();
@@ -81,6 +121,7 @@ async fn http2(mut stream: TcpStream, mut buf: Vec<u8>) -> std::io::Result<()> {
         buf.drain(..start);
         if !out.is_empty() {
             stream.write_all(&out).await?;
+            stream.flush().await?;
             out.clear();
         }
         if stream.read_buf(&mut buf).await? == 0 {

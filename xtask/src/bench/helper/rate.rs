@@ -10,45 +10,52 @@ use tokio::net::TcpStream;
 
 const CONNECTIONS: u32 = 64;
 const WARM_UP: Duration = Duration::from_secs(1);
-const LENGTH: Duration = Duration::from_secs(5);
-const REQUEST: &[u8] = b"GET /1024 HTTP/1.1\r\nHost: bench.local\r\n\r\n";
 
-pub async fn measure(port: u16, per_second: u32) -> anyhow::Result<()> {
+pub async fn measure(port: u16, host: &str, per_second: u32, seconds: u32) -> anyhow::Result<()> {
     let latencies = Rc::new(RefCell::new(Vec::new()));
+    let request = format!("GET /1024 HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let begin = Instant::now();
+    let end = begin + WARM_UP + Duration::from_secs(seconds.into());
     // Every connection has its share of the rate, shifted so that the sum is even.
     let interval = Duration::from_secs(1) * CONNECTIONS / per_second;
     let mut tasks = Vec::new();
     for number in 0..CONNECTIONS {
         let latencies = Rc::clone(&latencies);
         let first = begin + interval * number / CONNECTIONS;
+        let plan = Plan { measured: begin + WARM_UP, end, first, interval };
+        let request = request.clone();
         tasks.push(tokio::task::spawn_local(async move {
-            connection(port, begin, first, interval, &latencies).await
+            connection(port, request.as_bytes(), plan, &latencies).await
         }));
     }
     for task in tasks {
         task.await??;
     }
-    let mut latencies = latencies.take();
-    latencies.sort_unstable();
-    ensure!(!latencies.is_empty(), "no request was answered");
-    let at = |share: f64| latencies[(latencies.len() as f64 * share) as usize].as_secs_f64() * 1e6;
-    println!("{:.0} {:.0}", at(0.5), at(0.99));
+    let (p50, p99) = super::percentiles(&mut latencies.take())?;
+    println!("{p50:.0} {p99:.0}");
     Ok(())
+}
+
+/// When a connection sends.
+struct Plan {
+    /// Before this requests warm up.
+    measured: Instant,
+    end: Instant,
+    first: Instant,
+    interval: Duration,
 }
 
 async fn connection(
     port: u16,
-    begin: Instant,
-    first: Instant,
-    interval: Duration,
+    request: &[u8],
+    plan: Plan,
     latencies: &RefCell<Vec<Duration>>,
 ) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
-    let mut due = first;
+    let mut due = plan.first;
     let mut buf = vec![0; 16 * 1024];
-    while due < begin + WARM_UP + LENGTH {
+    while due < plan.end {
         // The runtime's timer rounds to milliseconds, which is not the proxy's doing. A request
         // that is late because the one before it came back late counts from when it was due.
         let mut started = due;
@@ -56,7 +63,7 @@ async fn connection(
             tokio::time::sleep_until(due.into()).await;
             started = Instant::now();
         }
-        stream.write_all(REQUEST).await?;
+        stream.write_all(request).await?;
         let mut got = 0;
         // The head of the reply, then its 1024 bytes.
         loop {
@@ -69,10 +76,10 @@ async fn connection(
             }
         }
         ensure!(buf.starts_with(b"HTTP/1.1 200"), "not answered with 200");
-        if due > begin + WARM_UP {
+        if due > plan.measured {
             latencies.borrow_mut().push(started.elapsed());
         }
-        due += interval;
+        due += plan.interval;
     }
     Ok(())
 }

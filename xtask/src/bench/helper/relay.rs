@@ -3,11 +3,23 @@
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 
-/// As large as the largest reply of the benchmark.
+/// Large enough for most replies of the benchmark.
 const BUFFER: usize = 64 * 1024;
 
-pub async fn serve(port: u16, backend: u16) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+/// Serves pairs of own port and port behind, until it is killed.
+pub async fn serve(ports: &[(u16, u16)]) -> anyhow::Result<()> {
+    let mut tasks = Vec::new();
+    for &(port, backend) in ports {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        tasks.push(tokio::task::spawn_local(accept(listener, backend)));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, backend: u16) -> std::io::Result<()> {
     loop {
         let (mut client, _) = listener.accept().await?;
         tokio::task::spawn_local(async move {

@@ -1,25 +1,33 @@
-//! Weft under measurement: a control plane on core 0 serving `bench/weft.yaml`, and on core 1 a
-//! sidecar and a gateway with one worker each, joined over real xDS. Only one of them has load.
+//! Weft under measurement: a control plane on the load's core serving `bench/weft.yaml`, and on
+//! the proxy's core the proxies that are wanted, joined over real xDS: a sidecar, a gateway that
+//! ends TLS, and a second sidecar behind the first. Only one way through them has load at a time.
 
 use std::path::Path;
 
-use super::pinned::Pinned;
-use super::proxies::{Ports, free_port, render};
+use super::config::{self, Ports, free_port};
+use super::row::Door;
+use super::start::{LOAD_CORE, Wanted};
+use crate::bench::pinned::Pinned;
 
 /// The running parts.
 pub struct Weft {
     pub sidecar: Pinned,
-    pub gateway: Pinned,
+    pub gateway: Option<Pinned>,
+    pub second: Option<Pinned>,
     pub control: Pinned,
 }
 
 /// Starts the programs of the folder `release`; configuration and logs go to `folder`.
-pub fn start(release: &Path, folder: &Path, ports: Ports) -> anyhow::Result<Weft> {
+pub fn start(
+    release: &Path,
+    folder: &Path,
+    ports: &Ports,
+    wanted: Wanted<'_>,
+) -> anyhow::Result<Weft> {
     let config = folder.join("weft");
     std::fs::create_dir_all(&config)?;
-    for file in ["weft.yaml", "weft-gateway.yaml"] {
-        std::fs::write(config.join(file), render(file, ports, folder)?)?;
-    }
+    let text = config::render(&config::read("weft.yaml")?, ports, folder);
+    std::fs::write(config.join("weft.yaml"), text)?;
     let (xds, state) = (free_port()?, folder.join("weft-state"));
     let control = [
         "control".into(),
@@ -30,10 +38,9 @@ pub fn start(release: &Path, folder: &Path, ports: Ports) -> anyhow::Result<Weft
         format!("--http-address=127.0.0.1:{}", free_port()?),
     ];
     let weft = release.join("weft");
-    let mut control = Pinned::start(0, &weft, &control, &folder.join("weft-control.log"))?;
+    let mut control = Pinned::start(LOAD_CORE, &weft, &control, &folder.join("weft-control.log"))?;
     control.listening(xds)?;
-    let proxy = |kind: &str, name: &str| {
-        // Gateway credentials go only to proxies that prove who they are.
+    let proxy = |kind: &str, name: &str, ip: &str| {
         let token = folder.join(format!("{name}.token"));
         std::fs::write(&token, mint(&weft, &state, name)?)?;
         let args = [
@@ -43,20 +50,28 @@ pub fn start(release: &Path, folder: &Path, ports: Ports) -> anyhow::Result<Weft
             "--namespace=default".into(),
             format!("--service-account={name}"),
             format!("--token-file={}", token.display()),
-            "--ip=127.0.0.1".into(),
+            format!("--ip={ip}"),
             format!("--labels=app={name}"),
             "--interception=none".into(),
             "--admin-address=127.0.0.1:0".into(),
-            "--concurrency=1".into(),
+            format!("--concurrency={}", wanted.workers),
             "--log-level=warn".into(),
         ];
-        let log = folder.join(format!("weft-{kind}.log"));
-        Pinned::start(1, &release.join("weft-proxy"), &args, &log)
+        let log = folder.join(format!("weft-{name}.log"));
+        Pinned::start(wanted.cores, &release.join("weft-proxy"), &args, &log)
     };
-    let sidecar = proxy("sidecar", "client")?;
-    let mut gateway = proxy("gateway", "gateway")?;
-    gateway.listening(ports.https)?;
-    Ok(Weft { sidecar, gateway, control })
+    let sidecar = proxy("sidecar", "client", "127.0.0.1")?;
+    let mut gateway = None;
+    if wanted.has(Door::TlsIn) || wanted.has(Door::MtlsIn) {
+        let mut started = proxy("gateway", "gateway", "127.0.0.1")?;
+        started.listening(ports.of(Door::TlsIn))?;
+        gateway = Some(started);
+    }
+    let second = match wanted.has(Door::Pair) {
+        true => Some(proxy("sidecar", "app", "127.0.0.2")?),
+        false => None,
+    };
+    Ok(Weft { sidecar, gateway, second, control })
 }
 
 /// A join token for the workload `name`.
