@@ -13,6 +13,8 @@ pub struct ProxyError {
     pub kind: ErrorKind,
     pub side: Side,
     pub retry: RetrySafety,
+    /// The code of the peer's RST_STREAM (RFC 9113 §7): passed on if the stream has to be cut.
+    pub reset_code: Option<u32>,
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -62,6 +64,10 @@ pub enum ErrorKind {
     Overflow,
     /// The route's timeout, or the last per-try timeout, passed.
     UpstreamTimeout,
+    /// The caller's own `grpc-timeout` passed.
+    DeadlineExceeded,
+    /// The whole stream took longer than `max_stream_duration`.
+    StreamDuration,
     /// The upstream sent something that is not HTTP.
     UpstreamProtocol,
     /// The downstream sent something that is not HTTP, or that we refuse; with the status.
@@ -107,7 +113,7 @@ impl ErrorKind {
             Self::NoCluster => (503, "NC", ""),
             Self::NoClusterWith(status) => (status, "NC", ""),
             Self::NoHealthyUpstream => (503, "UH", "no healthy upstream"),
-            Self::ConnectFailed => (503, "UF", reset_text!("connection failure")),
+            Self::ConnectFailed => (503, "UF", reset_text!("remote connection failure")),
             Self::ConnectTimeout => (503, "UF", reset_text!("connection timeout")),
             Self::UpstreamTls => (503, "UF", reset_text!("connection failure, TLS error")),
             Self::UpstreamReset => (503, "UC", reset_text!("connection termination")),
@@ -115,6 +121,8 @@ impl ErrorKind {
             Self::UpstreamRefused => (503, "UR", reset_text!("remote refused stream reset")),
             Self::Overflow => (503, "UO", reset_text!("overflow")),
             Self::UpstreamTimeout => (504, "UT", "upstream request timeout"),
+            Self::DeadlineExceeded => (504, "UT", "upstream request timeout"),
+            Self::StreamDuration => (504, "DT", "downstream duration timeout"),
             Self::UpstreamProtocol => (502, "UPE", reset_text!("protocol error")),
             Self::DownstreamProtocol(status) => (status, "DPE", ""),
             Self::DownstreamTimeout => (408, "DPE", "request headers timed out"),
@@ -126,6 +134,14 @@ impl ErrorKind {
         Facts { status, flag, text }
     }
 
+    /// The `grpc-status` of the local reply.
+    pub fn grpc_status(self) -> u8 {
+        match self {
+            Self::DeadlineExceeded | Self::StreamDuration => 4,
+            _ => weft_http::rules::grpc_status_of(self.facts().status),
+        }
+    }
+
     fn side(self) -> Side {
         match self {
             Self::ConnectFailed
@@ -135,6 +151,7 @@ impl ErrorKind {
             | Self::UpstreamStreamReset
             | Self::UpstreamRefused
             | Self::UpstreamTimeout
+            | Self::DeadlineExceeded
             | Self::UpstreamProtocol => Side::Upstream,
             Self::DownstreamProtocol(_)
             | Self::DownstreamTimeout
@@ -145,6 +162,7 @@ impl ErrorKind {
             | Self::NoClusterWith(_)
             | Self::NoHealthyUpstream
             | Self::Overflow
+            | Self::StreamDuration
             | Self::Denied
             | Self::Internal => Side::Local,
         }
@@ -167,7 +185,7 @@ impl ErrorKind {
 
 impl ProxyError {
     pub fn new(kind: ErrorKind) -> Self {
-        Self { kind, side: kind.side(), retry: kind.retry(), source: None }
+        Self { kind, side: kind.side(), retry: kind.retry(), reset_code: None, source: None }
     }
 
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -178,6 +196,12 @@ impl ProxyError {
     /// The same failure, with better knowledge of what was given away.
     pub fn with_retry(mut self, retry: RetrySafety) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// The same failure, for a stream that the peer reset with `code`.
+    pub fn with_reset_code(mut self, code: u32) -> Self {
+        self.reset_code = Some(code);
         self
     }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use bytes::Bytes;
 
 use crate::headers::{HeaderList, Known};
-use crate::message::{ResponseHead, Version};
+use crate::message::ResponseHead;
 
 /// Whether a request or response is gRPC (not gRPC-Web).
 pub fn is_grpc(headers: &HeaderList) -> bool {
@@ -30,23 +30,26 @@ pub fn local_reply(status: u16, body_len: usize) -> ResponseHead {
     head
 }
 
-/// A gRPC reply that is all in its head: status 200, `grpc-status` for the HTTP `status` that a
-/// plain client would get, `message` percent-encoded. It has no body.
-pub fn grpc_reply(status: u16, message: &str, version: Version) -> ResponseHead {
-    let mut head = ResponseHead::new(200);
-    head.version = version;
-    head.headers.append("content-type", "application/grpc");
-    head.headers.append("grpc-status", itoa::Buffer::new().format(grpc_status_of(status)));
-    if !message.is_empty() {
-        head.headers.append("grpc-message", percent_encode(message));
+/// Turns a plain reply with `message` for its body into the gRPC reply of the same meaning, which is
+/// all in its head: status 200, `grpc-status` (the one that stands for the HTTP status, unless the
+/// head has one already), and `message` percent-encoded.
+pub fn into_grpc_reply(head: &mut ResponseHead, message: &[u8]) {
+    let headers = &mut head.headers;
+    headers.remove("content-length");
+    headers.set("content-type", "application/grpc");
+    if !headers.contains("grpc-status") {
+        let status = grpc_status_of(head.status);
+        headers.append("grpc-status", itoa::Buffer::new().format(status));
     }
-    head
+    if !message.is_empty() {
+        headers.append("grpc-message", percent_encode(message));
+    }
+    head.status = 200;
 }
 
 /// The gRPC status that stands for an HTTP status without one (Envoy's and gRPC's mapping).
 pub fn grpc_status_of(status: u16) -> u8 {
     match status {
-        200 => 0,
         400 => 13,
         401 => 16,
         403 => 7,
@@ -56,12 +59,13 @@ pub fn grpc_status_of(status: u16) -> u8 {
     }
 }
 
-/// The gRPC message encoding: all but printable ASCII, and the percent sign.
-fn percent_encode(message: &str) -> Bytes {
+/// The gRPC message encoding: all but printable ASCII, and the percent sign. The tilde as well, as
+/// Envoy does.
+fn percent_encode(message: &[u8]) -> Bytes {
     let mut encoded = Vec::with_capacity(message.len());
-    for &byte in message.as_bytes() {
+    for &byte in message {
         match byte {
-            b'%' | 0..=0x1f | 0x7f.. => {
+            b'%' | 0..=0x1f | 0x7e.. => {
                 write!(encoded, "%{byte:02X}").expect("writing to memory cannot fail");
             }
             _ => encoded.push(byte),

@@ -252,7 +252,9 @@ fn replies_speak_the_clients_dialect() {
     let grpc = |kind: &str| is_grpc(&list(&[("content-type", kind)]));
     assert!(grpc("application/grpc") && grpc("application/grpc+proto") && grpc("Application/gRPC"));
     assert!(!grpc("application/grpc-web") && !grpc("application/json") && !grpc("application"));
-    let reply = grpc_reply(503, "no healthy upstream: 100% \u{e9}\n", Version::H2);
+    let mut reply = local_reply(503, 33);
+    into_grpc_reply(&mut reply, "no healthy upstream: 100% \u{e9}\n".as_bytes());
+    assert_eq!(reply.status, 200);
     assert_eq!(
         reply.headers,
         list(&[

@@ -16,6 +16,7 @@ use weft_traffic::listener::Direction;
 use weft_traffic::outlier::HostOutcome;
 use weft_traffic::retry::AttemptOutcome;
 use weft_traffic::route::{Found, HostRewrite, SetCookie};
+use weft_traffic::timeout::format_grpc_timeout;
 use weft_traffic::{Cluster, Endpoint, RetryPolicy, RouteAction};
 
 use super::conn::HttpConn;
@@ -230,6 +231,11 @@ async fn attempt(
     if forward.found.host.attempt_count_upstream {
         request.head.headers.set("x-envoy-attempt-count", one.count.to_string());
     }
+    if request.grpc
+        && let Some(limit) = exchange.grpc_timeout(one.count == 1)
+    {
+        request.head.headers.set("grpc-timeout", format_grpc_timeout(limit));
+    }
     let framing = rules::request_framing(
         &request.head.method,
         request.body,
@@ -314,7 +320,7 @@ fn report(forward: &Forward<'_>, host: &Host, result: &Outcome) {
             ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::UpstreamTls => {
                 HostOutcome::ConnectFailure
             }
-            ErrorKind::UpstreamTimeout => HostOutcome::Timeout,
+            ErrorKind::UpstreamTimeout | ErrorKind::DeadlineExceeded => HostOutcome::Timeout,
             ErrorKind::UpstreamReset
             | ErrorKind::UpstreamStreamReset
             | ErrorKind::UpstreamProtocol => HostOutcome::Reset,

@@ -129,11 +129,12 @@ impl Downstream<'_> {
         }
     }
 
-    /// Cuts the response: the client must not take what it has for a whole message.
-    pub(crate) fn abort(&mut self) {
+    /// Cuts the response: the client must not take what it has for a whole message. `code` says
+    /// why in HTTP/2's words (RFC 9113 §7), if the upstream did.
+    pub(crate) fn abort(&mut self, code: Option<u32>) {
         match self {
             Self::H1(side) => side.abort(),
-            Self::H2(side) => side.abort(),
+            Self::H2(side) => side.abort(code),
         }
     }
 

@@ -62,7 +62,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
     pub(crate) fn new(
         down: &'x mut Downstream<'c>,
         tally: &'x mut Tally,
-        timeouts: RequestTimeouts,
+        limits: Limits,
         repeatable: bool,
     ) -> Self {
         let mut exchange = Self {
@@ -70,7 +70,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
             tally,
             replay: Replay { kept: Vec::new(), bytes: 0, next: 0, complete: repeatable },
             copies: Copies::default(),
-            limits: Limits::new(timeouts),
+            limits,
             request: Progress::Sending,
             response_ended: false,
             informed: false,
@@ -94,6 +94,12 @@ impl<'x, 'c> Exchange<'x, 'c> {
         self.replay.next = 0;
         self.request = Progress::Sending;
         self.limits.start_attempt();
+    }
+
+    /// What this attempt is told in `grpc-timeout`; None: what the caller wrote.
+    /// `first`: no attempt came before it.
+    pub(crate) fn grpc_timeout(&self, first: bool) -> Option<Duration> {
+        self.limits.grpc_timeout(first)
     }
 
     /// The attempt failed: its own time limit no longer runs.
@@ -181,7 +187,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
         if let Poll::Ready(gone) = self.down.poll_gone(cx) {
             return Poll::Ready(gone);
         }
-        self.limits.poll(cx).map(|()| ErrorKind::UpstreamTimeout.into())
+        self.limits.poll(cx).map(ProxyError::new)
     }
 
     /// Moves request frames while there are any and room for them. An error is the client's.
@@ -334,19 +340,33 @@ impl Replay {
     }
 }
 
-/// The time limits of a request. Both run from the end of the request, as Envoy's do, so that a
-/// slow upload is not the upstream's fault.
-struct Limits {
+/// The time limits of a request. All but the stream's run from the end of the request, as Envoy's
+/// do, so that a slow upload is not the upstream's fault.
+pub(crate) struct Limits {
     timeouts: RequestTimeouts,
     request_ended: bool,
+    stream_due: Option<Instant>,
     route_due: Option<Instant>,
     try_due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Limits {
-    fn new(timeouts: RequestTimeouts) -> Self {
-        Self { timeouts, request_ended: false, route_due: None, try_due: None, timer: None }
+    /// For a request whose head came at `received`.
+    pub(crate) fn new(timeouts: RequestTimeouts, received: Instant) -> Self {
+        let stream_due = timeouts.stream.and_then(|limit| received.checked_add(limit));
+        let mut limits = Self {
+            timeouts,
+            request_ended: false,
+            stream_due,
+            route_due: None,
+            try_due: None,
+            timer: None,
+        };
+        if stream_due.is_some() {
+            limits.set_timer();
+        }
+        limits
     }
 
     fn start_attempt(&mut self) {
@@ -361,13 +381,23 @@ impl Limits {
         self.arm();
     }
 
+    fn grpc_timeout(&self, first: bool) -> Option<Duration> {
+        let elapsed = match (self.route_due, self.timeouts.request) {
+            (Some(due), Some(limit)) if !first => {
+                limit.saturating_sub(due.saturating_duration_since(Instant::now()))
+            }
+            _ => Duration::ZERO,
+        };
+        self.timeouts.told(elapsed)
+    }
+
     fn arm(&mut self) {
-        let RequestTimeouts { request, per_try } = self.timeouts;
+        let RequestTimeouts { request, per_try, .. } = self.timeouts;
         if request.is_none() && per_try.is_none() {
             return;
         }
         let now = Instant::now();
-        let due = |limit: Option<Duration>| limit.map(|limit| now + limit);
+        let due = |limit: Option<Duration>| limit.and_then(|limit| now.checked_add(limit));
         self.route_due = self.route_due.or(due(request));
         self.try_due = self.try_due.or(due(per_try));
         self.set_timer();
@@ -381,10 +411,7 @@ impl Limits {
     }
 
     fn set_timer(&mut self) {
-        let due = match (self.route_due, self.try_due) {
-            (Some(route), Some(attempt)) => Some(route.min(attempt)),
-            (route, attempt) => route.or(attempt),
-        };
+        let due = [self.stream_due, self.route_due, self.try_due].into_iter().flatten().min();
         match (due, &mut self.timer) {
             (None, _) => self.timer = None,
             (Some(due), Some(timer)) => timer.as_mut().reset(due.into()),
@@ -394,14 +421,21 @@ impl Limits {
         }
     }
 
+    /// Whether a limit over all attempts has passed.
     fn expired(&self, now: Instant) -> bool {
-        self.route_due.is_some_and(|due| due <= now)
+        [self.stream_due, self.route_due].into_iter().flatten().any(|due| due <= now)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+    /// Ready with the limit that has passed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ErrorKind> {
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        ready!(timer.as_mut().poll(cx));
+        let due = timer.deadline().into_std();
+        let passed = |limit: Option<Instant>| limit.is_some_and(|limit| limit <= due);
+        Poll::Ready(match () {
+            () if passed(self.stream_due) => ErrorKind::StreamDuration,
+            () if passed(self.route_due) && self.timeouts.deadline => ErrorKind::DeadlineExceeded,
+            () => ErrorKind::UpstreamTimeout,
+        })
     }
 }

@@ -86,16 +86,14 @@ async fn fault(
         Some(abort) if !abort.body.is_empty() => &*abort.body,
         _ => "fault filter abort",
     };
-    let (head, body) = match kind {
-        AbortKind::Http(status) => {
-            let body = Bytes::copy_from_slice(text.as_bytes());
-            (rules::local_reply(status, body.len()), body)
-        }
-        AbortKind::Grpc(status) => {
-            let mut head = rules::grpc_reply(200, text, request.version);
-            head.headers.set("grpc-status", status.to_string());
-            (head, Bytes::new())
-        }
+    let (status, grpc_status) = match kind {
+        AbortKind::Http(status) => (status, None),
+        AbortKind::Grpc(status) => (200, Some(status)),
     };
+    let body = Bytes::copy_from_slice(text.as_bytes());
+    let mut head = rules::local_reply(status, body.len());
+    if let (Some(status), true) = (grpc_status, request.grpc) {
+        head.headers.append("grpc-status", status.to_string());
+    }
     Verdict::Reply { head, body }
 }

@@ -4,33 +4,26 @@ use std::future::poll_fn;
 use std::time::Instant;
 
 use bytes::Bytes;
-use weft_http::{BodyLength, Frame, ResponseHead, rules};
+use weft_http::{BodyLength, Frame, ResponseHead, Version, rules};
 
 use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::record::Record;
 use crate::error::{ErrorKind, ProxyError};
 
-/// Answers a failed request. A gRPC caller gets its error as gRPC, in the head alone.
-pub(crate) async fn error(
-    down: &mut Downstream<'_>,
-    error: &ProxyError,
-    grpc: bool,
-    record: &mut Record,
-) {
+/// Answers a failed request.
+pub(crate) async fn error(down: &mut Downstream<'_>, error: &ProxyError, record: &mut Record) {
     let facts = error.kind.facts();
-    let (mut head, body) = match grpc {
-        true => (rules::grpc_reply(facts.status, facts.text, down.version()), Bytes::new()),
-        false => {
-            let body = Bytes::from_static(facts.text.as_bytes());
-            (rules::local_reply(facts.status, body.len()), body)
-        }
-    };
+    let mut head = rules::local_reply(facts.status, facts.text.len());
+    if record.is_grpc() {
+        // Not always the one that stands for the HTTP status.
+        head.headers.append("grpc-status", error.kind.grpc_status().to_string());
+    }
     if error.kind == ErrorKind::Overflow {
         head.headers.append("x-envoy-overloaded", "true");
     }
     // Whether the client still takes it changes nothing any more.
-    let _ = send(down, head, body, record).await;
+    let _ = send(down, head, Bytes::from_static(facts.text.as_bytes()), record).await;
 }
 
 /// Answers a request whose head could not be read, and records it.
@@ -42,7 +35,7 @@ pub(crate) async fn refuse(
 ) {
     let mut record = Record::unread(received, conn);
     record.failed(&failure);
-    error(down, &failure, false, &mut record).await;
+    error(down, &failure, &mut record).await;
     record.finish(conn);
 }
 
@@ -58,14 +51,21 @@ pub(crate) async fn redirect(
     send(down, head, Bytes::new(), record).await
 }
 
-/// Sends a whole reply. The request's body is not waited for: if it has not arrived by now, an
+/// Sends a whole reply, to a gRPC caller as gRPC. The request's body is not waited for: if it has not arrived by now, an
 /// HTTP/1 connection is closed after the reply.
 pub(crate) async fn send(
     down: &mut Downstream<'_>,
     mut head: ResponseHead,
-    body: Bytes,
+    mut body: Bytes,
     record: &mut Record,
 ) -> Result<(), ProxyError> {
+    if record.is_grpc() {
+        rules::into_grpc_reply(&mut head, &body);
+        body = Bytes::new();
+    } else if body.is_empty() && down.version() == Version::H2 {
+        // The end of the stream says it.
+        head.headers.remove("content-length");
+    }
     let grpc_status = super::grpc::status(&head.headers);
     record.replied(head.status, grpc_status, body.len() as u64);
     poll_fn(|cx| {

@@ -18,7 +18,7 @@ use crate::error::ProxyError;
 
 /// One request's record.
 pub(crate) struct Record {
-    received: Instant,
+    pub(crate) received: Instant,
     protocol: Protocol,
     flags: ResponseFlags,
     /// The local reply's status, when there was one.
@@ -81,6 +81,11 @@ impl Record {
         }
     }
 
+    /// The caller speaks gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.protocol == Protocol::Grpc
+    }
+
     /// The caller introduced itself.
     pub(crate) fn called_by(&mut self, request: &Request, conn: &HttpConn) {
         if let (Direction::Inbound, Some(caller)) = (conn.direction(), &request.caller) {
@@ -110,7 +115,7 @@ impl Record {
     /// Counts the request.
     pub(crate) fn finish(self, conn: &HttpConn) {
         let peers = &conn.worker.pools.peers;
-        let grpc = self.protocol == Protocol::Grpc;
+        let grpc = self.is_grpc();
         let code = self.replied.unwrap_or(self.response.status);
         let grpc_status = self.tally.grpc_status.or(self.response.grpc_status);
         let destination = match conn.direction() {

@@ -19,7 +19,7 @@ use weft_traffic::{Action, HttpConfig, RouteAction, Tables};
 use super::attempt::{self, Answered};
 use super::conn::HttpConn;
 use super::downstream::Downstream;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Limits};
 use super::record::Record;
 use super::{filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, upgrade};
 use crate::error::{ErrorKind, ProxyError, Side};
@@ -60,14 +60,14 @@ pub(crate) async fn serve(
     if let Err(error) = answer(down, &mut request, &mut record, conn).await {
         record.failed(&error);
         if down.head_sent() || error.status() == 0 {
-            down.abort();
+            down.abort(error.reset_code);
         } else {
             if error.side == Side::Downstream {
                 // What follows on its connection is as doubtful: a refused CONNECT or upgrade may
                 // have its tunnel's bytes behind it, which would be read as requests.
                 down.close_after();
             }
-            local_reply::error(down, &error, request.grpc, &mut record).await;
+            local_reply::error(down, &error, &mut record).await;
         }
     }
     record.finish(conn);
@@ -121,10 +121,12 @@ async fn answer(
         &request.head.headers,
         request.grpc,
         found.retry().and_then(|policy| policy.per_try_timeout),
+        http.timeouts.stream_duration,
         conn.direction() != Direction::Gateway,
     );
     let repeatable = request.connection.upgrade.is_none();
-    let mut exchange = Exchange::new(down, &mut record.tally, timeouts, repeatable);
+    let limits = Limits::new(timeouts, record.received);
+    let mut exchange = Exchange::new(down, &mut record.tally, limits, repeatable);
     if !action.mirrors.is_empty() {
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
     }

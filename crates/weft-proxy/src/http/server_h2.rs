@@ -291,10 +291,11 @@ impl H2Server {
         })
     }
 
-    pub(crate) fn abort(&mut self) {
+    pub(crate) fn abort(&mut self, code: Option<u32>) {
+        let reason = code.map_or(Reason::INTERNAL_ERROR, Reason::from);
         match &mut self.send {
-            Some(send) => send.reset(Reason::INTERNAL_ERROR),
-            None => self.respond.send_reset(Reason::INTERNAL_ERROR),
+            Some(send) => send.reset(reason),
+            None => self.respond.send_reset(reason),
         }
     }
 }

@@ -257,5 +257,10 @@ fn stream_error(error: h2::Error) -> ProxyError {
     } else {
         ErrorKind::UpstreamReset
     };
-    ProxyError::new(kind).with_source(error)
+    let code = error.reason().filter(|_| error.is_reset() && error.is_remote()).map(u32::from);
+    let failure = ProxyError::new(kind).with_source(error);
+    match code {
+        Some(code) => failure.with_reset_code(code),
+        None => failure,
+    }
 }

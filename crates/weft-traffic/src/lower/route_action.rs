@@ -8,12 +8,13 @@ use bytes::Bytes;
 use super::{Result, Within, error, list, matchers, refuse, route, value};
 use crate::matcher::Fraction;
 use crate::pb::envoy::config::route::v3 as pb;
+use crate::pb::google::protobuf::Duration as PbDuration;
 use crate::retry::{Backoff, RetryOn, RetryPolicy};
 use crate::route::{
     ClusterChoice, HashInput, HashPolicy, HashSource, HostRewrite, Mirror, PathRewrite, Redirect,
     RedirectPath, RouteAction, WeightedCluster, WeightedClusters,
 };
-use crate::timeout::RouteTimeouts;
+use crate::timeout::{GrpcTimeout, RouteTimeouts, StreamTimeouts};
 
 #[allow(deprecated)] // Older fields are destructured.
 pub(super) fn lower(
@@ -61,9 +62,6 @@ pub(super) fn lower(
     refuse(*internal_redirect_action != 0, "internal_redirect_action")?;
     refuse(hedge_policy.is_some(), "hedge_policy")?;
     let mirrors = list("request_mirror_policies", request_mirror_policies, mirror)?;
-    let stream = max_stream_duration.unwrap_or_default();
-    let grpc_max = stream.grpc_timeout_header_max.as_ref().or(max_grpc_timeout.as_ref());
-    let grpc_offset = stream.grpc_timeout_header_offset.as_ref().or(grpc_timeout_offset.as_ref());
     let retry = retry_policy.as_ref().map(retry).transpose().at("retry_policy")?;
     let websocket =
         upgrade_configs.iter().find(|u| u.upgrade_type.eq_ignore_ascii_case("websocket"));
@@ -80,14 +78,13 @@ pub(super) fn lower(
                 Some(_) => Some(value::limit(idle_timeout, None).at("idle_timeout")?),
                 None => None,
             },
-            stream_duration: value::limit(&stream.max_stream_duration, None)
-                .at("max_stream_duration")?,
-            grpc_max: grpc_max.map(value::duration).transpose().at("grpc_timeout_header_max")?,
-            grpc_offset: grpc_offset
-                .map(value::duration)
+            grpc: grpc_timeout(max_grpc_timeout, grpc_timeout_offset).at("max_grpc_timeout")?,
+            stream: max_stream_duration
+                .as_ref()
+                .map(stream_timeouts)
                 .transpose()
-                .at("grpc_timeout_header_offset")?
-                .unwrap_or_default(),
+                .at("max_stream_duration")?
+                .map(Box::new),
         },
         retry: retry.map(Arc::new),
         path_rewrite: match (prefix_rewrite.is_empty(), regex_rewrite) {
@@ -105,6 +102,30 @@ pub(super) fn lower(
         high_priority: *priority == 1,
         websocket: websocket.map(|upgrade| value::boolean(&upgrade.enabled, true)),
     })
+}
+
+fn grpc_timeout(
+    max: &Option<PbDuration>,
+    offset: &Option<PbDuration>,
+) -> Result<Option<GrpcTimeout>> {
+    let Some(max) = max else { return Ok(None) };
+    let offset = value::duration_opt(offset)?.unwrap_or_default();
+    Ok(Some(GrpcTimeout { max: value::duration(max)?, offset }))
+}
+
+fn stream_timeouts(message: &pb::route_action::MaxStreamDuration) -> Result<StreamTimeouts> {
+    let pb::route_action::MaxStreamDuration {
+        max_stream_duration,
+        grpc_timeout_header_max,
+        grpc_timeout_header_offset,
+    } = message;
+    let limit = match max_stream_duration {
+        Some(_) => Some(value::limit(max_stream_duration, None)?),
+        None => None,
+    };
+    let grpc = grpc_timeout(grpc_timeout_header_max, grpc_timeout_header_offset)
+        .at("grpc_timeout_header_max")?;
+    Ok(StreamTimeouts { limit, grpc })
 }
 
 fn clusters(specifier: &Option<pb::route_action::ClusterSpecifier>) -> Result<ClusterChoice> {

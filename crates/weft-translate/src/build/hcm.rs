@@ -8,6 +8,7 @@ use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use weft_xds::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use weft_xds::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use weft_xds::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use weft_xds::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use weft_xds::pb::envoy::extensions::filters::http::router::v3::Router;
 use weft_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use weft_xds::pb::envoy::r#type::v3::Percent;
@@ -42,6 +43,8 @@ pub(crate) struct Http {
     pub(crate) access_log: Option<String>,
     /// How many proxies before us are trusted to have set `x-forwarded-for`.
     pub(crate) trusted_hops: u32,
+    /// The port's protocol is gRPC-Web: browsers speak it, applications gRPC.
+    pub(crate) grpc_web: bool,
 }
 
 pub(crate) fn http(options: Http) -> listener::Filter {
@@ -51,7 +54,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
     let config = hcm::HttpConnectionManager {
         codec_type: manager::CodecType::Auto as i32,
         stat_prefix: options.stat_prefix,
-        http_filters: http_filters(options.side, options.flavor),
+        http_filters: http_filters(options.side, options.flavor, options.grpc_web),
         tracing: Some(manager::Tracing {
             client_sampling: percent(100.0),
             random_sampling: percent(options.sampling),
@@ -107,16 +110,19 @@ fn client_certificate(
 /// The filters are the same whether or not a route uses them: adding a fault to a route must not
 /// change the listener, which would drain its connections.
 ///
-/// Our own proxy needs no list, it goes by the routes; and no route on the way in has any.
-fn http_filters(side: Side, flavor: Flavor) -> Vec<hcm::HttpFilter> {
-    if side == Side::Inbound || flavor != Flavor::Envoy {
-        return vec![router()];
+/// Our own proxy needs no list of these, it goes by the routes; and no route on the way in has any.
+/// gRPC-Web is the port's.
+fn http_filters(side: Side, flavor: Flavor, grpc_web: bool) -> Vec<hcm::HttpFilter> {
+    let mut filters = Vec::new();
+    if grpc_web {
+        filters.push(http_filter("envoy.filters.http.grpc_web", any(&GrpcWeb {})));
     }
-    vec![
-        http_filter("envoy.filters.http.fault", any(&HttpFault::default())),
-        http_filter("envoy.filters.http.cors", any(&Cors {})),
-        router(),
-    ]
+    if side != Side::Inbound && flavor == Flavor::Envoy {
+        filters.push(http_filter("envoy.filters.http.fault", any(&HttpFault::default())));
+        filters.push(http_filter("envoy.filters.http.cors", any(&Cors {})));
+    }
+    filters.push(router());
+    filters
 }
 
 pub(crate) fn router() -> hcm::HttpFilter {

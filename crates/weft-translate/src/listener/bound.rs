@@ -120,7 +120,9 @@ fn fill<'a>(
         let unknown = Unknown::Block;
         built.routes.push(vhost::outbound(scope, egress, routes, reach, unknown, findings));
     }
-    let http_chain = || outbound_http(scope, format!("outbound_{}", listener.name), routes);
+    let grpc_web = protocol == Protocol::GrpcWeb;
+    let http_chain =
+        || outbound_http(scope, format!("outbound_{}", listener.name), routes, grpc_web);
     match protocol {
         Protocol::Auto => {
             let mut chain = http_chain();

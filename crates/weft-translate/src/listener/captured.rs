@@ -129,6 +129,8 @@ struct Planned {
     inspection: Inspection,
     /// Plaintext HTTP goes to this route configuration.
     http_routes: Option<String>,
+    /// A service on the port speaks gRPC-Web.
+    grpc_web: bool,
     /// HTTP is only one of the possibilities.
     sniffed: bool,
     /// Everything else; absent: as traffic for unknown hosts.
@@ -152,6 +154,7 @@ impl Plan {
                     protocol if protocol.is_http() => {
                         let planned = self.any(port.number);
                         planned.http_routes = Some(names::outbound_route(port.number));
+                        planned.grpc_web |= protocol == Protocol::GrpcWeb;
                     }
                     Protocol::Auto => {
                         self.sniffed(scope, egress, service, port.number, built, findings)
@@ -298,7 +301,7 @@ impl Planned {
     fn fill(mut self, scope: &Scope<'_>, name: &str, listener: &mut Listener) {
         listener.filter_chains = self.told_apart;
         if let Some(routes) = &self.http_routes {
-            let mut chain = outbound_http(scope, format!("outbound_{name}"), routes);
+            let mut chain = outbound_http(scope, format!("outbound_{name}"), routes, self.grpc_web);
             // Declared HTTP alone takes all plaintext; beside anything else it must look like it.
             if self.sniffed || self.bytes.is_some() || !listener.filter_chains.is_empty() {
                 self.inspection.add(Inspection { tls: true, http: true, original_dst: false });

@@ -206,9 +206,12 @@ impl<'a> Chains<'a> {
             "" => names::gateway_http_route(port),
             bind => format!("{}.{bind}", names::gateway_http_route(port)),
         };
-        if self.list.is_empty() {
-            let filter = connection_manager(scope, format!("outbound_{bind}_{port}"), &name);
-            self.list.push(FilterChain { filters: vec![filter], ..Default::default() });
+        let grpc_web = entry.protocol == Protocol::GrpcWeb;
+        if grpc_web || self.list.is_empty() {
+            let prefix = format!("outbound_{bind}_{port}");
+            let filter = connection_manager(scope, prefix, &name, grpc_web);
+            // A later server may be the first that speaks gRPC-Web.
+            self.list = vec![FilterChain { filters: vec![filter], ..Default::default() }];
         }
         self.routes.entry(name).or_default().push(*entry);
     }
@@ -220,7 +223,12 @@ impl<'a> Chains<'a> {
         let port_name = entry.server.port.as_ref().map_or("", |port| port.name.as_str());
         let meta = &entry.gateway.meta;
         let name = names::gateway_https_route(entry.port, port_name, &meta.name, &meta.namespace);
-        let filter = connection_manager(scope, format!("outbound_0.0.0.0_{}", entry.port), &name);
+        let filter = connection_manager(
+            scope,
+            format!("outbound_0.0.0.0_{}", entry.port),
+            &name,
+            entry.protocol == Protocol::GrpcWeb,
+        );
         if self.push(entry, sni(entry), vec![filter], Some(socket), findings) {
             self.routes.entry(name).or_default().push(*entry);
         }
@@ -306,7 +314,12 @@ fn tcp_rules(scope: &Scope<'_>, entry: &Entry<'_>) -> Vec<FilterChain> {
     chains
 }
 
-fn connection_manager(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> Filter {
+fn connection_manager(
+    scope: &Scope<'_>,
+    stat_prefix: String,
+    routes: &str,
+    grpc_web: bool,
+) -> Filter {
     let topology = scope.snapshot.mesh().default_config.gateway_topology.as_ref();
     http(Http {
         stat_prefix,
@@ -316,5 +329,6 @@ fn connection_manager(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> F
         sampling: scope.sampling(),
         access_log: scope.access_log(),
         trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),
+        grpc_web,
     })
 }

@@ -12,7 +12,8 @@ use weft_xds::pb::envoy::config::route::v3 as route;
 use crate::build::hcm::{Http, Routes, Side, http};
 use crate::build::tcp::tcp_to;
 use crate::build::tls::{Certificate, MESH_ROOTS, ServerParams, Trust, WORKLOAD_CERT, downstream};
-use crate::build::{duration, uint32};
+use crate::build::uint32;
+use crate::route::action::timeouts;
 use crate::route::matching::everything;
 use crate::scope::Scope;
 
@@ -131,6 +132,7 @@ fn build(
             sampling: scope.sampling(),
             access_log: scope.access_log(),
             trusted_hops: 0,
+            grpc_web: port.protocol == Protocol::GrpcWeb,
         }),
         Content::Bytes => tcp_to(&port.cluster),
     };
@@ -177,13 +179,13 @@ pub(crate) fn mutual_tls(scope: &Scope<'_>) -> TransportSocket {
 
 /// All requests to the application.
 fn routes(port: &InboundPort) -> route::RouteConfiguration {
-    let action = route::RouteAction {
+    let mut action = route::RouteAction {
         cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
             port.cluster.clone(),
         )),
-        timeout: duration(std::time::Duration::ZERO),
         ..Default::default()
     };
+    timeouts(&mut action, std::time::Duration::ZERO, false);
     let only = route::Route {
         name: "default".to_owned(),
         r#match: Some(everything()),

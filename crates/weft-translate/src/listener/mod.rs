@@ -138,7 +138,12 @@ fn inbound_port(port: &crate::ports::WorkloadPort<'_>) -> inbound::InboundPort {
 }
 
 /// An outbound HTTP connection manager whose routes come over RDS.
-fn outbound_http(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> FilterChain {
+fn outbound_http(
+    scope: &Scope<'_>,
+    stat_prefix: String,
+    routes: &str,
+    grpc_web: bool,
+) -> FilterChain {
     FilterChain {
         filters: vec![http(Http {
             stat_prefix,
@@ -148,6 +153,7 @@ fn outbound_http(scope: &Scope<'_>, stat_prefix: String, routes: &str) -> Filter
             sampling: scope.sampling(),
             access_log: scope.access_log(),
             trusted_hops: 0,
+            grpc_web,
         })],
         ..Default::default()
     }

@@ -1,5 +1,7 @@
 //! One `HTTPRoute` rule → what happens to its requests.
 
+use std::time::Duration;
+
 use weft_model::spec::{
     DerivePort, Destination, HttpDirectResponse, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
     HttpRouteDestination,
@@ -58,23 +60,36 @@ pub(crate) fn to_cluster(
     action
 }
 
-/// Istio's timeouts: none unless asked for. gRPC clients read another field than Envoy.
 fn timeouts_and_retries(
     scope: &Scope<'_>,
     action: &mut route::RouteAction,
-    timeout: Option<std::time::Duration>,
+    timeout: Option<Duration>,
     retries: Option<&HttpRetry>,
 ) {
-    let timeout = timeout.unwrap_or_default();
+    timeouts(action, timeout.unwrap_or_default(), scope.view.kind == ProxyKind::Grpc);
+    let mesh_default = scope.snapshot.mesh().default_http_retry_policy.as_ref();
+    action.retry_policy = retry::policy(retries, mesh_default);
+}
+
+/// Istio's timeouts: none unless asked for, and a gRPC caller's `grpc-timeout` holds within them.
+/// gRPC clients read another field than Envoy.
+#[allow(deprecated)] // As Istio: what replaces `max_grpc_timeout` replaces the route's timeout too.
+pub(crate) fn timeouts(action: &mut route::RouteAction, timeout: Duration, grpc_client: bool) {
     action.timeout = duration(timeout);
-    if scope.view.kind == ProxyKind::Grpc {
+    if grpc_client {
         action.max_stream_duration = Some(route::route_action::MaxStreamDuration {
             max_stream_duration: duration(timeout),
             ..Default::default()
         });
+    } else if timeout.is_zero() {
+        action.max_stream_duration = Some(route::route_action::MaxStreamDuration {
+            max_stream_duration: duration(timeout),
+            grpc_timeout_header_max: duration(timeout),
+            ..Default::default()
+        });
+    } else {
+        action.max_grpc_timeout = duration(timeout);
     }
-    let mesh_default = scope.snapshot.mesh().default_http_retry_policy.as_ref();
-    action.retry_policy = retry::policy(retries, mesh_default);
 }
 
 fn forward(

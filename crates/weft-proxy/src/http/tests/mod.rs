@@ -1,12 +1,14 @@
 //! The request path against scripted peers on loopback sockets: the test is client and
 //! application at once, byte by byte where it matters, and the proxy between them is real.
 
+mod grpc;
 mod http1;
 mod http2;
 mod matrix;
 mod mesh;
 mod mirror;
 mod retry;
+mod stock;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -55,6 +57,8 @@ struct Setup {
     action: Value,
     /// Merged into the cluster.
     cluster: Value,
+    /// Further clusters.
+    clusters: Vec<Value>,
     apps: usize,
 }
 
@@ -66,6 +70,7 @@ impl Default for Setup {
             host: json!({}),
             action: json!({"timeout": "0s"}),
             cluster: json!({}),
+            clusters: Vec::new(),
             apps: 1,
         }
     }
@@ -200,6 +205,25 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>) {
 }
 
 fn tables(setup: &Setup, apps: &[SocketAddr], version: u64) -> Tables {
+    let mut hcm = manager(setup);
+    merge(
+        &mut hcm,
+        &json!({"rds": {
+            "routeConfigName": "routes",
+            "configSource": {"ads": {}, "resourceApiVersion": "V3"},
+        }}),
+    );
+    let mut tables = Tables::default()
+        .with_listener(lower::listener(&message(&listener(setup, 80, &hcm))).unwrap())
+        .with_route(lower::route_config(&message(&routes(setup))).unwrap());
+    for cluster in clusters(setup, apps) {
+        tables = tables.with_cluster(lower::cluster(&message(&cluster)).unwrap());
+    }
+    tables.version += version;
+    tables
+}
+
+fn routes(setup: &Setup) -> Value {
     let mut action = json!({"cluster": "app"});
     merge(&mut action, &setup.action);
     let mut host = json!({
@@ -208,12 +232,15 @@ fn tables(setup: &Setup, apps: &[SocketAddr], version: u64) -> Tables {
         "routes": [{"match": {"prefix": "/"}, "route": action}],
     });
     merge(&mut host, &setup.host);
-    let routes = json!({"name": "routes", "virtualHosts": [host]});
+    json!({"name": "routes", "virtualHosts": [host]})
+}
+
+/// The connection manager, without its routes.
+fn manager(setup: &Setup) -> Value {
     let type_of = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");
     let mut hcm = json!({
         "@type": type_of("network.http_connection_manager.v3.HttpConnectionManager"),
         "statPrefix": "test",
-        "rds": {"routeConfigName": "routes", "configSource": {"ads": {}, "resourceApiVersion": "V3"}},
         "httpFilters": [{
             "name": "envoy.filters.http.router",
             "typedConfig": {"@type": type_of("http.router.v3.Router")},
@@ -222,38 +249,47 @@ fn tables(setup: &Setup, apps: &[SocketAddr], version: u64) -> Tables {
         "streamIdleTimeout": "0s",
     });
     merge(&mut hcm, &setup.hcm);
-    let listener = json!({
+    hcm
+}
+
+fn listener(setup: &Setup, port: u16, hcm: &Value) -> Value {
+    json!({
         "name": "test",
-        "address": {"socketAddress": {"address": "127.0.0.1", "portValue": 80}},
+        "address": {"socketAddress": {"address": "127.0.0.1", "portValue": port}},
         "trafficDirection": setup.direction,
         "filterChains": [{"filters": [{
             "name": "envoy.filters.network.http_connection_manager",
             "typedConfig": hcm,
         }]}],
-    });
-    let endpoints: Vec<Value> = apps
+    })
+}
+
+fn clusters(setup: &Setup, apps: &[SocketAddr]) -> Vec<Value> {
+    let mut cluster = cluster("app", apps);
+    merge(&mut cluster, &setup.cluster);
+    [cluster].into_iter().chain(setup.clusters.iter().cloned()).collect()
+}
+
+/// A cluster of fixed endpoints.
+fn cluster(name: &str, endpoints: &[SocketAddr]) -> Value {
+    let endpoints: Vec<Value> = endpoints
         .iter()
-        .map(|app| {
-            let socket = json!({"address": app.ip().to_string(), "portValue": app.port()});
+        .map(|endpoint| {
+            let socket =
+                json!({"address": endpoint.ip().to_string(), "portValue": endpoint.port()});
             json!({"endpoint": {"address": {"socketAddress": socket}}})
         })
         .collect();
-    let mut cluster = json!({
-        "name": "app",
+    let host = format!("{name}.default.svc.cluster.local");
+    json!({
+        "name": name,
         "type": "STATIC",
         "connectTimeout": "1s",
-        "loadAssignment": {"clusterName": "app", "endpoints": [{"lbEndpoints": endpoints}]},
+        "loadAssignment": {"clusterName": name, "endpoints": [{"lbEndpoints": endpoints}]},
         "metadata": {"filterMetadata": {"istio": {"services": [
-            {"host": "app.default.svc.cluster.local", "name": "app", "namespace": "default"},
+            {"host": host, "name": name, "namespace": "default"},
         ]}}},
-    });
-    merge(&mut cluster, &setup.cluster);
-    let mut tables = Tables::default()
-        .with_listener(lower::listener(&message(&listener)).unwrap())
-        .with_route(lower::route_config(&message(&routes)).unwrap())
-        .with_cluster(lower::cluster(&message(&cluster)).unwrap());
-    tables.version += version;
-    tables
+    })
 }
 
 fn message<M: prost::Message + prost::Name + Default>(json: &Value) -> M {
