@@ -150,7 +150,7 @@ fn forward(found: &Found<'_>, action: &RouteAction, head: &RequestHead, random: 
     assert_eq!(hash.hash(head, source, random), hash.hash(head, source, random), "the same hash");
     let retry = found.retry();
     let per_try = retry.and_then(|retry| retry.per_try_timeout);
-    action.timeouts.for_request(&head.headers, true, per_try, true);
+    action.timeouts.for_request(&head.headers, true, per_try, None, true);
     if let Some(retry) = retry {
         retry.applies_to(head);
     }
