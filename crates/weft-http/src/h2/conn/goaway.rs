@@ -51,6 +51,7 @@ impl Connection {
             Role::Client => {
                 self.leaving.stage = Stage::Last(0);
                 self.output.stage_with(|out| write::goaway(out, 0, ErrorCode::NO_ERROR, b""));
+                self.opening.drain(..).for_each(std::task::Waker::wake);
             }
         }
         self.notice();

@@ -398,9 +398,7 @@ impl Connection {
     fn count_out(&mut self, counted: bool) {
         if counted {
             self.active -= 1;
-            if let Some(waker) = self.opening.pop_front() {
-                waker.wake();
-            }
+            self.wake_opening();
         }
     }
 }

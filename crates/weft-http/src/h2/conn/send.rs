@@ -1,7 +1,7 @@
 //! Messages sent: heads at once, content and trailers when the stream has its turn. Flow control
 //! towards the peer, on both levels, is here (RFC 9113 §5.2).
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
@@ -42,9 +42,18 @@ impl Connection {
     /// Client: the promised stream is not wanted.
     pub fn unreserve(&mut self) {
         self.reserved -= 1;
-        if let Some(waker) = self.opening.pop_front() {
-            waker.wake();
-        }
+        self.wake_opening();
+    }
+
+    /// Wakes as many of those who wait to open a stream as there is room for. Some of them may have
+    /// given up, so when nothing is open, and nothing would wake the others later, all are woken.
+    pub(super) fn wake_opening(&mut self) {
+        let used = self.active + self.reserved;
+        let count = match used {
+            0 => self.opening.len(),
+            _ => self.opening.len().min(self.streams_limit().saturating_sub(used) as usize),
+        };
+        self.opening.drain(..count).for_each(Waker::wake);
     }
 
     /// Client: streams that may be open at once.
