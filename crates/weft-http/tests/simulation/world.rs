@@ -70,7 +70,7 @@ struct Alarm {
 }
 
 impl Alarm {
-    fn new(who: Who, queue: &Queue) -> Waker {
+    fn waker(who: Who, queue: &Queue) -> Waker {
         Arc::new(Alarm { who, queue: queue.clone(), rung: AtomicBool::new(false) }).into()
     }
 }
@@ -134,7 +134,7 @@ impl World {
         let to_client = Link::new(Role::Server, &theirs);
         let end = |role: Role, config: Config, incoming: Link| {
             let mut connection = Connection::new(role, config);
-            connection.set_owner(&Alarm::new(Who::Owner(role), &queue));
+            connection.set_owner(&Alarm::waker(Who::Owner(role), &queue));
             let input = BytesMut::new();
             End { connection, input, incoming, woken: true, tasks: Vec::new() }
         };
@@ -161,7 +161,7 @@ impl World {
     }
 
     pub fn run(mut self, totals: &mut Totals) {
-        let all = self.to_start;
+        let mut all = self.to_start;
         loop {
             while self.to_start > 0 && self.active < self.concurrent {
                 self.to_start -= 1;
@@ -171,6 +171,9 @@ impl World {
             }
             if self.to_start < self.leave_at && self.left.is_none() {
                 self.leave();
+                let more = self.to_start.min(20);
+                all -= self.to_start - more;
+                self.to_start = more;
             }
             if !self.step() {
                 break;
@@ -269,7 +272,7 @@ impl World {
             None => return false,
             Some(Who::Owner(role)) => {
                 // Whatever was said to the owner before is done with: it may be woken again.
-                let alarm = Alarm::new(Who::Owner(role), &self.queue);
+                let alarm = Alarm::waker(Who::Owner(role), &self.queue);
                 let end = self.end(role);
                 end.woken = true;
                 end.connection.set_owner(&alarm);
@@ -289,7 +292,7 @@ impl World {
             end.tasks[index] = task;
             return;
         }
-        let alarm = Alarm::new(Who::Task(role, index), &self.queue);
+        let alarm = Alarm::waker(Who::Task(role, index), &self.queue);
         let mut turn = Turn {
             connection: &mut end.connection,
             random: &mut self.random,
@@ -332,7 +335,7 @@ impl World {
             Some(place) => *place = task,
             None => end.tasks.push(task),
         }
-        Alarm::new(Who::Task(role, index), &self.queue).wake();
+        Alarm::waker(Who::Task(role, index), &self.queue).wake();
     }
 
     fn leave(&mut self) {

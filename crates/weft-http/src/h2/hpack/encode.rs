@@ -32,8 +32,6 @@ pub struct Encoder {
     update: Option<(usize, usize)>,
     /// A name being lower-cased.
     scratch: Vec<u8>,
-    /// A line being put together.
-    line: Vec<u8>,
 }
 
 /// First static entry named `:status`.
@@ -55,7 +53,6 @@ impl Encoder {
             // The peer believes in 4096 until told (RFC 7541 §4.2).
             update: (size < 4096).then_some((size, size)),
             scratch: Vec::new(),
-            line: Vec::new(),
         }
     }
 
@@ -174,12 +171,7 @@ impl Encoder {
             coded_string(name.text, out);
         }
         coded_string(value, out);
-        let line = &mut self.line;
-        line.clear();
-        line.extend_from_slice(name.text);
-        line.extend_from_slice(b": ");
-        line.extend_from_slice(value);
-        line.extend_from_slice(b"\r\n");
+        let line = lookup.line(name.text, value);
         self.table.insert(line, name.text.len(), name.class());
         lookup.note(&self.table, name, pair_hash);
     }

@@ -17,11 +17,18 @@ pub(super) struct Lookup {
     names: [u16; NAME_SLOTS],
     /// Hashes of fields that were sent and not inserted.
     seen: [u16; SEEN_SLOTS],
+    /// A line being put together; here to keep the encoder small.
+    line: Vec<u8>,
 }
 
 impl Lookup {
     pub(super) fn new() -> Box<Lookup> {
-        Box::new(Lookup { pairs: [0; PAIR_SLOTS], names: [0; NAME_SLOTS], seen: [0; SEEN_SLOTS] })
+        Box::new(Lookup {
+            pairs: [0; PAIR_SLOTS],
+            names: [0; NAME_SLOTS],
+            seen: [0; SEEN_SLOTS],
+            line: Vec::new(),
+        })
     }
 
     /// HPACK index of the entry with this name and value.
@@ -49,6 +56,16 @@ impl Lookup {
         let sequence = table.inserted() as u16;
         self.pairs[pair_hash as usize % PAIR_SLOTS] = sequence;
         self.names[name.hash as usize % NAME_SLOTS] = sequence;
+    }
+
+    /// The line of a field.
+    pub(super) fn line(&mut self, name: &[u8], value: &[u8]) -> &[u8] {
+        self.line.clear();
+        self.line.extend_from_slice(name);
+        self.line.extend_from_slice(b": ");
+        self.line.extend_from_slice(value);
+        self.line.extend_from_slice(b"\r\n");
+        &self.line
     }
 
     /// Whether a field of this hash was sent lately; notes that it was.
