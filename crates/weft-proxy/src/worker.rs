@@ -2,7 +2,7 @@
 //! on the request path holds; everything here is used by one thread only, so plain cells suffice.
 //! What all workers share is immutable (tables, secrets) or counts rarely (drain).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
@@ -56,6 +56,7 @@ pub struct Worker {
     /// Read buffer for bodies of TCP connections; borrow it only inside one poll.
     pub scratch: Scratch,
     endpoints: EndpointTable,
+    clock: Cell<Instant>,
     rng: RefCell<SmallRng>,
 }
 
@@ -171,6 +172,7 @@ impl Worker {
             pools: Pools::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             endpoints,
+            clock: Cell::new(Instant::now()),
             rng: RefCell::new(SmallRng::from_os_rng()),
         }
     }
@@ -223,9 +225,17 @@ impl Worker {
         self.rng.borrow_mut().random()
     }
 
-    /// The clock of the request path.
+    /// The clock of the request path: the time of the last [`Worker::tick`]. Within one turn that is
+    /// now, as long as everybody who has waited ticks before going on.
     pub fn now(&self) -> Instant {
-        Instant::now()
+        self.clock.get()
+    }
+
+    /// Reads the clock; call it when something that was waited for has come.
+    pub fn tick(&self) -> Instant {
+        let now = Instant::now();
+        self.clock.set(now);
+        now
     }
 }
 

@@ -61,6 +61,16 @@ impl OutBuf {
         self.stage(bytes.len(), |staging| staging.extend_from_slice(bytes));
     }
 
+    /// Bytes that can be staged without another allocation.
+    pub fn capacity(&self) -> usize {
+        self.staging.capacity()
+    }
+
+    /// All that is queued, when it lies in one piece.
+    pub fn single(&self) -> Option<&[u8]> {
+        (self.segments.len() == 1).then(|| self.chunk())
+    }
+
     /// Fills `slices` with what is queued, in order; returns how many were filled.
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut at = self.head;

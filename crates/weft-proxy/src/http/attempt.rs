@@ -5,6 +5,7 @@
 //! an endpoint closed a reused connection as the request was sent, repeated at once whatever the
 //! policy says, but never when the endpoint may have executed a request that is not idempotent.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -82,7 +83,7 @@ pub(crate) async fn run(
 ) -> Result<Answered, ProxyError> {
     let worker = &forward.conn.worker;
     let priority = usize::from(forward.action.high_priority);
-    let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
+    let circuit = worker.balancers.circuit(forward.cluster, priority, worker.tick());
     let permit = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
     // Drawn once: all attempts start from the same place.
     let (hash, set_cookie) = match forward.action.hash.sources.is_empty() {
@@ -119,6 +120,7 @@ async fn until_answered(
             reused: false,
         };
         let result = attempt(forward, request, exchange, &picked, &mut one).await;
+        worker.tick();
         report(forward, &picked.host, &result);
         if let Err(error) = &result
             && one.reused
@@ -162,7 +164,8 @@ async fn until_answered(
             tokio::time::sleep(delay).await;
             Ok(())
         };
-        exchange.unless_interrupted(slept).await?;
+        exchange.unless_interrupted(Box::pin(slept)).await?;
+        worker.tick();
     }
 }
 
@@ -224,7 +227,7 @@ async fn attempt(
         priority: usize::from(forward.action.high_priority),
     };
     let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);
-    let Opened { mut upstream, facts } = exchange.unless_interrupted(open).await?;
+    let Opened { mut upstream, facts } = exchange.unless_interrupted(pin!(open)).await?;
     one.reused = upstream.reused();
     let mut guard = Guard::new(facts, active, one.retry.take());
     prepare(forward, request, upstream.version(), &picked.endpoint);

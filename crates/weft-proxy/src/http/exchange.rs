@@ -7,7 +7,7 @@
 //! the start of the request body so that a retry can send it again.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -127,10 +127,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
     /// Runs `work` unless the client leaves or time runs out first.
     pub(crate) async fn unless_interrupted<T>(
         &mut self,
-        work: impl Future<Output = Result<T, ProxyError>>,
+        mut work: impl Future<Output = Result<T, ProxyError>> + Unpin,
     ) -> Result<T, ProxyError> {
-        let mut work = pin!(work);
-        poll_fn(|cx| match work.as_mut().poll(cx) {
+        poll_fn(|cx| match Pin::new(&mut work).poll(cx) {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => self.poll_interrupt(cx).map(Err),
         })

@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -125,7 +125,7 @@ impl Copy {
     ) -> Option<Copy> {
         let worker = conn.worker.clone();
         let cluster = tables.cluster(mirror.cluster.draw(0).resolve(&request.head)?)?.clone();
-        let now = worker.now();
+        let now = worker.tick();
         let input = PickInput::plain(now);
         let picked = worker.balancers.pick(&cluster, &input, &mut || worker.random())?;
         let priority = usize::from(action.high_priority);
@@ -187,7 +187,7 @@ impl Copy {
         .await?;
         guard.finish();
         if body.state == State::Ended {
-            upstream.finish();
+            upstream.finish(Instant::now());
         }
         Ok(())
     }

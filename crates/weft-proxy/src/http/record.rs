@@ -148,7 +148,7 @@ impl Record {
         let grpc_status = if grpc { grpc_status } else { None };
         let outcome = Outcome { code, grpc_status, flags };
         let amounts = Amounts {
-            duration: self.received.elapsed(),
+            duration: conn.worker.tick().saturating_duration_since(self.received),
             request_bytes: self.tally.request_bytes,
             response_bytes: self.tally.response_bytes,
             request_messages: self.tally.messages.as_ref().map_or(0, |both| both.request.count),

@@ -49,28 +49,32 @@ pub(crate) struct Request {
 }
 
 /// Serves one request: answers it, or says why not, and records it exactly once.
-pub(crate) async fn serve(
-    down: &mut Downstream<'_>,
+pub(crate) fn serve<'s>(
+    down: &'s mut Downstream<'_>,
     incoming: Incoming,
     received: Instant,
-    conn: &HttpConn,
-) {
+    conn: &'s HttpConn,
+) -> impl Future<Output = ()> {
     let mut request = Request::new(incoming, conn);
     let mut record = Record::new(received, &request, conn);
-    if let Err(error) = answer(down, &mut request, &mut record, conn).await {
-        record.failed(&error);
-        if down.head_sent() || error.status() == 0 {
-            down.abort(error.reset_code);
-        } else {
-            if error.side == Side::Downstream {
-                // What follows on its connection is as doubtful: a refused CONNECT or upgrade may
-                // have its tunnel's bytes behind it, which would be read as requests.
-                down.close_after();
+    // A block of its own, so that arguments are not kept beside what was made of them. What is rare
+    // is boxed, here and below: every request under way holds this state.
+    async move {
+        if let Err(error) = answer(down, &mut request, &mut record, conn).await {
+            record.failed(&error);
+            if down.head_sent() || error.status() == 0 {
+                down.abort(error.reset_code);
+            } else {
+                if error.side == Side::Downstream {
+                    // What follows on its connection is as doubtful: a refused CONNECT or upgrade
+                    // may have its tunnel's bytes behind it, which would be read as requests.
+                    down.close_after();
+                }
+                Box::pin(local_reply::error(down, &error, &mut record)).await;
             }
-            local_reply::error(down, &error, &mut record).await;
         }
+        record.finish(conn);
     }
-    record.finish(conn);
 }
 
 /// Sanitize, match the route, run the filters, reach an endpoint, pass its response on.
@@ -92,23 +96,24 @@ async fn answer(
         RouteResult::NoHost | RouteResult::NoRoute(_) => return Err(ErrorKind::NoRoute.into()),
         RouteResult::RedirectToTls(_) => {
             let location = weft_traffic::route::to_https(&request.head);
-            return local_reply::redirect(down, 301, &location, record).await;
+            return Box::pin(local_reply::redirect(down, 301, &location, record)).await;
         }
     };
     let reply = filter::on_request(&http, &found, request, conn).await;
     if let filter::Verdict::Reply { head, body } = reply {
-        return local_reply::send(down, head, body, record).await;
+        return Box::pin(local_reply::send(down, head, body, record)).await;
     }
     let action = match &found.route.action {
         Action::Forward(action) => action,
         Action::Redirect(redirect) => {
             let location = redirect.location(found.route, &request.head);
-            return local_reply::redirect(down, redirect.status, &location, record).await;
+            let reply = local_reply::redirect(down, redirect.status, &location, record);
+            return Box::pin(reply).await;
         }
         Action::Direct { status, body } => {
             let mut head = rules::local_reply(*status, body.len());
             respond(&found, request, &mut head, conn);
-            return local_reply::send(down, head, body.clone(), record).await;
+            return Box::pin(local_reply::send(down, head, body.clone(), record)).await;
         }
         Action::NonForwarding => return Err(ErrorKind::NoRoute.into()),
     };
@@ -131,21 +136,25 @@ async fn answer(
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
     }
     let forward = attempt::Forward { found, action, cluster, conn };
-    let answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
-    deliver(answered, &forward, request, &mut exchange, &mut record.response).await
+    let mut answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
+    deliver(&mut answered, &forward, request, &mut exchange, &mut record.response).await?;
+    let Answered { guard, upstream, .. } = answered;
+    guard.finish();
+    upstream.finish(conn.worker.tick());
+    Ok(())
 }
 
 /// Response filters, then the response itself.
 async fn deliver(
-    answered: Answered,
+    answered: &mut Answered,
     forward: &attempt::Forward<'_>,
     request: &Request,
     exchange: &mut Exchange<'_, '_>,
     response: &mut super::record::Response,
 ) -> Result<(), ProxyError> {
     let conn = forward.conn;
-    let Answered { mut upstream, answer, picked, guard, set_cookie } = answered;
-    let mut head = answer.head;
+    let Answered { upstream, answer, picked, guard, set_cookie } = answered;
+    let head = &mut answer.head;
     let to = exchange.down.version();
     if to != Version::H11 && !answer.body.is_empty() && rules::is_transfer_coded(&head.headers) {
         // Only chunked HTTP/1.1 can say that the content is compressed for the transfer alone.
@@ -154,43 +163,40 @@ async fn deliver(
     }
     rules::strip_response(&mut head.headers, &answer.connection, to);
     response.peer = match conn.direction() {
-        Direction::Inbound => inbound::on_response(&mut head, request, conn),
+        Direction::Inbound => inbound::on_response(head, request, conn),
         Direction::Outbound | Direction::Gateway => {
-            outbound::on_response(&mut head, &picked.endpoint, &guard.facts.session, conn)
+            outbound::on_response(head, &picked.endpoint, &guard.facts.session, conn)
         }
     };
-    if let Some(cookie) = set_cookie {
+    if let Some(cookie) = set_cookie.take() {
         head.headers.append("set-cookie", cookie.value);
     }
-    respond(&forward.found, request, &mut head, conn);
+    respond(&forward.found, request, head, conn);
     response.status = head.status;
     if request.grpc {
         response.grpc_status = grpc::status(&head.headers);
     }
     if head.status == 101 {
-        return switch_protocols(head, upstream, exchange).await;
+        return Box::pin(switch_protocols(head, upstream, exchange)).await;
     }
     if !conn.keep_alive(0) {
         exchange.down.close_after();
     }
     // From here on the response can only be completed or cut.
     exchange.settle();
-    exchange.down.send_head(&mut head, answer.body)?;
-    exchange.relay(&mut upstream).await?;
-    guard.finish();
-    upstream.finish();
-    Ok(())
+    exchange.down.send_head(head, answer.body)?;
+    exchange.relay(upstream).await
 }
 
 async fn switch_protocols(
-    mut head: weft_http::ResponseHead,
-    mut upstream: Upstream,
+    head: &mut weft_http::ResponseHead,
+    upstream: &mut Upstream,
     exchange: &mut Exchange<'_, '_>,
 ) -> Result<(), ProxyError> {
-    let (Downstream::H1(down), Upstream::H1(up)) = (&mut *exchange.down, &mut upstream) else {
+    let (Downstream::H1(down), Upstream::H1(up)) = (&mut *exchange.down, upstream) else {
         return Err(ErrorKind::UpstreamProtocol.into());
     };
-    down.send_head(&mut head, BodyLength::None);
+    down.send_head(head, BodyLength::None);
     // A tunnel has no message to be incomplete: however it ends, it has ended.
     let ended = upgrade::tunnel(down.wire(), up.wire(), exchange.tally).await;
     if let Err(error) = ended {

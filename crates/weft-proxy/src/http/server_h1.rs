@@ -70,23 +70,85 @@ pub(crate) fn serve_unless_h2(
     run(io, conn, true)
 }
 
-async fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> Option<(Io, BytesMut)> {
-    let mut server = H1Server::new(io, conn.h1_limits());
-    let idle_limit = conn.http.timeouts.idle.unwrap_or(FOREVER);
-    let draining = pin!(conn.worker.drain.draining());
-    let timer = pin!(tokio::time::sleep(idle_limit));
-    let mut watch = IdleWatch { conn: &conn, draining, drained: false, timer, limit: idle_limit };
-    if detect && server.wait_for_request(&mut watch).await && Box::pin(server.opens_h2()).await {
-        return Some(server.h1.wire.into_parts());
-    }
-    while server.wait_for_request(&mut watch).await {
-        // Boxed so that an idle connection is only the state above.
-        if !Box::pin(server.serve_one(&conn)).await {
-            break;
+/// What stays of a connection while it idles, besides the stream.
+struct Session {
+    /// Requests so far.
+    requests: u32,
+    /// The first bytes are still to come, and may be HTTP/2.
+    detect: bool,
+}
+
+/// How a stretch of requests ended.
+enum Rest {
+    /// Nothing more is there: the connection idles.
+    Idle(Io),
+    /// It opened as HTTP/2, with these bytes.
+    H2(Io, BytesMut),
+    Closed,
+}
+
+// Not an async function, which would keep its arguments beside what it made of them: an idle
+// connection is little more than this state.
+fn run(
+    mut io: Io,
+    conn: Rc<HttpConn>,
+    detect: bool,
+) -> impl Future<Output = Option<(Io, BytesMut)>> {
+    let mut session = Session { requests: 0, detect };
+    async move {
+        let limit = conn.http.timeouts.idle.unwrap_or(FOREVER);
+        let draining = pin!(conn.worker.drain.draining());
+        let timer = pin!(tokio::time::sleep(limit));
+        let mut watch = IdleWatch { conn: &conn, draining, drained: false, timer, limit };
+        loop {
+            io = match Box::pin(serve_while_busy(io, &conn, &mut session, limit)).await {
+                Rest::Idle(io) => io,
+                Rest::H2(io, read) => return Some((io, read)),
+                Rest::Closed => return None,
+            };
+            let since = conn.worker.now();
+            let stays = poll_fn(|cx| match io.tcp().poll_read_ready(cx) {
+                Poll::Ready(_) => Poll::Ready(true),
+                Poll::Pending => watch.poll_leave(cx, since).map(|()| false),
+            });
+            if !stays.await {
+                Box::pin(H1Server::new(io, conn.h1_limits()).leave(&conn, limit)).await;
+                return None;
+            }
         }
     }
-    Box::pin(server.leave(&conn, idle_limit)).await;
-    None
+}
+
+/// Serves requests for as long as their bytes are there already.
+fn serve_while_busy(
+    io: Io,
+    conn: &HttpConn,
+    session: &mut Session,
+    limit: Duration,
+) -> impl Future<Output = Rest> {
+    let mut server = H1Server::new(io, conn.h1_limits());
+    server.requests = session.requests;
+    async move {
+        loop {
+            match server.look().await {
+                Some(true) => {}
+                Some(false) => break,
+                None => {
+                    session.requests = server.requests;
+                    return Rest::Idle(server.h1.wire.into_idle());
+                }
+            }
+            if std::mem::take(&mut session.detect) && Box::pin(server.opens_h2()).await {
+                let (io, read) = server.h1.wire.into_parts();
+                return Rest::H2(io, read);
+            }
+            if !server.serve_one(conn).await {
+                break;
+            }
+        }
+        Box::pin(server.leave(conn, limit)).await;
+        Rest::Closed
+    }
 }
 
 impl H1Server {
@@ -122,21 +184,17 @@ impl H1Server {
         tokio::time::timeout(HEAD_TIMEOUT, decide).await.unwrap_or(false)
     }
 
-    /// Waits for the first bytes of a request. False: the connection is to be closed.
-    async fn wait_for_request<D: Future<Output = ()>>(
-        &mut self,
-        watch: &mut IdleWatch<'_, D>,
-    ) -> bool {
-        if !self.h1.wire.input.is_empty() {
-            return true;
+    /// Whether the next request has begun (false: none will); `None` when nothing is there yet.
+    async fn look(&mut self) -> Option<bool> {
+        let wire = &mut self.h1.wire;
+        if !wire.input.is_empty() {
+            return Some(true);
         }
-        let since = Instant::now();
-        poll_fn(|cx| match self.h1.wire.poll_fill(cx) {
-            Poll::Ready(result) => Poll::Ready(result.unwrap_or(false)),
-            Poll::Pending => {
-                self.h1.wire.release_buffers();
-                watch.poll_leave(cx, since).map(|()| false)
-            }
+        poll_fn(|cx| {
+            Poll::Ready(match wire.poll_fill(cx) {
+                Poll::Ready(result) => Some(result.unwrap_or(false)),
+                Poll::Pending => None,
+            })
         })
         .await
     }
@@ -146,16 +204,17 @@ impl H1Server {
         let received = Instant::now();
         self.head_sent = false;
         self.requests = self.requests.saturating_add(1);
-        match self.read_head(conn).await {
-            Ok(Some(incoming)) => {
-                request::serve(&mut Downstream::H1(self), incoming, received, conn).await;
-            }
+        let incoming = match self.read_head(conn).await {
+            Ok(Some(incoming)) => incoming,
             Ok(None) => return false,
             Err(error) => {
                 self.keep_alive = false;
-                local_reply::refuse(&mut Downstream::H1(self), error, received, conn).await;
+                let mut down = Downstream::H1(self);
+                Box::pin(local_reply::refuse(&mut down, error, received, conn)).await;
+                return false;
             }
-        }
+        };
+        request::serve(&mut Downstream::H1(self), incoming, received, conn).await;
         self.keep_alive && !self.aborted && self.h1.input_done() && self.h1.output_done()
     }
 

@@ -1,9 +1,11 @@
 //! One HTTP/1 connection as bytes: the stream, what was read and not parsed, what is written and
 //! not sent. Both sides of the proxy use it. Owns buffer sizes; must not know messages.
 //!
-//! Per turn there is one read and one vectored write. The read buffer grows with what the peer
-//! sends at once, so that large bodies move in large reads, and goes back when the connection idles.
+//! Per turn there is one read and one write. The read buffer grows with what the peer sends at once,
+//! so that large bodies move in large reads. Buffers go from connection to connection: one that idles
+//! gives its own to the worker's spare ones, which are few and warm in the cache.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,6 +24,33 @@ const FILL_BYTES_MAX: usize = 128 * 1024;
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// Slices of one vectored write; the kernel takes up to 1024.
 const SLICES_MAX: usize = 64;
+
+/// Largest output buffer that is kept for another connection. Bytes.
+const SPARE_OUTPUT_BYTES_MAX: usize = 8 * 1024;
+/// Spare buffers a worker keeps of either kind: 4 MiB at most.
+const SPARE_MAX: usize = 512;
+
+thread_local! {
+    static SPARE: RefCell<Spare> = const { RefCell::new(Spare { input: Vec::new(), output: Vec::new() }) };
+}
+
+/// Buffers of this thread that no connection has.
+struct Spare {
+    input: Vec<BytesMut>,
+    output: Vec<OutBuf>,
+}
+
+/// Frees half of this worker's spare buffers; called about once a second, so that what a burst
+/// needed is soon given back.
+pub(crate) fn trim_spare() {
+    SPARE.with_borrow_mut(|Spare { input, output }| {
+        input.truncate(input.len() / 2);
+        output.truncate(output.len() / 2);
+        if input.is_empty() && output.is_empty() {
+            (*input, *output) = (Vec::new(), Vec::new());
+        }
+    });
+}
 
 /// A byte stream with its buffers.
 pub(crate) struct Wire {
@@ -53,9 +82,14 @@ impl Wire {
         self.sent_bytes
     }
 
-    /// Starts counting sent bytes anew.
+    /// Starts counting sent bytes anew; output will follow.
     pub(crate) fn start_message(&mut self) {
         self.sent_bytes = 0;
+        if self.output.capacity() == 0
+            && let Some(spare) = SPARE.with_borrow_mut(|spare| spare.output.pop())
+        {
+            self.output = spare;
+        }
     }
 
     pub(crate) fn io_mut(&mut self) -> &mut Io {
@@ -70,6 +104,12 @@ impl Wire {
     /// Takes the stream and what was read from it.
     pub(crate) fn into_parts(self) -> (Io, BytesMut) {
         (self.io, self.input)
+    }
+
+    /// Takes the stream of a connection that goes idle and gives its buffers back.
+    pub(crate) fn into_idle(mut self) -> Io {
+        self.release_buffers();
+        self.io
     }
 
     /// Whether the peer has finished sending.
@@ -88,7 +128,7 @@ impl Wire {
             return Poll::Ready(Ok(false));
         }
         if self.input.capacity() - self.input.len() < self.fill_bytes / 2 {
-            self.input.reserve(self.fill_bytes);
+            self.grow_input();
         }
         let spare = self.input.capacity() - self.input.len();
         let count = ready!(self.io.poll_read_bytes(cx, &mut self.input))?;
@@ -108,13 +148,31 @@ impl Wire {
         self.poll_fill(cx)
     }
 
+    #[inline(never)]
+    fn grow_input(&mut self) {
+        if self.input.capacity() == 0
+            && self.fill_bytes == FILL_BYTES_MIN
+            && let Some(spare) = SPARE.with_borrow_mut(|spare| spare.input.pop())
+        {
+            self.input = spare;
+            return;
+        }
+        self.input.reserve(self.fill_bytes);
+    }
+
     /// Sends everything in `output`.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = self.output.io_slices(&mut slices);
             let stream = Pin::new(&mut self.io);
-            let sent = ready!(stream.poll_write_vectored(cx, &slices[..count]))?;
+            let sent = match self.output.single() {
+                // The system call for one slice costs the kernel less than the one for several.
+                Some(bytes) => ready!(stream.poll_write(cx, bytes))?,
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                    let count = self.output.io_slices(&mut slices);
+                    ready!(stream.poll_write_vectored(cx, &slices[..count]))?
+                }
+            };
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -131,10 +189,26 @@ impl Wire {
 
     /// Gives the buffers back; call when nothing is expected soon.
     pub(crate) fn release_buffers(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
-        self.output.release();
         self.fill_bytes = FILL_BYTES_MIN;
+        let mut input = match self.input.is_empty() {
+            true => std::mem::take(&mut self.input),
+            false => BytesMut::new(),
+        };
+        let output = match self.output.is_empty() {
+            true => std::mem::take(&mut self.output),
+            false => OutBuf::new(),
+        };
+        // A buffer whose bytes are still shared cannot be reused, one that has grown should not be.
+        let reusable = input.try_reclaim(FILL_BYTES_MIN) && input.capacity() <= 2 * FILL_BYTES_MIN;
+        SPARE.with_borrow_mut(|spare| {
+            if reusable && spare.input.len() < SPARE_MAX {
+                spare.input.push(input);
+            }
+            if (1..=SPARE_OUTPUT_BYTES_MAX).contains(&output.capacity())
+                && spare.output.len() < SPARE_MAX
+            {
+                spare.output.push(output);
+            }
+        });
     }
 }

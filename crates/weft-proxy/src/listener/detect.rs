@@ -75,7 +75,7 @@ pub async fn detect(
     worker: &Rc<Worker>,
 ) -> Result<(Io, Rc<ConnContext>), Refused> {
     let open = worker.drain.open();
-    let accepted = worker.now();
+    let accepted = worker.tick();
     let tables = worker.tables();
     let listener = tables.listener(accepted_by).ok_or(Refused::NoListener)?;
     let local = canonical(tcp.local_addr()?);

@@ -72,7 +72,7 @@ async fn reach(
     config: &TcpConfig,
     worker: &Worker,
 ) -> Result<Upstream, ProxyError> {
-    let circuit = worker.balancers.circuit(cluster, 0, worker.now());
+    let circuit = worker.balancers.circuit(cluster, 0, worker.tick());
     let Some(permit) = circuit.acquire(Resource::Connections) else {
         return Err(ErrorKind::Overflow.into());
     };
@@ -119,13 +119,13 @@ fn pick(
         avoid: tried,
         avoid_attempts: 5,
         original_dst: Some(original),
-        now: worker.now(),
+        now: worker.tick(),
     };
     Ok(worker.balancers.pick(cluster, &input, &mut || worker.random()))
 }
 
 fn report(worker: &Worker, cluster: &Cluster, picked: &Picked, outcome: HostOutcome) {
-    worker.balancers.report(cluster, &picked.host, outcome, worker.now(), worker.random());
+    worker.balancers.report(cluster, &picked.host, outcome, worker.tick(), worker.random());
 }
 
 async fn relay(

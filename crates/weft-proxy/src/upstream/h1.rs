@@ -22,9 +22,6 @@ use crate::net::io::IdleState;
 /// Taken off a `Keep-Alive: timeout` so that we close before the endpoint does.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// An idle connection keeps its buffers this long.
-const BUFFERS_FOR: Duration = Duration::from_millis(500);
-
 /// A connection to an endpoint, between or during requests.
 pub(crate) struct H1Connection {
     h1: H1,
@@ -37,22 +34,23 @@ pub(crate) struct H1Connection {
 
 /// A connection that waits for its next request.
 pub(crate) struct IdleH1 {
-    connection: H1Connection,
+    connection: Box<H1Connection>,
     since: Instant,
 }
 
 /// One request on a connection.
 pub(crate) struct H1Client {
-    connection: H1Connection,
+    // Boxed: it moves between the pool and the state of requests.
+    connection: Box<H1Connection>,
     home: Rc<HostPool>,
     method: Method,
     keep_alive: bool,
 }
 
 impl H1Connection {
-    pub(crate) fn new(io: Io, facts: Rc<ConnectionFacts>, permit: ConnectionPermit) -> Self {
+    pub(crate) fn new(io: Io, facts: Rc<ConnectionFacts>, permit: ConnectionPermit) -> Box<Self> {
         let h1 = H1::new(io, Limits::DEFAULT);
-        Self { h1, requests: 0, keep_alive_timeout: None, facts, _permit: permit }
+        Box::new(Self { h1, requests: 0, keep_alive_timeout: None, facts, _permit: permit })
     }
 
     /// What is known of the connection itself.
@@ -61,7 +59,7 @@ impl H1Connection {
     }
 
     /// Starts a request; `home` gets the connection back.
-    pub(crate) fn start(mut self, home: Rc<HostPool>) -> H1Client {
+    pub(crate) fn start(mut self: Box<Self>, home: Rc<HostPool>) -> H1Client {
         self.requests = self.requests.saturating_add(1);
         self.h1.wire.start_message();
         let keep_alive = home.requests_max().is_none_or(|max| self.requests < max);
@@ -84,19 +82,11 @@ impl IdleH1 {
         now.saturating_duration_since(self.since) >= limit
     }
 
-    /// Gives the buffers back if it is not in steady use; for the sweep, since a connection that
-    /// is used again at once would only allocate them again.
-    pub(crate) fn release_buffers(&mut self, now: Instant) {
-        if self.idle_for(now) >= BUFFERS_FOR {
-            self.connection.h1.wire.release_buffers();
-        }
-    }
-
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
     }
 
-    pub(crate) fn into_connection(self) -> H1Connection {
+    pub(crate) fn into_connection(self) -> Box<H1Connection> {
         self.connection
     }
 }
@@ -127,21 +117,25 @@ impl H1Client {
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
         loop {
             let h1 = &mut self.connection.h1;
-            // The limits are small and plain; a copy keeps the borrows apart.
-            let limits = h1.limits().clone();
-            match h1::parse_response(&mut h1.wire.input, &limits, &self.method) {
-                Ok(Parsed::Complete((head, body, connection))) => {
-                    return Poll::Ready(Ok(self.answer(head, body, connection)));
-                }
-                Ok(Parsed::Partial) => match ready!(h1.wire.poll_fill(cx)) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-                        return Poll::Ready(Err(self.broken(error)));
+            // Asked as the request leaves, nothing is here yet.
+            if !h1.wire.input.is_empty() {
+                // The limits are small and plain; a copy keeps the borrows apart.
+                let limits = h1.limits().clone();
+                match h1::parse_response(&mut h1.wire.input, &limits, &self.method) {
+                    Ok(Parsed::Complete((head, body, connection))) => {
+                        return Poll::Ready(Ok(self.answer(head, body, connection)));
                     }
-                    Err(error) => return Poll::Ready(Err(self.broken(error))),
-                },
-                Err(error) => return Poll::Ready(Err(malformed(error))),
+                    Ok(Parsed::Partial) => {}
+                    Err(error) => return Poll::Ready(Err(malformed(error))),
+                }
+            }
+            match ready!(h1.wire.poll_fill(cx)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    return Poll::Ready(Err(self.broken(error)));
+                }
+                Err(error) => return Poll::Ready(Err(self.broken(error))),
             }
         }
     }
@@ -200,7 +194,7 @@ impl H1Client {
 
     /// Gives the connection back if request and response are both complete and nothing is left
     /// over; otherwise closes it.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(self, now: Instant) {
         let Self { mut connection, home, keep_alive, .. } = self;
         let h1 = &mut connection.h1;
         let complete = h1.input_done()
@@ -209,7 +203,8 @@ impl H1Client {
             && h1.wire.input.is_empty()
             && !h1.wire.input_ended();
         if keep_alive && complete {
-            home.put_back(IdleH1 { connection, since: Instant::now() });
+            h1.wire.release_buffers();
+            home.put_back(IdleH1 { connection, since: now });
         }
     }
 

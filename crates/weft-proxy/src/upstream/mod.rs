@@ -9,6 +9,7 @@ pub(crate) mod h2;
 pub(crate) mod pool;
 
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use weft_http::h1::Connection;
 use weft_http::{BodyLength, Frame, RequestHead, ResponseHead, Version};
@@ -143,9 +144,9 @@ impl Upstream {
     }
 
     /// The exchange is over: gives the connection back if it can carry another request.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(self, now: Instant) {
         match self {
-            Self::H1(side) => side.finish(),
+            Self::H1(side) => side.finish(now),
             // Dropping the stream's halves is all HTTP/2 needs; an unfinished one is reset.
             Self::H2(_) => {}
         }

@@ -141,7 +141,11 @@ impl Pools {
         let pool = self.cluster(cluster);
         let host = pool.host(cluster, endpoint)?;
         let wanted = wanted(cluster.config.http.protocol, purpose.downstream);
-        if let Some(ready) = host.reuse(wanted, purpose.certain).await {
+        let ready = match host.expects_h2(wanted) {
+            true => host.reuse_h2().await,
+            false => host.reuse_h1(purpose.certain, worker.now()),
+        };
+        if let Some(ready) = ready {
             return Ok(ready);
         }
         let circuit = worker.balancers.circuit(cluster, purpose.priority, worker.now());
@@ -183,6 +187,7 @@ impl Pools {
             loop {
                 tokio::time::sleep(SWEEP_PERIOD).await;
                 let Some(worker) = worker.upgrade() else { return };
+                crate::http::wire::trim_spare();
                 if !worker.pools.sweep(Instant::now()) {
                     worker.pools.sweeping.set(false);
                     return;
@@ -314,12 +319,11 @@ impl HostPool {
     async fn reuse(self: &Rc<Self>, wanted: Wanted, certain: bool) -> Option<Opened> {
         match self.expects_h2(wanted) {
             true => self.reuse_h2().await,
-            false => self.reuse_h1(certain),
+            false => self.reuse_h1(certain, Instant::now()),
         }
     }
 
-    fn reuse_h1(self: &Rc<Self>, certain: bool) -> Option<Opened> {
-        let now = Instant::now();
+    fn reuse_h1(self: &Rc<Self>, certain: bool, now: Instant) -> Option<Opened> {
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
             let fresh = !certain && idle.idle_for(now) < TRUST_FOR;
@@ -385,10 +389,7 @@ impl HostPool {
 
     fn sweep(&self, now: Instant) {
         let limit = self.idle_limit.get();
-        self.idle.borrow_mut().retain_mut(|idle| {
-            idle.release_buffers(now);
-            !idle.is_stale(now, limit) && idle.is_good()
-        });
+        self.idle.borrow_mut().retain_mut(|idle| !idle.is_stale(now, limit) && idle.is_good());
         self.shared.borrow_mut().retain(|shared| {
             !shared.connection.is_closed() && !shared.connection.is_stale(now, limit)
         });
