@@ -76,6 +76,8 @@ pub enum ErrorKind {
     DownstreamTimeout,
     /// The downstream went away before the response was complete.
     DownstreamDisconnect,
+    /// A gRPC-Web request in text is not base64.
+    GrpcWebText,
     /// CONNECT or an upgrade that the route does not allow.
     UpgradeRefused,
     /// Policy refused the request.
@@ -127,6 +129,7 @@ impl ErrorKind {
             Self::DownstreamProtocol(status) => (status, "DPE", ""),
             Self::DownstreamTimeout => (408, "DPE", "request headers timed out"),
             Self::DownstreamDisconnect => (0, "DC", ""),
+            Self::GrpcWebText => (400, "-", "Bad gRPC-web request, invalid base64 data."),
             Self::UpgradeRefused => (403, "-", ""),
             Self::Denied => (403, "-", "RBAC: access denied"),
             Self::Internal => (500, "-", "internal error"),
@@ -156,6 +159,7 @@ impl ErrorKind {
             Self::DownstreamProtocol(_)
             | Self::DownstreamTimeout
             | Self::DownstreamDisconnect
+            | Self::GrpcWebText
             | Self::UpgradeRefused => Side::Downstream,
             Self::NoRoute
             | Self::NoCluster

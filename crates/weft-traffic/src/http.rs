@@ -56,6 +56,8 @@ pub enum RouteSource {
 pub enum HttpFilter {
     Cors(Arc<CorsFilter>),
     Fault(Arc<FaultPolicy>),
+    /// gRPC-Web from clients becomes gRPC.
+    GrpcWeb,
 }
 
 /// Percentages 0..=100.

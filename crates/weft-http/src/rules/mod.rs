@@ -20,7 +20,7 @@ pub use h2::{
 };
 pub(crate) use h2::{RequestParts, assemble_request, assemble_response, name_fault, value_fault};
 pub use hop::{names_trailers, strip_request, strip_response, strip_trailers};
-pub use reply::{grpc_status_of, into_grpc_reply, is_grpc, local_reply};
+pub use reply::{grpc_message, grpc_status_of, into_grpc_reply, is_grpc, local_reply};
 pub use singleton::{Singleton, SingletonRepeated, apply_singleton};
 
 #[cfg(test)]

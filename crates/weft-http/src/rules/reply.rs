@@ -42,7 +42,7 @@ pub fn into_grpc_reply(head: &mut ResponseHead, message: &[u8]) {
         headers.append("grpc-status", itoa::Buffer::new().format(status));
     }
     if !message.is_empty() {
-        headers.append("grpc-message", percent_encode(message));
+        headers.append("grpc-message", grpc_message(message));
     }
     head.status = 200;
 }
@@ -61,7 +61,7 @@ pub fn grpc_status_of(status: u16) -> u8 {
 
 /// The gRPC message encoding: all but printable ASCII, and the percent sign. The tilde as well, as
 /// Envoy does.
-fn percent_encode(message: &[u8]) -> Bytes {
+pub fn grpc_message(message: &[u8]) -> Bytes {
     let mut encoded = Vec::with_capacity(message.len());
     for &byte in message {
         match byte {

@@ -17,6 +17,7 @@ use weft_traffic::timeout::RequestTimeouts;
 
 use super::downstream::Downstream;
 use super::grpc::{self, Messages};
+use super::grpc_web::{self, Web};
 use super::mirror::Copies;
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::{Answer, FinalHead, Upstream};
@@ -35,6 +36,10 @@ pub(crate) struct Exchange<'x, 'c> {
     response_ended: bool,
     /// A 1xx head is queued for the client.
     informed: bool,
+    /// The client speaks gRPC-Web.
+    web: Option<Box<grpc_web::Codec>>,
+    /// The response body was taken, not to be passed on.
+    taken: bool,
 }
 
 /// What went through.
@@ -74,6 +79,8 @@ impl<'x, 'c> Exchange<'x, 'c> {
             request: Progress::Sending,
             response_ended: false,
             informed: false,
+            web: None,
+            taken: false,
         };
         if exchange.down.input_done() {
             exchange.limits.request_ended();
@@ -87,6 +94,47 @@ impl<'x, 'c> Exchange<'x, 'c> {
             copies.end();
         }
         self.copies = copies;
+    }
+
+    /// Bodies are gRPC-Web on the client's side.
+    pub(crate) fn translate(&mut self, web: Web) {
+        self.web = Some(Box::new(grpc_web::Codec::new(web)));
+    }
+
+    /// How the client speaks gRPC-Web, if it does.
+    pub(crate) fn web(&self) -> Option<Web> {
+        self.web.as_ref().map(|codec| codec.web())
+    }
+
+    /// Takes the whole response body and keeps its first `bytes_max` bytes.
+    pub(crate) async fn take_text(
+        &mut self,
+        up: &mut Upstream,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, ProxyError> {
+        self.limits.answered();
+        self.taken = true;
+        let mut text = Vec::new();
+        poll_fn(|cx| {
+            self.poll_request(up, cx)?;
+            while let Poll::Ready(frame) = up.poll_frame(cx) {
+                match frame.transpose()? {
+                    Some(Frame::Data(data)) => {
+                        let room = bytes_max - text.len();
+                        text.extend_from_slice(&data[..room.min(data.len())]);
+                        up.release(data.len());
+                    }
+                    Some(Frame::Trailers(_)) => {}
+                    None => return Poll::Ready(Ok(())),
+                }
+                if up.input_done() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            self.poll_interrupt(cx).map(Err)
+        })
+        .await?;
+        Ok(text)
     }
 
     /// Gets ready for one more attempt.
@@ -205,7 +253,10 @@ impl<'x, 'c> Exchange<'x, 'c> {
                     let frame = frame?;
                     let bytes = frame_bytes(&frame);
                     up.send(frame)?;
-                    self.down.release(bytes);
+                    // What was encoded was given back as it was decoded.
+                    if self.web.is_none() {
+                        self.down.release(bytes);
+                    }
                     if self.replay.is_drained() && self.down.input_done() {
                         self.end_request(up)?;
                     }
@@ -222,6 +273,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
     }
 
     fn end_request(&mut self, up: &mut Upstream) -> Result<(), ProxyError> {
+        if let Some(web) = &self.web {
+            web.request_ended()?;
+        }
         self.request = Progress::Ended;
         self.limits.request_ended();
         self.copies.end();
@@ -237,7 +291,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
             // Its window was given back the first time.
             return Poll::Ready(Some(Ok(frame)));
         }
-        match ready!(self.down.poll_frame(cx)) {
+        match ready!(self.poll_received(cx)) {
             Some(Ok(frame)) => {
                 self.tally.request_bytes += frame_bytes(&frame) as u64;
                 if let (Some(messages), Frame::Data(data)) = (&mut self.tally.messages, &frame) {
@@ -251,6 +305,21 @@ impl<'x, 'c> Exchange<'x, 'c> {
         }
     }
 
+    /// The next frame from the client, as the application is to get it.
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, ProxyError>>> {
+        loop {
+            let frame = ready!(self.down.poll_frame(cx));
+            let (Some(web), Some(Ok(Frame::Data(data)))) = (&mut self.web, &frame) else {
+                return Poll::Ready(frame);
+            };
+            self.down.release(data.len());
+            let data = web.request(data.clone())?;
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::Data(data))));
+            }
+        }
+    }
+
     fn poll_response(
         &mut self,
         up: &mut Upstream,
@@ -259,6 +328,10 @@ impl<'x, 'c> Exchange<'x, 'c> {
         loop {
             if self.response_ended {
                 return self.down.poll_flush(cx);
+            }
+            if self.taken {
+                self.end_response()?;
+                continue;
             }
             ready!(self.down.poll_ready(cx))?;
             match up.poll_frame(cx) {
@@ -273,7 +346,13 @@ impl<'x, 'c> Exchange<'x, 'c> {
                         (Frame::Data(data), Some(messages)) => messages.response.see(data),
                         (Frame::Data(_), None) => {}
                     }
-                    self.down.send(frame)?;
+                    let frame = match &mut self.web {
+                        Some(web) => web.response(frame),
+                        None => Some(frame),
+                    };
+                    if let Some(frame) = frame {
+                        self.down.send(frame)?;
+                    }
                     up.release(bytes);
                     if up.input_done() {
                         self.end_response()?;

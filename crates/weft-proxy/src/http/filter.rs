@@ -31,7 +31,7 @@ pub(crate) async fn on_request(
 ) -> Verdict {
     let default = http.filters.iter().find_map(|filter| match filter {
         HttpFilter::Fault(policy) => Some(policy),
-        HttpFilter::Cors(_) => None,
+        HttpFilter::Cors(_) | HttpFilter::GrpcWeb => None,
     });
     if let Some(policy) = found.fault().or(default) {
         // Boxed: a delay's timer is large and rare.

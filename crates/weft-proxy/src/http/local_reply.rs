@@ -8,6 +8,7 @@ use weft_http::{BodyLength, Frame, ResponseHead, Version, rules};
 
 use super::conn::HttpConn;
 use super::downstream::Downstream;
+use super::grpc_web::Web;
 use super::record::Record;
 use crate::error::{ErrorKind, ProxyError};
 
@@ -51,15 +52,25 @@ pub(crate) async fn redirect(
     send(down, head, Bytes::new(), record).await
 }
 
-/// Sends a whole reply, to a gRPC caller as gRPC. The request's body is not waited for: if it has not arrived by now, an
-/// HTTP/1 connection is closed after the reply.
+/// Sends a whole reply, to a gRPC caller as gRPC. The request's body is not waited for: if it has
+/// not arrived by now, an HTTP/1 connection is closed after the reply.
 pub(crate) async fn send(
     down: &mut Downstream<'_>,
     mut head: ResponseHead,
     mut body: Bytes,
     record: &mut Record,
 ) -> Result<(), ProxyError> {
-    if record.is_grpc() {
+    if let Some(owed) = &record.cors {
+        let (policy, origin) = &**owed;
+        policy.on_response(origin, &mut head.headers);
+    }
+    if let Some(web) = record.web {
+        web.answer(&mut head);
+        if !body.is_empty() {
+            Web::explain(&mut head, &body);
+            body = Bytes::new();
+        }
+    } else if record.is_grpc() {
         rules::into_grpc_reply(&mut head, &body);
         body = Bytes::new();
     } else if body.is_empty() && down.version() == Version::H2 {

@@ -13,6 +13,7 @@ mod request;
 mod filter;
 mod gateway;
 mod grpc;
+mod grpc_web;
 mod head_rules;
 mod inbound;
 mod outbound;

@@ -4,15 +4,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use weft_telemetry::{
     Amounts, Outcome, PeerInfo, Protocol, Reporter, RequestLabels, ResponseFlags, SecurityPolicy,
     ServiceInfo,
 };
+use weft_traffic::cors::CorsPolicy;
 use weft_traffic::listener::Direction;
 use weft_traffic::{Cluster, Endpoint};
 
 use super::conn::HttpConn;
 use super::exchange::Tally;
+use super::grpc_web::Web;
 use super::request::Request;
 use crate::error::ProxyError;
 
@@ -20,6 +23,10 @@ use crate::error::ProxyError;
 pub(crate) struct Record {
     pub(crate) received: Instant,
     protocol: Protocol,
+    /// The caller speaks gRPC-Web; the application hears gRPC.
+    pub(crate) web: Option<Web>,
+    /// What a reply made here owes a page of this origin.
+    pub(crate) cors: Option<Box<(Arc<CorsPolicy>, Bytes)>>,
     flags: ResponseFlags,
     /// The local reply's status, when there was one.
     replied: Option<u16>,
@@ -65,6 +72,8 @@ impl Record {
         Self {
             received,
             protocol,
+            web: None,
+            cors: None,
             flags: ResponseFlags::NONE,
             replied: None,
             tally: Tally {
@@ -79,6 +88,13 @@ impl Record {
             },
             service: None,
         }
+    }
+
+    /// The caller speaks gRPC-Web.
+    pub(crate) fn speaks_web(&mut self, web: Web) {
+        self.web = Some(web);
+        self.protocol = Protocol::Grpc;
+        self.tally.messages = Some(super::grpc::Messages::default());
     }
 
     /// The caller speaks gRPC.

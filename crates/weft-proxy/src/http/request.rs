@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use weft_http::h1::{Connection, Upgrade};
 use weft_http::{BodyLength, Method, RequestHead, Version, rules};
 use weft_telemetry::PeerInfo;
+use weft_traffic::cors::CorsDecision;
 use weft_traffic::headers::FormatContext;
 use weft_traffic::listener::Direction;
 use weft_traffic::route::{Found, HostRewrite, RouteResult};
@@ -20,6 +21,7 @@ use super::attempt::{self, Answered};
 use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, Limits};
+use super::grpc_web::{self, Web};
 use super::record::Record;
 use super::{filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, upgrade};
 use crate::error::{ErrorKind, ProxyError, Side};
@@ -89,6 +91,10 @@ async fn answer(
     sanitize(request, &http, conn)?;
     record.called_by(request, conn);
 
+    let web = Web::of(&http, &request.head);
+    if let Some(web) = web {
+        record.speaks_web(web);
+    }
     let routes = tables.route_table(&http.routes).ok_or(ErrorKind::NoRoute)?;
     let random = conn.worker.random();
     let found = match routes.route(&request.head, random) {
@@ -99,9 +105,18 @@ async fn answer(
             return Box::pin(local_reply::redirect(down, 301, &location, record)).await;
         }
     };
+    if web.is_some() {
+        Web::open(&mut request.head, &mut request.body);
+        request.grpc = true;
+    }
     let reply = filter::on_request(&http, &found, request, conn).await;
     if let filter::Verdict::Reply { head, body } = reply {
         return Box::pin(local_reply::send(down, head, body, record)).await;
+    }
+    if let Some(policy) = found.cors()
+        && let CorsDecision::Allowed { origin } = policy.on_request(&request.head, 0)
+    {
+        record.cors = Some(Box::new((policy.clone(), bytes::Bytes::copy_from_slice(origin))));
     }
     let action = match &found.route.action {
         Action::Forward(action) => action,
@@ -135,6 +150,9 @@ async fn answer(
     if !action.mirrors.is_empty() {
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
     }
+    if let Some(web) = web {
+        exchange.translate(web);
+    }
     let forward = attempt::Forward { found, action, cluster, conn };
     let mut answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
     deliver(&mut answered, &forward, request, &mut exchange, &mut record.response).await?;
@@ -155,6 +173,7 @@ async fn deliver(
     let conn = forward.conn;
     let Answered { upstream, answer, picked, guard, set_cookie } = answered;
     let head = &mut answer.head;
+    let mut body = answer.body;
     let to = exchange.down.version();
     if to != Version::H11 && !answer.body.is_empty() && rules::is_transfer_coded(&head.headers) {
         // Only chunked HTTP/1.1 can say that the content is compressed for the transfer alone.
@@ -182,9 +201,23 @@ async fn deliver(
     if !conn.keep_alive(0) {
         exchange.down.close_after();
     }
+    if let Some(web) = exchange.web() {
+        let foreign = !body.is_empty() && Web::is_foreign(head);
+        web.answer(head);
+        if foreign {
+            let text = exchange.take_text(upstream, grpc_web::MESSAGE_BYTES_MAX);
+            // Boxed: rare, and this future is every request's.
+            Web::explain(head, &Box::pin(text).await?);
+            body = BodyLength::None;
+        }
+        response.grpc_status = grpc::status(&head.headers);
+        if !body.is_empty() {
+            body = BodyLength::Streamed;
+        }
+    }
     // From here on the response can only be completed or cut.
     exchange.settle();
-    exchange.down.send_head(head, answer.body)?;
+    exchange.down.send_head(head, body)?;
     exchange.relay(upstream).await
 }
 

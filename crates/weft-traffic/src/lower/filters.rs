@@ -18,6 +18,7 @@ const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const TYPED_STRUCTS: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
 
@@ -107,6 +108,7 @@ fn http_filter(filter: &hcm_pb::HttpFilter) -> Result<Found> {
             let policy = fault(&decode(any)?)?;
             Ok(Found::Filter(HttpFilter::Fault(Arc::new(policy))))
         }
+        GRPC_WEB => Ok(Found::Filter(HttpFilter::GrpcWeb)),
         kind if is_native_http(kind, any) => Ok(Found::Nothing),
         _ if filter.is_optional || filter.disabled => Ok(Found::Nothing),
         kind => error("", format!("HTTP filter {:?} ({kind}) is not supported", filter.name)),

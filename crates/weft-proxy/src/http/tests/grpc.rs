@@ -10,9 +10,9 @@ use super::*;
 
 /// Everything an answer says that Weft and Envoy must agree on.
 #[derive(Debug, PartialEq)]
-struct Said {
+pub(super) struct Said {
     status: u16,
-    headers: Vec<String>,
+    pub(super) headers: Vec<String>,
     body: String,
     trailers: Vec<String>,
 }
@@ -20,7 +20,7 @@ struct Said {
 /// Differ by clock or by name; Envoy closes connections after some local replies, for no need.
 const IGNORED: [&str; 4] = ["connection", "date", "server", "x-envoy-upstream-service-time"];
 
-async fn ask(
+pub(super) async fn ask(
     to: SocketAddr,
     wire: Wire,
     path: &str,
@@ -48,7 +48,7 @@ async fn ask(
     }
 }
 
-fn filter(name: &str, kind: &str) -> Value {
+pub(super) fn filter(name: &str, kind: &str) -> Value {
     json!({
         "name": format!("envoy.filters.http.{name}"),
         "typedConfig": {
@@ -71,7 +71,7 @@ fn abort(error: &Value) -> Value {
 }
 
 /// One way to fail per path.
-fn ways_to_fail(closed: SocketAddr) -> Setup {
+pub(super) fn ways_to_fail(closed: SocketAddr) -> Setup {
     let route = |path: &str, action: Value| {
         let mut route = json!({"match": {"prefix": path}});
         merge(&mut route, &action);
@@ -132,7 +132,7 @@ fn ways_to_fail(closed: SocketAddr) -> Setup {
     }
 }
 
-const FAILING: [&str; 21] = [
+pub(super) const FAILING: [&str; 21] = [
     "/nowhere",
     "/no-cluster",
     "/not-found-404",
@@ -157,7 +157,7 @@ const FAILING: [&str; 21] = [
 ];
 
 /// An HTTP/1 application that fails as the path says.
-async fn failing_app(mesh: Rc<Mesh>) {
+pub(super) async fn failing_app(mesh: Rc<Mesh>) {
     loop {
         let mut app = mesh.app().await;
         tokio::task::spawn_local(async move {
@@ -172,7 +172,7 @@ async fn failing_app(mesh: Rc<Mesh>) {
 }
 
 /// A port that refuses connections for as long as the test holds it.
-fn closed_port() -> (socket2::Socket, SocketAddr) {
+pub(super) fn closed_port() -> (socket2::Socket, SocketAddr) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(&any.into()).unwrap();

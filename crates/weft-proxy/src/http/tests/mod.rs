@@ -2,6 +2,7 @@
 //! application at once, byte by byte where it matters, and the proxy between them is real.
 
 mod grpc;
+mod grpc_web;
 mod http1;
 mod http2;
 mod matrix;
