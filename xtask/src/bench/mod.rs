@@ -1,7 +1,11 @@
 //! `cargo xtask bench`: what Weft costs. `proxy` measures the data plane beside its peers; without
-//! a subcommand the same is meant.
+//! a subcommand the same is meant. `instructions` counts single operations of the request path; `demo` measures a start,
+//! `control` the control plane with many proxies.
 
+mod control;
+mod demo;
 mod helper;
+mod instructions;
 mod pinned;
 mod proxy;
 
@@ -21,13 +25,22 @@ pub struct BenchArgs {
 #[derive(Subcommand)]
 enum Task {
     /// The data plane beside a raw relay, stock Envoy, haproxy and nginx (the default).
-    Proxy(proxy::ProxyArgs),
+    Proxy(Box<proxy::ProxyArgs>),
+    /// The control plane with many services and connected proxies.
+    Control(control::ControlArgs),
+    /// Seconds until the demo's gateway answers, and memory of its proxies.
+    Demo(demo::DemoArgs),
+    /// Instructions of single operations of the request path, beside the recorded ones.
+    Instructions(instructions::InstructionsArgs),
 }
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.task {
         None => proxy::run(&args.proxy),
         Some(Task::Proxy(args)) => proxy::run(args),
+        Some(Task::Control(args)) => control::run(args),
+        Some(Task::Demo(args)) => demo::run(args),
+        Some(Task::Instructions(args)) => instructions::run(args),
     }
 }
 

@@ -4,5 +4,4 @@ mod client;
 mod envoy;
 mod identity;
 mod plane;
-mod scale;
 mod streams;

@@ -30,6 +30,8 @@ use report::Report;
 use row::{Door, Row};
 use start::{Backend, Tools, Wanted};
 
+pub use start::Folders;
+
 /// What to measure.
 #[derive(Args)]
 pub struct ProxyArgs {
@@ -48,7 +50,8 @@ pub struct ProxyArgs {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
     part: Vec<Part>,
-    /// Idle connections (and streams) to open for the memory figures.
+    /// Idle connections (and streams) to open for the memory figures; fewer where the limit of open
+    /// files allows no more.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
     /// Only memory of these.
@@ -227,15 +230,16 @@ fn measure_memory(
     backend: &Backend,
     report: &mut Report,
 ) {
+    let count = args.idle.min(memory::connections_max());
     // The relay's buffers are 128 KiB by construction and say nothing.
     let proxies = kinds.iter().filter(|kind| !matches!(kind, Kind::Direct | Kind::Relay));
     for &kind in proxies {
         for &what in &args.held {
             let measured = tools
                 .start(kind, backend.ports, Wanted::doors(&[what.door()]))
-                .and_then(|proxy| memory::measure(tools, &proxy, what, args.idle));
+                .and_then(|proxy| memory::measure(tools, &proxy, what, count));
             match measured {
-                Ok(memory) => report.memory(kind, what, args.idle, memory),
+                Ok(memory) => report.memory(kind, what, count, memory),
                 Err(error) => eprintln!("FAILED: memory of {kind}, {}: {error:#}", what.name()),
             }
         }
