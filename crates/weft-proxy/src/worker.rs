@@ -118,6 +118,7 @@ pub struct Counters {
     pub accept_errors: weft_telemetry::LocalCounter,
     metrics: Shard,
     refused: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
+    h2_ended: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
 }
 
 /// What the control runtime tells a worker.
@@ -257,7 +258,21 @@ impl Counters {
             ),
             metrics: metrics.clone(),
             refused: RefCell::default(),
+            h2_ended: RefCell::default(),
         }
+    }
+
+    /// Counts an HTTP/2 connection that was ended because its client broke the protocol or
+    /// exceeded a budget.
+    pub fn h2_ended(&self, reason: &'static str) {
+        let counter = || {
+            self.metrics.counter(
+                "weft_proxy_downstream_http2_ended_total",
+                "HTTP/2 connections ended for what the client did, by reason.",
+                &[("reason", reason)],
+            )
+        };
+        self.h2_ended.borrow_mut().entry(reason).or_insert_with(counter).inc();
     }
 
     /// Counts a connection that was closed before it was served.

@@ -214,6 +214,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
             self.poll_interrupt(cx).map(Err)
         })
         .await
+        .inspect_err(|error| up.cancel(error))
     }
 
     /// Sends the response body, and what is left of the request's, until the response is complete
@@ -228,6 +229,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
             }
         })
         .await
+        .inspect_err(|error| up.cancel(error))
     }
 
     fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {

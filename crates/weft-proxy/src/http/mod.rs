@@ -3,7 +3,7 @@
 //! back. Versions meet only in `weft_http`'s message and the two enums for the two sides.
 
 mod server_h1;
-mod server_h2;
+pub(crate) mod server_h2;
 
 mod attempt;
 mod exchange;
@@ -24,10 +24,9 @@ mod record;
 mod upgrade;
 
 mod conn;
-pub(crate) mod convert;
 mod downstream;
 pub(crate) mod h1_body;
-pub(crate) mod h2_body;
+pub(crate) mod h2_link;
 pub(crate) mod peers;
 pub(crate) mod wire;
 

@@ -1,28 +1,30 @@
-//! HTTP/2 towards clients, on the `h2` crate: one task per connection accepts streams, one task
-//! per stream runs the request path.
+//! HTTP/2 towards clients: one task per connection takes streams, one task per stream runs the
+//! request path.
 //!
-//! Owns connection settings, idle close and GOAWAY on drain. Must not know routes or upstreams.
+//! Owns connection settings, what ends a connection (idle, drain, a listener that is gone), and one
+//! stream as the client's side of a request. Must not know routes or upstreams.
 
-use std::cell::Cell;
-use std::io;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use h2::Reason;
-use h2::server::SendResponse;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use weft_http::h1::Connection;
-use weft_http::{BodyLength, Frame, Method, ResponseHead, rules};
+use bytes::BytesMut;
+use tokio::time::Sleep;
+use weft_http::h2::ErrorCode;
+use weft_http::h2::conn::{
+    self, Budgets, Config, Connection, Failure, Role, StreamError, StreamKey,
+};
+use weft_http::h2::hpack::{HeadError, HeadLimits};
+use weft_http::{BodyLength, Frame, Known, Method, ResponseHead, Scheme, rules};
 
 use super::conn::HttpConn;
-use super::convert;
 use super::downstream::Downstream;
-use super::h2_body::{RecvBody, SendBody};
+use super::h2_link::{CONNECTION, Link, PING_TIMEOUT, Turn, Watch, Wire};
 use super::local_reply;
 use super::request::{self, Incoming};
+use crate::drain::DrainState;
 use crate::error::{ErrorKind, ProxyError};
 use crate::net::Io;
 
@@ -33,209 +35,203 @@ const STREAMS_MAX: u32 = 1000;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// The same over all streams of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// Bytes the `h2` crate may hold for a client that reads slowly, per stream.
-const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
-/// The preface and settings must arrive within this.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One stream: the client's side of one request.
+/// One stream: the client's side of one request. Dropped unfinished, it is reset.
 pub(crate) struct H2Server {
-    respond: SendResponse<Bytes>,
-    recv: RecvBody,
-    send: Option<SendBody>,
+    link: Rc<Link>,
+    key: StreamKey,
     method: Method,
-    /// The response has no body, so its end goes out with the head.
-    head_ended: bool,
+    head_sent: bool,
+    /// The head was malformed: the stream ends with a reset whatever was answered.
+    malformed: bool,
 }
 
 /// Serves the connection until it ends.
 /// `read` is what was read of it to find out that it is HTTP/2.
 pub(crate) async fn serve(io: Io, read: BytesMut, conn: Rc<HttpConn>) {
+    let link = Rc::new(Link::new(Connection::new(Role::Server, config(&conn))));
+    let mut wire = Wire::new(&link, io, read);
+    {
+        let now = Instant::now();
+        let mut timer = pin!(tokio::time::sleep(super::h2_link::TICK));
+        let mut way_out = pin!(WayOut::new(&conn));
+        let mut watch = watch(&conn, now);
+        poll_fn(|cx| {
+            wire.poll_read(cx, || take_requests(&link, &conn));
+            link.with(|connection| way_out.as_mut().poll(connection, cx));
+            match poll_rest(&link, &mut wire, &mut watch, timer.as_mut(), cx) {
+                Turn::Wait => Poll::Pending,
+                Turn::Close => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+    if let Some(failure) = link.with(|connection| connection.failure()) {
+        ended(&conn, failure);
+    }
+    Box::pin(wire.close()).await;
+}
+
+fn poll_rest(
+    link: &Link,
+    wire: &mut Wire<'_>,
+    watch: &mut Watch,
+    timer: Pin<&mut Sleep>,
+    cx: &mut Context<'_>,
+) -> Turn {
+    link.with(|connection| watch.poll(connection, timer, cx));
+    wire.poll_write(cx)
+}
+
+fn ended(conn: &HttpConn, failure: Failure) {
+    tracing::debug!(%failure, "HTTP/2 connection ended");
+    match failure {
+        Failure::Abuse(abuse) => conn.worker.counters.h2_ended(abuse.name()),
+        Failure::Protocol(_) => conn.worker.counters.h2_ended("protocol_error"),
+        Failure::Lost | Failure::Closed => {}
+    }
+}
+
+fn config(conn: &HttpConn) -> Config {
     let rules = &conn.http.http2;
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(rules.concurrent_streams_max.unwrap_or(STREAMS_MAX))
-        .initial_window_size(rules.stream_window_bytes.unwrap_or(STREAM_WINDOW_BYTES))
-        .initial_connection_window_size(
-            rules.connection_window_bytes.unwrap_or(CONNECTION_WINDOW_BYTES),
-        )
-        .max_header_list_size(conn.http.limits.head_bytes_max)
-        .max_send_buffer_size(SEND_BUFFER_BYTES_MAX);
-    let handshake = builder.handshake::<_, Bytes>(Replayed { read, io });
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(connection)) => accept_streams(connection, conn).await,
-        Ok(Err(error)) => tracing::debug!(%error, "HTTP/2 handshake failed"),
-        Err(_) => tracing::debug!("HTTP/2 handshake timed out"),
+    let limits = &conn.http.limits;
+    let fields_max = limits.headers_max as usize + PSEUDO_FIELDS;
+    Config {
+        streams_max: rules.concurrent_streams_max.unwrap_or(STREAMS_MAX),
+        stream_window_bytes: rules.stream_window_bytes.unwrap_or(STREAM_WINDOW_BYTES),
+        connection_window_bytes: rules.connection_window_bytes.unwrap_or(CONNECTION_WINDOW_BYTES),
+        head: HeadLimits {
+            list_bytes_max: limits.head_bytes_max as usize + fields_max * FIELD_OVERHEAD_BYTES,
+            fields_max,
+        },
+        connect_protocol: false,
+        budgets: Budgets::default(),
     }
 }
 
-async fn accept_streams(
-    mut connection: h2::server::Connection<Replayed, Bytes>,
-    conn: Rc<HttpConn>,
-) {
-    let streams = Rc::new(Streams::default());
-    let mut draining = pin!(conn.worker.drain.draining());
-    let mut closing = pin!(conn.worker.drain.closing());
-    let idle_limit = conn.http.timeouts.idle;
-    let (mut leaving, mut cut) = (false, false);
-    loop {
-        let due = streams.idle_due(idle_limit);
-        tokio::select! {
-            biased;
-            stream = connection.accept() => match stream {
-                Some(Ok((request, respond))) => {
-                    serve_stream(request, respond, &conn, &streams);
-                    if !leaving && conn.is_orphaned() {
-                        leaving = true;
-                        connection.graceful_shutdown();
-                    }
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "HTTP/2 connection failed");
-                    return;
-                }
-                None => return,
-            },
-            () = &mut draining, if !leaving => {
-                leaving = true;
-                connection.graceful_shutdown();
+/// Pseudo fields of a request at most.
+const PSEUDO_FIELDS: usize = 5;
+/// What HTTP/2 counts for each field beside name and value (RFC 9113 §6.5.2).
+const FIELD_OVERHEAD_BYTES: usize = 32;
+
+fn watch(conn: &HttpConn, now: Instant) -> Watch {
+    let rules = &conn.http.http2;
+    let mut watch = Watch::new(now);
+    watch.idle_limit = conn.http.timeouts.idle;
+    watch.ping_interval = rules.keepalive_interval;
+    watch.ping_timeout = rules.keepalive_timeout.unwrap_or(PING_TIMEOUT);
+    watch
+}
+
+/// Starts what has come in one read.
+fn take_requests(link: &Rc<Link>, conn: &Rc<HttpConn>) {
+    let mut received = None;
+    while let Some(incoming) = link.with(Connection::next_request) {
+        // One look at the clock and the configuration per read: they came together.
+        let received = *received.get_or_insert_with(|| {
+            if conn.is_orphaned() {
+                link.with(Connection::shutdown);
             }
-            () = &mut closing, if !cut => {
-                cut = true;
-                connection.abrupt_shutdown(Reason::NO_ERROR);
-            }
-            () = sleep_until(due), if !leaving && due.is_some() => {
-                if streams.is_idle(idle_limit) {
-                    leaving = true;
-                    connection.graceful_shutdown();
-                }
-            }
-        }
+            Instant::now()
+        });
+        start(incoming, link.clone(), conn.clone(), received);
     }
 }
 
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn serve_stream(
-    request: http::Request<h2::RecvStream>,
-    respond: SendResponse<Bytes>,
-    conn: &Rc<HttpConn>,
-    streams: &Rc<Streams>,
-) {
-    let received = Instant::now();
-    let head = convert::request_head(&request);
-    let recv = RecvBody::new(request.into_body());
-    let open = streams.open();
-    let conn = conn.clone();
+fn start(incoming: conn::Incoming, link: Rc<Link>, conn: Rc<HttpConn>, received: Instant) {
+    let conn::Incoming { key, head, ended, .. } = incoming;
+    let method = match &head {
+        Ok(head) => head.method.clone(),
+        Err(_) => Method::Get,
+    };
+    let mut side = H2Server { link, key, method, head_sent: false, malformed: false };
     tokio::task::spawn_local(async move {
-        let _open = open;
-        let method = match &head {
-            Ok(head) => head.method.clone(),
-            Err(_) => Method::Get,
-        };
-        let mut side = H2Server { respond, recv, send: None, method, head_ended: false };
         match head {
-            Ok(head) => {
-                let incoming =
-                    Incoming { body: side.body_length(&head), connection: CONNECTION, head };
+            Ok(mut head) => {
+                if conn.is_tls() {
+                    head.scheme = Scheme::Https;
+                }
+                let body = match ended {
+                    true => BodyLength::None,
+                    false => length_or_streamed(head.headers.get_known(Known::ContentLength)),
+                };
+                let incoming = Incoming { body, connection: CONNECTION, head };
                 request::serve(&mut Downstream::H2(&mut side), incoming, received, &conn).await;
             }
             Err(error) => {
-                let error = ProxyError::new(ErrorKind::DownstreamProtocol(400)).with_source(error);
+                let status = match error {
+                    HeadError::TooLarge => 431,
+                    HeadError::Malformed(_) => 400,
+                };
+                side.malformed = true;
+                let error =
+                    ProxyError::new(ErrorKind::DownstreamProtocol(status)).with_source(error);
                 local_reply::refuse(&mut Downstream::H2(&mut side), error, received, &conn).await;
             }
         }
     });
 }
 
-/// HTTP/2 messages say nothing about their connection.
-const CONNECTION: Connection =
-    Connection { keep_alive: true, upgrade: None, expect_continue: false };
-
-/// Counts open streams and remembers when the last one ended.
-#[derive(Default)]
-struct Streams {
-    open: Cell<usize>,
-    idle_since: Cell<Option<Instant>>,
-}
-
-struct OpenStream(Rc<Streams>);
-
-impl Streams {
-    fn open(self: &Rc<Self>) -> OpenStream {
-        self.open.set(self.open.get() + 1);
-        OpenStream(self.clone())
-    }
-
-    fn is_idle(&self, limit: Option<Duration>) -> bool {
-        let since = self.idle_since.get();
-        self.open.get() == 0
-            && matches!((since, limit), (Some(since), Some(limit)) if since.elapsed() >= limit)
-    }
-
-    /// When the connection is worth looking at again.
-    fn idle_due(&self, limit: Option<Duration>) -> Option<Instant> {
-        let since = match self.open.get() {
-            0 => match self.idle_since.get() {
-                Some(since) => since,
-                None => {
-                    let now = Instant::now();
-                    self.idle_since.set(Some(now));
-                    now
-                }
-            },
-            _ => Instant::now(),
-        };
-        limit.map(|limit| since + limit)
+/// The framing of a message with content.
+pub(crate) fn length_or_streamed(content_length: Option<&[u8]>) -> BodyLength {
+    match content_length.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()) {
+        Some(length) => BodyLength::Exact(length),
+        None => BodyLength::Streamed,
     }
 }
 
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let left = self.0.open.get() - 1;
-        self.0.open.set(left);
-        if left == 0 {
-            self.0.idle_since.set(Some(Instant::now()));
+/// Tells the connection when the process leaves. The wait registers once for each stage; asking in
+/// between is one load.
+struct WayOut<'c, D, C> {
+    conn: &'c HttpConn,
+    seen: Option<DrainState>,
+    draining: D,
+    closing: C,
+}
+
+impl<'c> WayOut<'c, crate::drain::Reached<'c>, crate::drain::Reached<'c>> {
+    fn new(conn: &'c HttpConn) -> Self {
+        let drain = &conn.worker.drain;
+        Self { conn, seen: None, draining: drain.draining(), closing: drain.closing() }
+    }
+
+    fn poll(mut self: Pin<&mut Self>, connection: &mut Connection, cx: &mut Context<'_>) {
+        let state = self.conn.worker.drain.state();
+        if self.seen.replace(state) == Some(state) {
+            return;
+        }
+        if Pin::new(&mut self.draining).poll(cx).is_ready() {
+            connection.shutdown();
+        }
+        if Pin::new(&mut self.closing).poll(cx).is_ready() {
+            connection.shutdown_now(ErrorCode::NO_ERROR);
         }
     }
 }
 
 impl H2Server {
-    fn body_length(&self, head: &weft_http::RequestHead) -> BodyLength {
-        let length = head.headers.get_known(weft_http::Known::ContentLength);
-        match length.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()) {
-            _ if self.recv.ended() => BodyLength::None,
-            Some(length) => BodyLength::Exact(length),
-            None => BodyLength::Streamed,
-        }
-    }
-
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame, ProxyError>>> {
-        self.recv.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(client_error)))
+        let frame = self.link.with(|connection| connection.poll_frame(self.key, cx));
+        frame.map(|frame| frame.map(|frame| frame.map_err(client_error)))
     }
 
     pub(crate) fn input_done(&self) -> bool {
-        self.recv.ended()
+        self.link.with(|connection| connection.input_done(self.key))
     }
 
     pub(crate) fn release(&mut self, bytes: usize) {
-        self.recv.release(bytes);
+        if bytes > 0 {
+            self.link.with(|connection| connection.release(self.key, bytes));
+        }
     }
 
     pub(crate) fn send_informational(&mut self, head: &mut ResponseHead) {
         rules::response_to_h2(head, &CONNECTION);
-        if let Some(response) = convert::response(head) {
-            // A client that is gone shows on the final head.
-            let _ = self.respond.send_informational(response);
-        }
+        // A client that is gone shows on the final head.
+        self.link.with(|connection| connection.send_informational(self.key, head));
     }
 
     pub(crate) fn send_head(
@@ -248,117 +244,65 @@ impl H2Server {
                 .length
                 .is_empty();
         rules::response_to_h2(head, &CONNECTION);
-        let response = convert::response(head).ok_or(ErrorKind::UpstreamProtocol)?;
-        let stream = self.respond.send_response(response, empty).map_err(client_error)?;
-        self.head_ended = empty;
-        self.send = Some(SendBody::new(stream, empty));
-        Ok(())
+        self.head_sent = true;
+        self.link
+            .with(|connection| connection.send_head(self.key, head, empty))
+            .map_err(client_error)
     }
 
     pub(crate) fn head_sent(&self) -> bool {
-        self.send.is_some()
+        self.head_sent
     }
 
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
-        match &mut self.send {
-            Some(send) => send.poll_ready(cx).map_err(client_error),
-            None => Poll::Ready(Ok(())),
-        }
+        self.link.with(|connection| connection.poll_ready(self.key, cx)).map_err(client_error)
     }
 
     pub(crate) fn send(&mut self, frame: Frame) {
-        if let (Some(send), false) = (&mut self.send, self.head_ended) {
-            send.send(frame);
-        }
+        self.link.with(|connection| connection.send(self.key, frame));
     }
 
     pub(crate) fn end(&mut self) {
-        if let Some(send) = &mut self.send {
-            send.end();
-        }
+        self.link.with(|connection| connection.end(self.key));
     }
 
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
-        let reset = match &mut self.send {
-            // After END_STREAM a reset no longer concerns us.
-            Some(send) if send.ended() => return Poll::Pending,
-            Some(send) => send.poll_reset(cx),
-            None => self.respond.poll_reset(cx),
-        };
-        reset.map(|reset| match reset {
-            Ok(reason) => ProxyError::disconnect(reason.description()),
-            Err(error) => client_error(error),
+        self.link.with(|connection| {
+            // After the end of the response a reset no longer concerns us.
+            match connection.output_done(self.key) {
+                true => Poll::Pending,
+                false => connection.poll_failed(self.key, cx).map(client_error),
+            }
         })
     }
 
+    /// Cuts the response; `code` is with what an endpoint reset its stream.
     pub(crate) fn abort(&mut self, code: Option<u32>) {
-        let reason = code.map_or(Reason::INTERNAL_ERROR, Reason::from);
-        match &mut self.send {
-            Some(send) => send.reset(reason),
-            None => self.respond.send_reset(reason),
-        }
+        let code = code.map_or(ErrorCode::INTERNAL_ERROR, ErrorCode);
+        self.link.with(|connection| connection.reset(self.key, code));
+    }
+}
+
+impl Drop for H2Server {
+    fn drop(&mut self) {
+        self.link.with(|connection| match self.malformed {
+            true => connection.reject(self.key),
+            false => connection.close(self.key),
+        });
     }
 }
 
 /// The client's stream or connection failed: whatever the reason, it is not there any more, unless
 /// it broke the protocol.
-fn client_error(error: h2::Error) -> ProxyError {
-    if error.is_library() && error.reason() == Some(Reason::PROTOCOL_ERROR) {
-        return ProxyError::new(ErrorKind::DownstreamProtocol(400)).with_source(error);
-    }
-    ProxyError::disconnect(error)
-}
-
-/// A stream with what detection read of it put back in front.
-struct Replayed {
-    read: BytesMut,
-    io: Io,
-}
-
-impl AsyncRead for Replayed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+fn client_error(error: StreamError) -> ProxyError {
+    match error {
+        StreamError::Protocol { .. } => {
+            ProxyError::new(ErrorKind::DownstreamProtocol(400)).with_source(error)
         }
-        let count = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read.split_to(count));
-        if self.read.is_empty() {
-            self.read = BytesMut::new();
+        // The endpoint is told the same.
+        StreamError::Reset(code) => ProxyError::disconnect(error).with_reset_code(code.0),
+        StreamError::Refused | StreamError::Lost | StreamError::Closed => {
+            ProxyError::disconnect(error)
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Replayed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -19,6 +19,7 @@ use crate::error::ProxyError;
 pub use pool::Pools;
 
 /// One request's use of one upstream connection.
+#[expect(clippy::large_enum_variant, reason = "it lives in the request's own state: no allocation")]
 pub(crate) enum Upstream {
     H1(h1::H1Client),
     H2(h2::H2Client),
@@ -140,6 +141,15 @@ impl Upstream {
         match self {
             Self::H1(side) => side.reused(),
             Self::H2(_) => false,
+        }
+    }
+
+    /// The request is given up because of `cause`, before its end.
+    pub(crate) fn cancel(&mut self, cause: &ProxyError) {
+        match self {
+            // Its connection is closed: HTTP/1 has no other way to say so.
+            Self::H1(_) => {}
+            Self::H2(side) => side.cancel(cause),
         }
     }
 

@@ -380,7 +380,7 @@ impl HostPool {
             let connection = H1Connection::new(io, facts.clone(), permit);
             return Ok(Opened { upstream: Upstream::H1(connection.start(self.clone())), facts });
         }
-        let connection = H2Connection::open(io, &cluster.config.http, permit).await?;
+        let connection = H2Connection::open(io, &cluster.config.http, permit);
         let mut client = connection.start();
         self.shared.borrow_mut().push(Rc::new(SharedH2 { connection, facts: facts.clone() }));
         poll_fn(|cx| client.poll_open(cx)).await?;

@@ -170,9 +170,6 @@ pub enum StreamError {
     /// Its connection is gone.
     #[error("http2.connection_lost")]
     Lost,
-    /// Its connection ended because the peer said so.
-    #[error("http2.goaway: {0:?}")]
-    GoneAway(ErrorCode),
     /// It ended here.
     #[error("http2.closed")]
     Closed,
@@ -296,6 +293,11 @@ impl Connection {
     /// Streams in use, those that only have output left included.
     pub fn open_streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Whether the peer has shown that it speaks HTTP/2: its SETTINGS have come.
+    pub fn is_established(&self) -> bool {
+        self.peer_settled
     }
 
     /// Whether the connection is over. Its output may hold the last word.

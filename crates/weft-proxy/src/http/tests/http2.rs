@@ -315,3 +315,104 @@ fn closing_cuts_what_is_left() {
         mesh.expect_requests(&["response_flags=\"DC\""], 1).await;
     });
 }
+
+#[test]
+fn resets_keep_their_code_across_the_proxy() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let (seen, mut codes) = tokio::sync::mpsc::unbounded_channel();
+        let head_seen = Rc::new(tokio::sync::Notify::new());
+        let heard = head_seen.clone();
+        serve_h2(&mesh, move |count, mut respond| match count {
+            // After its head, so that the reset cannot become a reply of ours.
+            1 => {
+                let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                let heard = heard.clone();
+                tokio::task::spawn_local(async move {
+                    heard.notified().await;
+                    body.send_reset(h2::Reason::from(0x43));
+                });
+            }
+            _ => {
+                let seen = seen.clone();
+                tokio::task::spawn_local(async move {
+                    let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                    let code = std::future::poll_fn(|cx| body.poll_reset(cx)).await.unwrap();
+                    seen.send(code).unwrap();
+                });
+            }
+        });
+        let mut send = client_of(&mesh).await;
+        let (response, _) = send.send_request(grpc("/a.B/C"), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        head_seen.notify_one();
+        let reset = body.data().await.unwrap().unwrap_err();
+        assert_eq!(reset.reason(), Some(h2::Reason::from(0x43)));
+        let (response, mut stream) = send.send_request(grpc("/a.B/C"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        stream.send_reset(h2::Reason::from(0x42));
+        assert_eq!(codes.recv().await.unwrap(), h2::Reason::from(0x42));
+    });
+}
+
+#[test]
+fn a_slow_reader_stops_the_endpoint_across_both_hops() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let sent = Rc::new(std::cell::Cell::new(0_usize));
+        let counted = sent.clone();
+        serve_h2(&mesh, move |_, mut respond| {
+            let counted = counted.clone();
+            let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+            tokio::task::spawn_local(async move {
+                while counted.get() < 64 << 20 {
+                    body.reserve_capacity(64 << 10);
+                    let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
+                    let Some(Ok(room)) = room else { return };
+                    body.send_data(Bytes::from(vec![7; room]), false).unwrap();
+                    counted.set(counted.get() + room);
+                }
+                body.send_data(Bytes::new(), true).unwrap();
+            });
+        });
+        let mut send = client_of(&mesh).await;
+        let (response, _) = send.send_request(grpc("/a.B/C"), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        // Nobody reads: what is under way stays below the windows of both hops and one queue.
+        let mut still = 0;
+        while still < 200 {
+            let before = sent.get();
+            tokio::task::yield_now().await;
+            still = if sent.get() == before { still + 1 } else { 0 };
+        }
+        assert!(sent.get() < 1 << 20, "{} bytes under way", sent.get());
+        let mut received = 0;
+        while let Some(data) = body.data().await {
+            let data = data.unwrap();
+            received += data.len();
+            body.flow_control().release_capacity(data.len()).unwrap();
+        }
+        assert_eq!(received, 64 << 20);
+    });
+}
+
+#[test]
+fn a_client_that_only_resets_is_told_to_calm_down_and_counted() {
+    run(Setup::default(), |mesh| async move {
+        let (mut send, connection) =
+            h2::client::handshake(mesh.client().await.stream).await.unwrap();
+        let driver = tokio::task::spawn_local(connection);
+        for _ in 0..5000 {
+            let Ok(ready) = send.ready().await else { break };
+            send = ready;
+            let Ok((_, mut stream)) = send.send_request(grpc("/a.B/C"), false) else { break };
+            stream.send_reset(h2::Reason::CANCEL);
+            tokio::task::yield_now().await;
+        }
+        let error = driver.await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+        let mut text = Vec::new();
+        mesh.registry.render_prometheus(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        let line = "weft_proxy_downstream_http2_ended_total{reason=\"rapid_reset\"} 1";
+        assert!(text.contains(line), "{text}");
+    });
+}

@@ -1,0 +1,348 @@
+//! One HTTP/2 connection with its socket, for either side of the proxy: one task reads and writes,
+//! requests only touch the state machine.
+//!
+//! A turn of the task reads what is there, lets the state machine take it, and writes everything
+//! that was said since in one go. Requests that say something wake the task once; it runs after
+//! them, because it was queued behind those that were ready. Owns buffers, time (budgets, PINGs,
+//! idle memory) and the way a connection is closed. Must not know requests.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
+use tokio::time::Sleep;
+use weft_http::h2::ErrorCode;
+use weft_http::h2::conn::{Connection, Failure};
+
+use crate::net::Io;
+
+/// The preface and settings must arrive within this.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often budgets recover and an active connection is looked at.
+pub(crate) const TICK: Duration = Duration::from_secs(1);
+/// Buffers of a connection that has been idle this long go back.
+const RELEASE_AFTER: Duration = Duration::from_millis(500);
+/// An idle peer that was told that we leave, and says nothing to it, is left after this.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The last word must be written, and the peer's end of the connection seen, within this.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much is read and thrown away meanwhile: closing a socket with unread bytes resets it, and
+/// the reset can overtake our last word.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Read at once, at least; a turn continues while the socket fills this. Bytes.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// A block that reads are cut from: content stays in it while it waits. Bytes.
+const READ_BLOCK_BYTES: usize = 64 * 1024;
+/// Reads of one turn, so that one connection cannot keep the worker to itself.
+const READS_PER_TURN: usize = 8;
+/// The start of a frame up to this size is copied out of the shared block.
+const REST_COPY_MAX: usize = 4 * 1024;
+/// Slices of one vectored write; the kernel takes up to 1024.
+const SLICES_MAX: usize = 64;
+
+thread_local! {
+    /// What every connection of this worker reads into: an idle one needs no buffer of its own.
+    static READ_BLOCK: RefCell<BytesMut> = RefCell::default();
+}
+
+/// The state machine, shared by the connection's task and its requests.
+pub(crate) struct Link {
+    connection: RefCell<Connection>,
+}
+
+impl Link {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection: RefCell::new(connection) }
+    }
+
+    /// Borrowed for one call only.
+    pub(crate) fn with<T>(&self, call: impl FnOnce(&mut Connection) -> T) -> T {
+        call(&mut self.connection.borrow_mut())
+    }
+}
+
+/// The socket side, owned by the connection's task.
+pub(crate) struct Wire<'l> {
+    link: &'l Link,
+    io: Io,
+    /// The start of a frame that has not come whole.
+    rest: BytesMut,
+    /// This turn did not read to the end, because the peer does not read either.
+    held_back: bool,
+}
+
+/// What the task does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Wait to be woken.
+    Wait,
+    /// Close: the connection failed, or both sides are done with it.
+    Close,
+}
+
+impl<'l> Wire<'l> {
+    /// `read` is what was read of the connection already.
+    pub(crate) fn new(link: &'l Link, io: Io, read: BytesMut) -> Self {
+        Self { link, io, rest: read, held_back: false }
+    }
+
+    /// Reads what is there; `received` is called after each read that brought something.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, mut received: impl FnMut()) {
+        self.link.with(|connection| {
+            connection.set_owner(cx.waker());
+            connection.begin_turn();
+        });
+        if !self.rest.is_empty() {
+            // Detection may have left whole frames.
+            let mut rest = std::mem::take(&mut self.rest);
+            let taken = self.link.with(|connection| connection.recv(&mut rest));
+            self.rest = rest;
+            received();
+            if taken.is_err() {
+                return;
+            }
+        }
+        for _ in 0..READS_PER_TURN {
+            if self.link.with(|connection| connection.is_congested()) {
+                self.held_back = true;
+                return;
+            }
+            match self.read_once(cx) {
+                Poll::Ready(true) => received(),
+                Poll::Ready(false) | Poll::Pending => return,
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// Ready(false): nothing more will come.
+    fn read_once(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let shared = self.rest.is_empty();
+        let mut block = match shared {
+            true => READ_BLOCK.take(),
+            false => std::mem::take(&mut self.rest),
+        };
+        if block.capacity() - block.len() < READ_BYTES_MIN {
+            block.reserve(READ_BLOCK_BYTES);
+        }
+        let read = self.io.poll_read_bytes(cx, &mut block);
+        let alive = match read {
+            Poll::Ready(Ok(count)) if count > 0 => {
+                Poll::Ready(self.link.with(|connection| connection.recv(&mut block)).is_ok())
+            }
+            Poll::Ready(_) => {
+                self.link.with(Connection::lost);
+                Poll::Ready(false)
+            }
+            Poll::Pending => Poll::Pending,
+        };
+        self.keep_rest(block);
+        alive
+    }
+
+    fn keep_rest(&mut self, mut block: BytesMut) {
+        if block.is_empty() {
+            READ_BLOCK.set(block);
+        } else if block.len() <= REST_COPY_MAX {
+            self.rest = BytesMut::from(&block[..]);
+            block.clear();
+            READ_BLOCK.set(block);
+        } else {
+            self.rest = block;
+        }
+    }
+
+    /// Writes what has been said, as far as the socket takes it.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Turn {
+        let mut connection = self.link.connection.borrow_mut();
+        let blocked = loop {
+            let output = connection.output();
+            if output.is_empty() {
+                break Pin::new(&mut self.io).poll_flush(cx).map(|flushed| flushed.is_ok());
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = output.io_slices(&mut slices);
+            match Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]) {
+                Poll::Ready(Ok(sent)) if sent > 0 => output.consume(sent),
+                Poll::Ready(_) => break Poll::Ready(false),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        if self.held_back && !connection.is_congested() {
+            self.held_back = false;
+            cx.waker().wake_by_ref();
+        }
+        match blocked {
+            Poll::Ready(true) if connection.failure().is_some() || connection.is_drained() => {
+                Turn::Close
+            }
+            Poll::Ready(true) => Turn::Wait,
+            Poll::Ready(false) => {
+                connection.lost();
+                Turn::Close
+            }
+            Poll::Pending => Turn::Wait,
+        }
+    }
+
+    /// Writes the last word, says that nothing follows, and reads on for a moment.
+    pub(crate) async fn close(mut self) {
+        let lost = self.link.with(|connection| connection.failure() == Some(Failure::Lost));
+        if lost {
+            return;
+        }
+        let closing = async {
+            poll_fn(|cx| match self.poll_write(cx) {
+                Turn::Close => Poll::Ready(()),
+                Turn::Wait => Poll::Pending,
+            })
+            .await;
+            let _ = poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await;
+            let mut left = LINGER_BYTES_MAX;
+            let mut block = BytesMut::new();
+            while left > 0 {
+                block.clear();
+                match poll_fn(|cx| self.io.poll_read_bytes(cx, &mut block)).await {
+                    Ok(count) if count > 0 => left = left.saturating_sub(count),
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+    }
+}
+
+/// What a connection does as time passes. One timer serves its whole life and is moved only when
+/// it fires or when an idle connection comes to life.
+pub(crate) struct Watch {
+    /// Close when nothing was open for so long.
+    pub(crate) idle_limit: Option<Duration>,
+    /// Ask whether the peer is alive this often.
+    pub(crate) ping_interval: Option<Duration>,
+    /// How long the answer may take.
+    pub(crate) ping_timeout: Duration,
+    started: Instant,
+    established: bool,
+    idle_since: Option<Instant>,
+    released: bool,
+    refilled: Instant,
+    pinged: Instant,
+    due: Instant,
+}
+
+/// How long a peer has to answer a PING, unless configured.
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Nothing to look at: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Watch {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            idle_limit: None,
+            ping_interval: None,
+            ping_timeout: PING_TIMEOUT,
+            started: now,
+            established: false,
+            idle_since: None,
+            released: false,
+            refilled: now,
+            pinged: now,
+            due: now + TICK,
+        }
+    }
+
+    /// Call at the end of every turn.
+    pub(crate) fn poll(
+        &mut self,
+        connection: &mut Connection,
+        mut timer: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) {
+        self.note_activity(connection, timer.as_mut());
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now >= self.due {
+                self.tick(connection, now);
+            }
+            timer.as_mut().reset(self.due.into());
+        }
+    }
+
+    fn note_activity(&mut self, connection: &Connection, timer: Pin<&mut Sleep>) {
+        match (connection.open_streams(), self.idle_since) {
+            (0, None) => self.idle_since = Some(Instant::now()),
+            (0, Some(_)) | (1.., None) => {}
+            (1.., Some(_)) => {
+                self.idle_since = None;
+                if self.released {
+                    self.released = false;
+                    self.due = Instant::now() + TICK;
+                    timer.reset(self.due.into());
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, connection: &mut Connection, now: Instant) {
+        let seconds = now.saturating_duration_since(self.refilled).as_secs();
+        (0..seconds.min(5)).for_each(|_| connection.refill());
+        if seconds > 0 {
+            self.refilled = now;
+        }
+        self.established |= connection.is_established();
+        if !self.established && now >= self.started + HANDSHAKE_TIMEOUT {
+            connection.lost();
+        }
+        let idle = self.idle_since.map(|since| now.saturating_duration_since(since));
+        if idle.is_some_and(|idle| idle >= RELEASE_AFTER) && !self.released {
+            self.released = true;
+            connection.release_buffers();
+        }
+        if let (Some(idle), Some(limit)) = (idle, self.idle_limit)
+            && idle >= limit
+        {
+            connection.shutdown();
+        }
+        if connection.is_leaving() && idle.is_some_and(|idle| idle >= LEAVE_TIMEOUT) {
+            connection.shutdown_now(ErrorCode::NO_ERROR);
+        }
+        self.ping(connection, now);
+        self.due = match connection.is_leaving() {
+            true => now + TICK,
+            false => self.next(now),
+        };
+    }
+
+    fn ping(&mut self, connection: &mut Connection, now: Instant) {
+        let Some(interval) = self.ping_interval else { return };
+        let since = now.saturating_duration_since(self.pinged);
+        if connection.ping_pending() {
+            if since >= self.ping_timeout {
+                connection.lost();
+            }
+        } else if since >= interval {
+            self.pinged = now;
+            connection.ping();
+        }
+    }
+
+    fn next(&self, now: Instant) -> Instant {
+        if !self.released || !self.established || self.ping_interval.is_some() {
+            return now + TICK;
+        }
+        match (self.idle_since, self.idle_limit) {
+            (Some(since), Some(limit)) if since + limit > now => since + limit,
+            (Some(_), None) => now + FOREVER,
+            _ => now + TICK,
+        }
+    }
+}
+
+/// HTTP/2 messages say nothing about their connection.
+pub(crate) const CONNECTION: weft_http::h1::Connection =
+    weft_http::h1::Connection { keep_alive: true, upgrade: None, expect_continue: false };
