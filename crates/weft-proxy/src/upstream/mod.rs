@@ -19,7 +19,6 @@ use crate::error::ProxyError;
 pub use pool::Pools;
 
 /// One request's use of one upstream connection.
-#[expect(clippy::large_enum_variant, reason = "it lives in the request's own state: no allocation")]
 pub(crate) enum Upstream {
     H1(h1::H1Client),
     H2(h2::H2Client),
