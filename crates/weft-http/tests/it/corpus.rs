@@ -13,6 +13,7 @@ fn committed_corpora_pass() {
     replay("h2_frames", h2_checks::frames);
     replay("hpack_decode", h2_checks::hpack_decode);
     replay("hpack_roundtrip", h2_checks::hpack_roundtrip);
+    replay("h2_connection", h2_checks::connection);
 }
 
 fn replay(target: &str, check: fn(&[u8])) {

@@ -1,11 +1,16 @@
 //! What must hold of HTTP/2's frames and field blocks for any bytes. Shared with `fuzz/`, so it may
 //! use only `weft-http`, `bytes` and `loona-hpack`, the other implementation.
 
-use weft_http::HeaderList;
+use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use weft_http::h2::conn::{Budgets, Config, Connection, Failure, Role, StreamKey};
 use weft_http::h2::hpack::{
     Decoder, Encoder, FieldSink, HeadError, HeadLimits, HpackError, Indexing,
 };
 use weft_http::h2::{FrameHead, FrameType, Setting, frame, parse_settings, write};
+use weft_http::{Frame, HeaderList, Method, RequestHead, ResponseHead, Scheme, Target, Version};
 
 /// Small, so that inputs of a few kilobytes reach them.
 const LIMITS: HeadLimits = HeadLimits { list_bytes_max: 2000, fields_max: 30 };
@@ -246,4 +251,172 @@ fn fields_from(text: &[u8]) -> Fields {
         fields.push((name, value.to_vec()));
     }
     fields
+}
+
+/// Bytes of a peer into a connection, whose owner serves what comes: the first byte chooses the
+/// role and the limits. Cut anywhere, the bytes mean the same; open streams, answers and what is
+/// kept stay within their limits; a connection that fails says why and stays failed.
+pub fn connection(data: &[u8]) {
+    let Some((&choice, data)) = data.split_first() else { return };
+    let whole = connection_run(choice, data, Owner::Late, &mut |_| data.len());
+    let bytewise = connection_run(choice, data, Owner::Late, &mut |_| 1);
+    assert_eq!(whole, bytewise, "one byte at a time");
+    let ragged = connection_run(choice, data, Owner::Late, &mut |at| 1 + (at * 7919) % 37);
+    assert_eq!(whole, ragged, "in pieces");
+    connection_run(choice, data, Owner::Eager, &mut |at| 1 + (at * 7919) % 37);
+}
+
+/// When a connection's owner does its part: what streams come to depends on that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// After every piece.
+    Eager,
+    /// When everything has come.
+    Late,
+}
+
+/// Streams a connection under test takes.
+const STREAMS_MAX: u32 = 5;
+
+/// What the owner of a connection saw, in the order of each stream.
+#[derive(Debug, Default, PartialEq)]
+struct Log {
+    failure: Option<Failure>,
+    streams: BTreeMap<u32, Vec<String>>,
+}
+
+fn connection_run(
+    choice: u8,
+    data: &[u8],
+    owner: Owner,
+    cut: &mut dyn FnMut(usize) -> usize,
+) -> Log {
+    let role = if choice & 1 == 0 { Role::Server } else { Role::Client };
+    let config = Config {
+        streams_max: STREAMS_MAX,
+        stream_window_bytes: [100, 65_535][usize::from(choice >> 1) & 1],
+        connection_window_bytes: 65_535,
+        head: LIMITS,
+        connect_protocol: choice & 4 != 0,
+        budgets: Budgets {
+            resets_max: 10,
+            errors_max: 10,
+            control_max: 50,
+            empty_max: 5,
+            ..Budgets::default()
+        },
+    };
+    let mut connection = Connection::new(role, config);
+    let mut log = Log::default();
+    let mut keys = Vec::new();
+    if role == Role::Client {
+        for _ in 0..3 {
+            assert!(connection.poll_reserve(&context()).is_ready());
+            keys.push(connection.open(&some_request(), None, true).expect("just reserved"));
+        }
+    }
+    let mut opening = Vec::new();
+    if role == Role::Server {
+        opening.extend_from_slice(frame::PREFACE);
+    }
+    write::settings(&mut opening, std::iter::empty());
+    let bytes = [&opening[..], data].concat();
+    let (mut at, mut input) = (0, BytesMut::new());
+    let mut written = 0;
+    while at < bytes.len() {
+        let next = (at + cut(at).max(1)).min(bytes.len());
+        input.extend_from_slice(&bytes[at..next]);
+        at = next;
+        let result = connection.recv(&mut input);
+        assert_eq!(result.err(), connection.failure());
+        while let Some(incoming) = connection.next_request() {
+            let entry = log.streams.entry(incoming.key.id()).or_default();
+            entry.push(format!("{:?} {:?}", incoming.head, incoming.protocol));
+            keys.push(incoming.key);
+        }
+        if owner == Owner::Late && at < bytes.len() && result.is_ok() {
+            continue;
+        }
+        keys.retain(|&key| attend(&mut connection, role, key, &mut log));
+        assert!(connection.open_streams() <= STREAMS_MAX as usize, "limits hold");
+        written += drain(&mut connection);
+        if result.is_err() {
+            break;
+        }
+    }
+    log.failure = connection.failure();
+    assert!(written < 4_000 + 30 * bytes.len(), "{written} bytes for {}", bytes.len());
+    if log.failure.is_some() {
+        assert_eq!(connection.recv(&mut BytesMut::from(&b"more"[..])).err(), log.failure);
+    }
+    log
+}
+
+fn context() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+fn drain(connection: &mut Connection) -> usize {
+    let mut written = 0;
+    loop {
+        let out = connection.output();
+        if out.is_empty() {
+            return written;
+        }
+        written += out.len();
+        out.consume(out.len());
+    }
+}
+
+/// Reads everything there is of a stream; false when it is over.
+fn attend(connection: &mut Connection, role: Role, key: StreamKey, log: &mut Log) -> bool {
+    let entry = log.streams.entry(key.id()).or_default();
+    if role == Role::Client {
+        while !entry.iter().any(|line| line.starts_with("Final")) {
+            match connection.poll_answer(key, &context()) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(answer)) => entry.push(format!("{answer:?}")),
+                Poll::Ready(Err(error)) => {
+                    entry.push(format!("{error:?}"));
+                    connection.close(key);
+                    return false;
+                }
+            }
+        }
+    }
+    loop {
+        match connection.poll_frame(key, &context()) {
+            Poll::Pending => return true,
+            Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                connection.release(key, data.len());
+                entry.extend(data.iter().map(|byte| format!("{byte:x}")));
+            }
+            Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                entry.push(format!("{trailers:?}"));
+            }
+            Poll::Ready(Some(Err(error))) => {
+                entry.push(format!("{error:?}"));
+                connection.close(key);
+                return false;
+            }
+            Poll::Ready(None) => {
+                if role == Role::Server {
+                    let _ = connection.send_head(key, &ResponseHead::new(200), true);
+                }
+                connection.close(key);
+                return false;
+            }
+        }
+    }
+}
+
+fn some_request() -> RequestHead {
+    RequestHead {
+        method: Method::Get,
+        scheme: Scheme::Http,
+        authority: Some(Bytes::from_static(b"a")),
+        target: Target::Path(Bytes::from_static(b"/")),
+        version: Version::H2,
+        headers: HeaderList::new(),
+    }
 }

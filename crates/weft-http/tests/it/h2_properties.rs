@@ -74,6 +74,18 @@ fn string(block: &mut Vec<u8>, text: &str, coded: bool) {
     }
 }
 
+/// The payload of a frame: a sound request or response, or anything.
+fn block_or_noise() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => Just(b"\x82\x86\x84\x41\x01a".to_vec()),
+        1 => Just(b"\x83\x86\x84\x41\x01a\x0f\x0d\x013".to_vec()),
+        2 => Just(b"\x88".to_vec()),
+        1 => Just(b"\x08\x03103".to_vec()),
+        1 => Just(b"\x40\x01x\x01y".to_vec()),
+        3 => vec(any::<u8>(), 0..20),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -119,9 +131,35 @@ proptest! {
     }
 
     #[test]
+    fn connections_take_any_frames(
+        choice in any::<u8>(),
+        frames in vec(
+            (0_u8..11, select(&[0_u8, 1, 4, 5, 9, 0x2d, 255][..]), 0_u8..8, block_or_noise()),
+            0..12,
+        )
+    ) {
+        let mut data = vec![choice];
+        for (kind, flags, stream, payload) in frames {
+            // Mostly with the length that the type asks for.
+            let len = match kind {
+                2 => 5,
+                3 | 8 => 4,
+                6 => 8,
+                4 => payload.len() / 6 * 6,
+                _ => payload.len(),
+            };
+            let payload: Vec<u8> = payload.into_iter().chain([0; 8]).take(len).collect();
+            data.extend_from_slice(&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream]);
+            data.extend_from_slice(&payload);
+        }
+        h2_checks::connection(&data);
+    }
+
+    #[test]
     fn noise_breaks_nothing(data in vec(any::<u8>(), 0..300)) {
         h2_checks::frames(&data);
         h2_checks::hpack_decode(&data);
         h2_checks::hpack_roundtrip(&data);
+        h2_checks::connection(&data);
     }
 }
