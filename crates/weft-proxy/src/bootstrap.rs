@@ -120,6 +120,7 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
         drain_time: args.drain_time,
         grace: args.termination_grace,
         handover: handover(args),
+        limits: args.limits.clone(),
         log_level,
         options: json!({
             "xds": args.xds,

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use weft_telemetry::Budget;
+
+use crate::limits::Limits;
 
 /// The data plane.
 #[derive(Debug, Clone, Args)]
@@ -89,9 +92,56 @@ pub struct ProxyArgs {
     /// After a hand-over leave connections that cannot be passed on open this long.
     #[arg(long, env = "WEFT_HANDOVER_DRAIN_TIME", default_value = "10m", value_parser = duration)]
     pub handover_drain_time: Duration,
+    /// Bounds of the process.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// error, warn, info, debug, trace, or a tracing filter such as weft_proxy=debug.
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
+}
+
+/// Bounds of the whole process; `docs/limits.md` has all limits.
+#[derive(Debug, Clone, Default, Args)]
+pub struct LimitArgs {
+    /// Downstream connections at most; further ones are closed at once [default: half of the open
+    /// files the process may have].
+    #[arg(long, env = "WEFT_CONNECTIONS_MAX", value_name = "N")]
+    pub connections_max: Option<usize>,
+    /// Of them, connections of one source: an IPv4 address or an IPv6 /64 [default: half].
+    #[arg(long, env = "WEFT_CONNECTIONS_PER_SOURCE_MAX", value_name = "N")]
+    pub connections_per_source_max: Option<u32>,
+    /// Longest HTTP/1 request line in bytes; 414 beyond [default: 61440].
+    #[arg(long, env = "WEFT_URL_BYTES_MAX", value_name = "BYTES")]
+    pub url_bytes_max: Option<usize>,
+    /// How long a client may leave us waiting for more of an HTTP/1 request body, or until it takes
+    /// some of its response; 0 is no limit [default: 5m].
+    #[arg(long, env = "WEFT_CLIENT_STALL_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    pub client_stall_timeout: Option<Duration>,
+    /// Label sets of Istio's metrics; what comes after is counted together, as `other` [default: 4096].
+    #[arg(long, env = "WEFT_METRIC_SERIES_MAX", value_name = "N")]
+    pub metric_series_max: Option<usize>,
+}
+
+impl LimitArgs {
+    /// The limits, for a process that can carry `connections_max` at most.
+    pub fn resolve(&self, connections_max: usize) -> Limits {
+        let default = Limits::of(self.connections_max.unwrap_or(connections_max));
+        Limits {
+            connections_max: default.connections_max,
+            connections_per_source_max: self
+                .connections_per_source_max
+                .unwrap_or(default.connections_per_source_max),
+            url_bytes_max: self.url_bytes_max.unwrap_or(default.url_bytes_max),
+            client_stall: self.client_stall_timeout.unwrap_or(default.client_stall),
+        }
+    }
+
+    /// How many metric series there may be.
+    pub fn budget(&self) -> Budget {
+        let default = Budget::default();
+        let istio_series_max = self.metric_series_max.unwrap_or(default.istio_series_max);
+        Budget { istio_series_max, ..default }
+    }
 }
 
 /// Sidecar or gateway.
@@ -160,5 +210,30 @@ mod tests {
         assert_eq!(duration("24h"), Ok(Duration::from_secs(86400)));
         assert!(duration("soon").is_err());
         assert!(duration("5d").is_err());
+    }
+
+    /// `docs/limits.md` names every option of ours, no other, and no counter that is not there.
+    #[test]
+    fn limits_are_documented() {
+        let page = include_str!("../../../docs/limits.md");
+        let options: Vec<String> = LimitArgs::augment_args(clap::Command::new("limits"))
+            .get_arguments()
+            .filter_map(|argument| argument.get_long().map(|name| format!("--{name}")))
+            .collect();
+        let words = |start: &'static str| {
+            page.split(|c: char| c.is_whitespace() || "`{".contains(c))
+                .filter(move |word| word.starts_with(start) && word.len() > start.len())
+        };
+        for option in &options {
+            assert!(words("--").any(|word| word.trim_end_matches(':') == option), "{option}");
+        }
+        for word in words("--").filter(|word| word.as_bytes()[2].is_ascii_lowercase()) {
+            let known = options.iter().any(|option| option == word) || word == "--help";
+            assert!(known, "{word} is no option");
+        }
+        let sources = [include_str!("limits.rs"), include_str!("worker.rs")].concat();
+        for counter in words("envoy_").chain(words("weft_")) {
+            assert!(sources.contains(&format!("\"{counter}\"")), "{counter} is no counter");
+        }
     }
 }

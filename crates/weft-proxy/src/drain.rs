@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::limits::SourceGuard;
+
 /// How far the process is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -43,7 +45,11 @@ struct Waiting {
 
 /// Counts one open connection until dropped.
 #[derive(Debug)]
-pub struct OpenGuard(Arc<Shared>);
+pub struct OpenGuard {
+    shared: Arc<Shared>,
+    /// Held, never read.
+    _source: Option<SourceGuard>,
+}
 
 impl Default for DrainSignal {
     fn default() -> Self {
@@ -108,7 +114,7 @@ impl DrainSignal {
     /// Counts a connection for as long as the guard lives.
     pub fn open(&self) -> OpenGuard {
         self.shared.open.fetch_add(1, Ordering::Relaxed);
-        OpenGuard(self.shared.clone())
+        OpenGuard { shared: self.shared.clone(), _source: None }
     }
 
     /// Downstream connections open in the whole process.
@@ -176,9 +182,17 @@ impl Waiting {
     }
 }
 
+impl OpenGuard {
+    /// The same, counted for its source as well.
+    pub fn of_source(mut self, source: SourceGuard) -> OpenGuard {
+        self._source = Some(source);
+        self
+    }
+}
+
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

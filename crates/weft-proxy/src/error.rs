@@ -74,6 +74,10 @@ pub enum ErrorKind {
     DownstreamProtocol(u16),
     /// The downstream did not finish its request head in time.
     DownstreamTimeout,
+    /// The downstream did not finish its whole request in time (`request_timeout`).
+    RequestTimeout,
+    /// Nothing moved on the stream for its limit; with the status.
+    StreamIdle(u16),
     /// The downstream went away before the response was complete.
     DownstreamDisconnect,
     /// A gRPC-Web request in text is not base64.
@@ -128,6 +132,8 @@ impl ErrorKind {
             Self::UpstreamProtocol => (502, "UPE", reset_text!("protocol error")),
             Self::DownstreamProtocol(status) => (status, "DPE", ""),
             Self::DownstreamTimeout => (408, "DPE", "request headers timed out"),
+            Self::RequestTimeout => (408, "DPE", "request timeout"),
+            Self::StreamIdle(status) => (status, "SI", "stream timeout"),
             Self::DownstreamDisconnect => (0, "DC", ""),
             Self::GrpcWebText => (400, "-", "Bad gRPC-web request, invalid base64 data."),
             Self::UpgradeRefused => (403, "-", ""),
@@ -158,6 +164,8 @@ impl ErrorKind {
             | Self::UpstreamProtocol => Side::Upstream,
             Self::DownstreamProtocol(_)
             | Self::DownstreamTimeout
+            | Self::RequestTimeout
+            | Self::StreamIdle(_)
             | Self::DownstreamDisconnect
             | Self::GrpcWebText
             | Self::UpgradeRefused => Side::Downstream,

@@ -23,6 +23,7 @@ pub mod admin;
 pub mod drain;
 pub mod error;
 pub mod handover;
+pub mod limits;
 pub mod logging;
 mod memory;
 pub mod state;

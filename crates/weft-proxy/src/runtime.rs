@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use weft_telemetry::Registry;
 
+use crate::cli::LimitArgs;
 use crate::config::Config;
 use crate::config::subscriber::{self, Source};
 use crate::drain::{DrainSignal, DrainState};
@@ -21,7 +22,7 @@ use crate::logging::LogLevel;
 use crate::tls::Secrets;
 use crate::tls::identity::{self, IdentityConfig};
 use crate::upstream::endpoints::EndpointTable;
-use crate::worker::{self, Limits, NodeInfo, ToWorker, WorkerParts};
+use crate::worker::{self, NodeInfo, Sources, ToWorker, WorkerParts};
 
 /// What to start.
 pub struct Settings {
@@ -43,6 +44,8 @@ pub struct Settings {
     pub grace: Duration,
     /// How a newer proxy takes over from this one, and this one from an older; `None`: not.
     pub handover: Option<handover::Settings>,
+    /// Bounds of the process; what is not said has a default.
+    pub limits: LimitArgs,
     /// Changes the log level; `None` when logging belongs to the host process.
     pub log_level: Option<LogLevel>,
     /// Shown by `/server_info`.
@@ -313,6 +316,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         drain_time,
         grace,
         handover,
+        limits,
         log_level,
         options,
     } = settings;
@@ -321,9 +325,10 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         None => (None, None),
     };
     let sockets = sockets.unwrap_or_default();
-    let limits = Limits { connections_max: connections_max() };
+    let budget = limits.budget();
+    let limits = limits.resolve(connections_max());
     let (registry, secrets, drain) =
-        (Registry::new(), Arc::new(Secrets::new()), DrainSignal::new());
+        (Registry::with_budget(budget), Arc::new(Secrets::new()), DrainSignal::new());
     let node = Arc::new(node);
     let workers = workers.max(1);
     let endpoint_tables: Vec<EndpointTable> =
@@ -336,6 +341,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         node: node.clone(),
         limits,
         heir: heir.clone(),
+        sources: Sources::default(),
     };
     let mut threads = Vec::new();
     let mut orders = Vec::new();

@@ -18,6 +18,8 @@ use weft_traffic::{ListenerConfig, Tables};
 
 use crate::drain::{DrainSignal, OpenGuard};
 use crate::handover::{Heir, Idle};
+use crate::limits::LimitCounters;
+pub use crate::limits::{Limits, Sources};
 use crate::listener::accept::{accept_loop, serve_adopted};
 use crate::listener::set::SocketKey;
 use crate::tcp::{SCRATCH_BYTES, Scratch};
@@ -49,6 +51,8 @@ pub struct Worker {
     pub node: Arc<NodeInfo>,
     /// Bounds of the process.
     pub limits: Limits,
+    /// Downstream connections by source, of all workers.
+    pub sources: Sources,
     /// Balancer state by cluster.
     pub balancers: Balancers,
     /// Upstream HTTP connections.
@@ -74,13 +78,6 @@ pub struct NodeInfo {
     pub trust_domain: String,
     /// This workload as peers and metrics see it.
     pub peer: Arc<PeerInfo>,
-}
-
-/// Bounds of the whole process.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Downstream connections; further ones are closed at once.
-    pub connections_max: usize,
 }
 
 /// What is known of a downstream connection when its protocol handler starts.
@@ -112,8 +109,8 @@ pub struct ConnContext {
 pub struct Counters {
     /// Accepted connections.
     pub connections: weft_telemetry::LocalCounter,
-    /// Connections closed because of [`Limits::connections_max`].
-    pub overflow: weft_telemetry::LocalCounter,
+    /// Limits that were reached.
+    pub limits: LimitCounters,
     /// `accept` calls that failed for want of a resource.
     pub accept_errors: weft_telemetry::LocalCounter,
     metrics: Shard,
@@ -150,12 +147,14 @@ pub struct WorkerParts {
     pub limits: Limits,
     /// The newer proxy that takes idle connections, once there is one.
     pub heir: Heir,
+    /// Downstream connections by source.
+    pub sources: Sources,
 }
 
 impl Worker {
     /// A worker with empty tables. Call it on the worker's own thread.
     pub fn new(id: usize, count: usize, parts: WorkerParts, endpoints: EndpointTable) -> Worker {
-        let WorkerParts { registry, secrets, drain, node, limits, heir } = parts;
+        let WorkerParts { registry, secrets, drain, node, limits, sources, heir } = parts;
         let metrics = registry.shard();
         Worker {
             id,
@@ -169,6 +168,7 @@ impl Worker {
             heir,
             node,
             limits,
+            sources,
             balancers: Balancers::new(id, count),
             pools: Pools::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
@@ -248,10 +248,7 @@ impl Counters {
                 "weft_proxy_downstream_connections_total",
                 "Connections accepted.",
             ),
-            overflow: counter(
-                "weft_proxy_downstream_connections_overflow_total",
-                "Connections closed because the connection limit was reached.",
-            ),
+            limits: LimitCounters::new(metrics),
             accept_errors: counter(
                 "weft_proxy_accept_errors_total",
                 "Failed accept calls, such as for want of file descriptors.",

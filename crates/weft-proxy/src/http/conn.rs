@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use weft_http::h1::Limits;
 use weft_traffic::listener::Direction;
@@ -63,6 +64,7 @@ impl HttpConn {
         let max = self.http.limits.requests_per_connection_max;
         max.is_none_or(|max| requests < max)
             && (!self.worker.drain.is_draining() || self.can_pass())
+            && !self.is_expired()
             && !self.is_orphaned()
     }
 
@@ -74,6 +76,17 @@ impl HttpConn {
             && !self.is_tls()
             && !self.context.listener.inspectors.proxy_protocol
             && !self.is_orphaned()
+    }
+
+    /// When the connection is to end because of its age (`max_connection_duration`).
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        let limit = self.http.timeouts.connection_duration?;
+        self.context.accepted.checked_add(limit)
+    }
+
+    /// Whether the connection is older than it may be: it ends with the request at hand.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.expires().is_some_and(|expires| expires <= self.worker.now())
     }
 
     /// Whether the chain that took the connection is no longer configured: its listener is gone,
@@ -89,6 +102,7 @@ impl HttpConn {
         Limits {
             head_bytes_max: self.http.limits.head_bytes_max as usize,
             headers_max: self.http.limits.headers_max as usize,
+            request_line_bytes_max: self.worker.limits.url_bytes_max,
             ..Limits::DEFAULT
         }
     }

@@ -121,6 +121,14 @@ impl Downstream<'_> {
         }
     }
 
+    /// Bytes queued that the kernel has not taken. HTTP/2 queues nothing without a window.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        match self {
+            Self::H1(side) => side.unsent_bytes(),
+            Self::H2(_) => 0,
+        }
+    }
+
     /// The connection ends after this response, and its head says so. HTTP/2 says it by GOAWAY.
     pub(crate) fn close_after(&mut self) {
         match self {

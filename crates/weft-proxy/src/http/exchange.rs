@@ -12,12 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
-use weft_http::{Frame, rules};
+use weft_http::{Frame, Version, rules};
 use weft_traffic::timeout::RequestTimeouts;
 
 use super::downstream::Downstream;
 use super::grpc::{self, Messages};
 use super::grpc_web::{self, Web};
+use super::limits::{Standing, StreamLimits};
 use super::mirror::Copies;
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::{Answer, FinalHead, Upstream};
@@ -32,8 +33,13 @@ pub(crate) struct Exchange<'x, 'c> {
     replay: Replay,
     copies: Copies,
     limits: Limits,
+    stream: StreamLimits,
     request: Progress,
     response_ended: bool,
+    /// The client does not take what is queued for it.
+    client_full: bool,
+    /// The next bytes to move are the request's, and the client has not sent them.
+    client_owes: bool,
     /// A 1xx head is queued for the client.
     informed: bool,
     /// The client speaks gRPC-Web.
@@ -68,6 +74,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
         down: &'x mut Downstream<'c>,
         tally: &'x mut Tally,
         limits: Limits,
+        stream: StreamLimits,
         repeatable: bool,
     ) -> Self {
         let mut exchange = Self {
@@ -76,8 +83,11 @@ impl<'x, 'c> Exchange<'x, 'c> {
             replay: Replay { kept: Vec::new(), bytes: 0, next: 0, complete: repeatable },
             copies: Copies::default(),
             limits,
+            stream,
             request: Progress::Sending,
             response_ended: false,
+            client_full: false,
+            client_owes: false,
             informed: false,
             web: None,
             taken: false,
@@ -236,11 +246,22 @@ impl<'x, 'c> Exchange<'x, 'c> {
         if let Poll::Ready(gone) = self.down.poll_gone(cx) {
             return Poll::Ready(gone);
         }
+        let tally = &*self.tally;
+        let passed = tally.request_bytes.wrapping_add(tally.response_bytes);
+        let standing = Standing {
+            moved_bytes: passed.wrapping_sub(self.down.unsent_bytes() as u64),
+            request_ended: self.down.input_done(),
+            on_client: self.client_full || self.client_owes,
+        };
+        if let Poll::Ready(error) = self.stream.poll(cx, standing) {
+            return Poll::Ready(error);
+        }
         self.limits.poll(cx).map(ProxyError::new)
     }
 
     /// Moves request frames while there are any and room for them. An error is the client's.
     fn poll_request(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Result<(), ProxyError> {
+        self.client_owes = false;
         while self.request == Progress::Sending {
             match up.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -264,7 +285,11 @@ impl<'x, 'c> Exchange<'x, 'c> {
                     }
                 }
                 Poll::Ready(None) => self.end_request(up)?,
-                Poll::Pending => break,
+                Poll::Pending => {
+                    // A stream of HTTP/2 may rest as long as it likes unless configured otherwise.
+                    self.client_owes = self.down.version() != Version::H2;
+                    break;
+                }
             }
         }
         // What the upstream makes of a failed write shows on its answer.
@@ -327,6 +352,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
         up: &mut Upstream,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ProxyError>> {
+        self.client_full = true;
         loop {
             if self.response_ended {
                 return self.down.poll_flush(cx);
@@ -363,6 +389,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
                 Poll::Ready(None) => self.end_response()?,
                 Poll::Pending => {
                     ready!(self.down.poll_flush(cx))?;
+                    self.client_full = false;
                     return Poll::Pending;
                 }
             }

@@ -1,7 +1,8 @@
 //! Replies made here: errors, redirects, direct responses, in the client's dialect.
 
 use std::future::poll_fn;
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use weft_http::{BodyLength, Frame, ResponseHead, Version, rules};
@@ -9,6 +10,7 @@ use weft_http::{BodyLength, Frame, ResponseHead, Version, rules};
 use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::grpc_web::Web;
+use super::limits::{Standing, StreamLimits};
 use super::record::Record;
 use crate::error::{ErrorKind, ProxyError};
 
@@ -36,6 +38,7 @@ pub(crate) async fn refuse(
 ) {
     let mut record = Record::unread(received, conn);
     record.failed(&failure);
+    conn.worker.counters.limits.failed(&failure);
     error(down, &failure, &mut record).await;
     record.finish(conn);
 }
@@ -83,7 +86,7 @@ pub(crate) async fn send(
         if let Downstream::H1(side) = down {
             side.give_up_input(cx);
         }
-        std::task::Poll::Ready(())
+        Poll::Ready(())
     })
     .await;
     let length = match grpc_status {
@@ -93,9 +96,27 @@ pub(crate) async fn send(
     };
     down.send_head(&mut head, length)?;
     if !body.is_empty() {
-        poll_fn(|cx| down.poll_ready(cx)).await?;
+        flush(down, record.client_stall, Downstream::poll_ready).await?;
         down.send(Frame::Data(body))?;
     }
     down.end()?;
-    poll_fn(|cx| down.poll_flush(cx)).await
+    flush(down, record.client_stall, Downstream::poll_flush).await
+}
+
+/// Waits until `ready`, unless the client takes nothing for `stall`.
+async fn flush<'c>(
+    down: &mut Downstream<'c>,
+    stall: Duration,
+    ready: fn(&mut Downstream<'c>, &mut Context<'_>) -> Poll<Result<(), ProxyError>>,
+) -> Result<(), ProxyError> {
+    let mut limits = StreamLimits::idle_only((!stall.is_zero()).then_some(stall));
+    poll_fn(|cx| match ready(down, cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => {
+            let moved_bytes = down.unsent_bytes() as u64;
+            let standing = Standing { moved_bytes, request_ended: true, on_client: true };
+            limits.poll(cx, standing).map(Err)
+        }
+    })
+    .await
 }

@@ -7,6 +7,7 @@ pub(crate) mod server_h2;
 
 mod attempt;
 mod exchange;
+mod limits;
 mod mirror;
 mod request;
 

@@ -2,7 +2,7 @@
 //! the end was.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use weft_telemetry::{
@@ -22,6 +22,8 @@ use crate::error::ProxyError;
 /// One request's record.
 pub(crate) struct Record {
     pub(crate) received: Instant,
+    /// How long the client may leave us waiting.
+    pub(crate) client_stall: Duration,
     protocol: Protocol,
     /// The caller speaks gRPC-Web; the application hears gRPC.
     pub(crate) web: Option<Web>,
@@ -71,6 +73,7 @@ impl Record {
         let peers = &conn.worker.pools.peers;
         Self {
             received,
+            client_stall: conn.worker.limits.client_stall,
             protocol,
             web: None,
             cors: None,

@@ -22,6 +22,7 @@ use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, Limits};
 use super::grpc_web::{self, Web};
+use super::limits::StreamLimits;
 use super::record::Record;
 use super::{filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, upgrade};
 use crate::error::{ErrorKind, ProxyError, Side};
@@ -64,6 +65,7 @@ pub(crate) fn serve<'s>(
     async move {
         if let Err(error) = answer(down, &mut request, &mut record, conn).await {
             record.failed(&error);
+            conn.worker.counters.limits.failed(&error);
             if down.head_sent() || error.status() == 0 {
                 down.abort(error.reset_code);
             } else {
@@ -146,7 +148,9 @@ async fn answer(
     );
     let repeatable = request.connection.upgrade.is_none();
     let limits = Limits::new(timeouts, record.received);
-    let mut exchange = Exchange::new(down, &mut record.tally, limits, repeatable);
+    let stall = conn.worker.limits.client_stall;
+    let stream = StreamLimits::new(&http.timeouts, action.timeouts.idle, stall, record.received);
+    let mut exchange = Exchange::new(down, &mut record.tally, limits, stream, repeatable);
     if !action.mirrors.is_empty() {
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
     }
@@ -196,7 +200,7 @@ async fn deliver(
         response.grpc_status = grpc::status(&head.headers);
     }
     if head.status == 101 {
-        return Box::pin(switch_protocols(head, upstream, exchange)).await;
+        return Box::pin(switch_protocols(head, upstream, exchange, forward)).await;
     }
     if !conn.keep_alive(0) {
         exchange.down.close_after();
@@ -225,14 +229,20 @@ async fn switch_protocols(
     head: &mut weft_http::ResponseHead,
     upstream: &mut Upstream,
     exchange: &mut Exchange<'_, '_>,
+    forward: &attempt::Forward<'_>,
 ) -> Result<(), ProxyError> {
     let (Downstream::H1(down), Upstream::H1(up)) = (&mut *exchange.down, upstream) else {
         return Err(ErrorKind::UpstreamProtocol.into());
     };
     down.send_head(head, BodyLength::None);
     // A tunnel has no message to be incomplete: however it ends, it has ended.
-    let ended = upgrade::tunnel(down.wire(), up.wire(), exchange.tally).await;
+    let idle = forward.action.timeouts.idle.unwrap_or(forward.conn.http.timeouts.stream_idle);
+    let idle = StreamLimits::idle_only(idle);
+    let ended = upgrade::tunnel(down.wire(), up.wire(), exchange.tally, idle).await;
     if let Err(error) = ended {
+        if let ErrorKind::StreamIdle(_) = error.kind {
+            return Err(error);
+        }
         tracing::debug!(%error, "tunnel ended");
     }
     down.abort();

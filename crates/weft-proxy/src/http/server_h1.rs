@@ -98,7 +98,8 @@ fn run(
     async move {
         let limit = conn.http.timeouts.idle.unwrap_or(FOREVER);
         let draining = pin!(conn.worker.drain.draining());
-        let timer = pin!(tokio::time::sleep(limit));
+        let age = conn.http.timeouts.connection_duration.unwrap_or(FOREVER);
+        let timer = pin!(tokio::time::sleep(limit.min(age)));
         let mut watch = IdleWatch { conn: &conn, draining, drained: false, timer, limit };
         loop {
             io = match Box::pin(serve_while_busy(io, &conn, &mut session, limit)).await {
@@ -128,6 +129,9 @@ fn serve_while_busy(
 ) -> impl Future<Output = Rest> {
     let mut server = H1Server::new(io, conn.h1_limits());
     server.requests = session.requests;
+    if let Some(bytes) = conn.context.listener.buffer_bytes_max {
+        server.h1.wire.limit_buffers(bytes);
+    }
     async move {
         loop {
             match server.look().await {
@@ -262,6 +266,9 @@ impl H1Server {
 
     /// Passes the connection on, or ends it.
     async fn leave(self, conn: &HttpConn, idle_limit: Duration) {
+        if conn.is_expired() {
+            conn.worker.counters.limits.connection_duration.inc();
+        }
         if let Some(server) = self.pass_on(conn, idle_limit) {
             server.close().await;
         }
@@ -388,6 +395,10 @@ impl H1Server {
         Poll::Pending
     }
 
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.h1.wire.output.len()
+    }
+
     pub(crate) fn close_after(&mut self) {
         self.keep_alive = false;
     }
@@ -431,8 +442,12 @@ impl<D: Future<Output = ()>> IdleWatch<'_, D> {
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let due = since + self.limit;
+            let idle_due = since + self.limit;
+            let due = self.conn.expires().map_or(idle_due, |expires| expires.min(idle_due));
             if Instant::now() >= due {
+                if due == idle_due && !self.drained {
+                    self.conn.worker.counters.limits.connection_idle.inc();
+                }
                 return Poll::Ready(());
             }
             self.timer.as_mut().reset(due.into());

@@ -6,20 +6,32 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::exchange::Tally;
+use super::limits::{Standing, StreamLimits};
 use super::wire::Wire;
+use crate::error::ProxyError;
 
-/// Copies both ways until both sides have ended or one fails. `down` may still hold the 101.
-pub(crate) async fn tunnel(down: &mut Wire, up: &mut Wire, tally: &mut Tally) -> io::Result<()> {
+/// Copies both ways until both sides have ended, one fails or nothing moves for the limit. `down`
+/// may still hold the 101.
+pub(crate) async fn tunnel(
+    down: &mut Wire,
+    up: &mut Wire,
+    tally: &mut Tally,
+    mut idle: StreamLimits,
+) -> Result<(), ProxyError> {
     let mut request = Direction::default();
     let mut response = Direction::default();
     poll_fn(|cx| {
-        let sent = request.poll(down, up, cx)?;
-        let received = response.poll(up, down, cx)?;
+        let sent = request.poll(down, up, cx).map_err(ProxyError::disconnect)?;
+        let received = response.poll(up, down, cx).map_err(ProxyError::disconnect)?;
         tally.request_bytes += std::mem::take(&mut request.bytes);
         tally.response_bytes += std::mem::take(&mut response.bytes);
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
-            _ => Poll::Pending,
+            _ => {
+                let moved_bytes = tally.request_bytes.wrapping_add(tally.response_bytes);
+                let standing = Standing { moved_bytes, request_ended: true, on_client: false };
+                idle.poll(cx, standing).map(Err)
+            }
         }
     })
     .await

@@ -60,6 +60,8 @@ pub(crate) struct Wire {
     /// Written and not yet sent.
     pub(crate) output: OutBuf,
     fill_bytes: usize,
+    /// Neither buffer holds more for long: a read goes no further, a turn flushes first.
+    buffer_bytes_max: usize,
     input_ended: bool,
     /// Bytes the socket has taken since [`Wire::start_message`].
     sent_bytes: u64,
@@ -72,9 +74,16 @@ impl Wire {
             input: BytesMut::new(),
             output: OutBuf::new(),
             fill_bytes: FILL_BYTES_MIN,
+            buffer_bytes_max: OUT_BYTES_MAX,
             input_ended: false,
             sent_bytes: 0,
         }
+    }
+
+    /// Buffers less than we would otherwise (`per_connection_buffer_limit_bytes`), but always enough
+    /// for one small message.
+    pub(crate) fn limit_buffers(&mut self, bytes: usize) {
+        self.buffer_bytes_max = bytes.clamp(FILL_BYTES_MIN, OUT_BYTES_MAX);
     }
 
     /// Bytes the socket has taken since the last call of [`Wire::start_message`].
@@ -119,7 +128,7 @@ impl Wire {
 
     /// Whether another frame may be queued before flushing.
     pub(crate) fn has_room(&self) -> bool {
-        self.output.len() < OUT_BYTES_MAX
+        self.output.len() < self.buffer_bytes_max
     }
 
     /// Reads once into `input`. `Ok(false)` is the end of the stream.
@@ -135,7 +144,7 @@ impl Wire {
         if count == 0 {
             self.input_ended = true;
         } else if count == spare {
-            self.fill_bytes = (self.fill_bytes * 4).min(FILL_BYTES_MAX);
+            self.fill_bytes = (self.fill_bytes * 4).min(FILL_BYTES_MAX).min(self.buffer_bytes_max);
         }
         Poll::Ready(Ok(count > 0))
     }

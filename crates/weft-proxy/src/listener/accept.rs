@@ -28,7 +28,7 @@ pub async fn accept_loop(socket: TcpListener, listener: Arc<str>, worker: Rc<Wor
             Ok((tcp, peer)) => {
                 backoff = BACKOFF_MIN;
                 if worker.drain.open_connections() >= worker.limits.connections_max {
-                    worker.counters.overflow.inc();
+                    worker.counters.limits.overload.inc();
                     continue; // Dropped: closed at once, rather than left to wait.
                 }
                 tokio::task::spawn_local(serve(tcp, peer, listener.clone(), worker.clone()));
@@ -115,6 +115,9 @@ pub async fn serve_adopted(tcp: TcpStream, idle: Idle, worker: Rc<Worker>) {
 
 fn report(refused: &Refused, listener: &str, peer: SocketAddr, worker: &Worker) {
     worker.counters.refused(refused.reason());
+    if matches!(refused, Refused::DetectTimeout) {
+        worker.counters.limits.detect_timeout.inc();
+    }
     tracing::debug!(listener, %peer, error = %refused, "connection closed before it was served");
 }
 

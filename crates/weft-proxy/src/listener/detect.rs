@@ -32,6 +32,9 @@ pub enum Refused {
     /// The client was too slow or sent nothing.
     #[error("nothing recognisable in time")]
     DetectTimeout,
+    /// The source has as many connections as it may.
+    #[error("too many connections of this source")]
+    SourceLimit,
     /// A listener that expects the PROXY protocol got something else.
     #[error("{0}")]
     ProxyProtocol(&'static str),
@@ -50,6 +53,7 @@ impl Refused {
             Refused::NoListener => "no_listener",
             Refused::NoChain => "no_filter_chain",
             Refused::DetectTimeout => "detect_timeout",
+            Refused::SourceLimit => "source_limit",
             Refused::ProxyProtocol(_) => "proxy_protocol",
             Refused::Io(_) => "closed",
             Refused::Tls(TlsError::MissingSecret(_)) => "tls_no_secret",
@@ -90,6 +94,9 @@ pub async fn detect(
     if listener.inspectors.proxy_protocol {
         read_proxy_header(&mut stream, &mut addresses, deadline).await?;
     }
+    let per_source_max = worker.limits.connections_per_source_max;
+    let source = worker.sources.admit(addresses.source.ip(), per_source_max);
+    let open = open.of_source(source.ok_or(Refused::SourceLimit)?);
     let port = addresses.original_dst.unwrap_or(local).port();
     let want =
         Want { tls: listener.inspectors.tls_on(port), http: listener.inspectors.http_on(port) };

@@ -143,6 +143,11 @@ async fn relay(
     let meter = FlowMeter(flow);
     let end =
         copy::bidirectional(io, &mut upstream.connected.io, &worker.scratch, limits, &meter).await;
+    match &end {
+        End::Idle => worker.counters.limits.tcp_idle.inc(),
+        End::Expired => worker.counters.limits.tcp_duration.inc(),
+        End::Closed | End::Downstream(_) | End::Upstream(_) => {}
+    }
     let flags = match &end {
         End::Closed | End::Downstream(_) => ResponseFlags::NONE,
         End::Idle => ResponseFlags::STREAM_IDLE,
@@ -169,6 +174,9 @@ fn refuse(
     worker: &Worker,
 ) {
     tracing::debug!(cluster = name, peer = %conn.peer, %error, "TCP connection refused");
+    if error.kind == ErrorKind::Overflow {
+        worker.counters.limits.tcp_overflow.inc();
+    }
     let labels = Labels::new(cluster.map(|cluster| &**cluster), None, conn, worker);
     let flags = ResponseFlags::from_name(error.flag()).unwrap_or(ResponseFlags::NONE);
     let flow = labels.flow(flags, worker);

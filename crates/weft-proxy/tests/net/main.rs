@@ -10,5 +10,6 @@ mod capture;
 mod config;
 mod http;
 mod lifecycle;
+mod limits;
 mod tcp;
 mod tls;

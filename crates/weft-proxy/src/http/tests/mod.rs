@@ -5,6 +5,7 @@ mod grpc;
 mod grpc_web;
 mod http1;
 mod http2;
+mod limits;
 mod matrix;
 mod mesh;
 mod mirror;
@@ -30,7 +31,7 @@ use crate::drain::DrainSignal;
 use crate::net::Io;
 use crate::tls::Secrets;
 use crate::upstream::endpoints::EndpointTable;
-use crate::worker::{ConnContext, Limits, NodeInfo, Worker, WorkerParts};
+use crate::worker::{ConnContext, Limits, NodeInfo, Sources, Worker, WorkerParts};
 
 /// Nothing on loopback takes this long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,6 +62,8 @@ struct Setup {
     /// Further clusters.
     clusters: Vec<Value>,
     apps: usize,
+    /// Of the process.
+    limits: Limits,
 }
 
 impl Default for Setup {
@@ -73,6 +76,7 @@ impl Default for Setup {
             cluster: json!({}),
             clusters: Vec::new(),
             apps: 1,
+            limits: Limits::of(1000),
         }
     }
 }
@@ -105,7 +109,8 @@ impl Mesh {
             secrets: Arc::new(Secrets::default()),
             drain: DrainSignal::new(),
             node: Arc::new(node),
-            limits: Limits { connections_max: 1000 },
+            limits: setup.limits,
+            sources: Sources::default(),
         };
         let worker = Rc::new(Worker::new(0, 1, parts, EndpointTable::default()));
         let mut apps = Vec::new();
