@@ -17,11 +17,11 @@ use weft_http::h1::OutBuf;
 use crate::net::Io;
 
 /// First read of a message: a head and a small body fit. Bytes.
-const FILL_BYTES_MIN: usize = 8 * 1024;
+const FILL_BYTES_MIN: u32 = 8 * 1024;
 /// Largest read. With 16 KiB reads a 64 KiB body cost three times the CPU. Bytes.
-const FILL_BYTES_MAX: usize = 128 * 1024;
+const FILL_BYTES_MAX: u32 = 128 * 1024;
 /// Output held back before a turn must flush; more waits in the source. Bytes.
-const OUT_BYTES_MAX: usize = 256 * 1024;
+const OUT_BYTES_MAX: u32 = 256 * 1024;
 /// Slices of one vectored write; the kernel takes up to 1024.
 const SLICES_MAX: usize = 64;
 
@@ -59,9 +59,9 @@ pub(crate) struct Wire {
     pub(crate) input: BytesMut,
     /// Written and not yet sent.
     pub(crate) output: OutBuf,
-    fill_bytes: usize,
+    fill_bytes: u32,
     /// Neither buffer holds more for long: a read goes no further, a turn flushes first.
-    buffer_bytes_max: usize,
+    buffer_bytes_max: u32,
     input_ended: bool,
     /// Bytes the socket has taken since [`Wire::start_message`].
     sent_bytes: u64,
@@ -82,7 +82,7 @@ impl Wire {
 
     /// Buffers less than we would otherwise (`per_connection_buffer_limit_bytes`), but always enough
     /// for one small message.
-    pub(crate) fn limit_buffers(&mut self, bytes: usize) {
+    pub(crate) fn limit_buffers(&mut self, bytes: u32) {
         self.buffer_bytes_max = bytes.clamp(FILL_BYTES_MIN, OUT_BYTES_MAX);
     }
 
@@ -128,7 +128,7 @@ impl Wire {
 
     /// Whether another frame may be queued before flushing.
     pub(crate) fn has_room(&self) -> bool {
-        self.output.len() < self.buffer_bytes_max
+        self.output.len() < self.buffer_bytes_max as usize
     }
 
     /// Reads once into `input`. `Ok(false)` is the end of the stream.
@@ -136,7 +136,7 @@ impl Wire {
         if self.input_ended {
             return Poll::Ready(Ok(false));
         }
-        if self.input.capacity() - self.input.len() < self.fill_bytes / 2 {
+        if self.input.capacity() - self.input.len() < self.fill_bytes as usize / 2 {
             self.grow_input();
         }
         let spare = self.input.capacity() - self.input.len();
@@ -166,7 +166,7 @@ impl Wire {
             self.input = spare;
             return;
         }
-        self.input.reserve(self.fill_bytes);
+        self.input.reserve(self.fill_bytes as usize);
     }
 
     /// Sends everything in `output`.
@@ -208,7 +208,8 @@ impl Wire {
             false => OutBuf::new(),
         };
         // A buffer whose bytes are still shared cannot be reused, one that has grown should not be.
-        let reusable = input.try_reclaim(FILL_BYTES_MIN) && input.capacity() <= 2 * FILL_BYTES_MIN;
+        let least = FILL_BYTES_MIN as usize;
+        let reusable = input.try_reclaim(least) && input.capacity() <= 2 * least;
         SPARE.with_borrow_mut(|spare| {
             if reusable && spare.input.len() < SPARE_MAX {
                 spare.input.push(input);

@@ -89,12 +89,8 @@ async fn a_tls_handshake_must_end_in_time() {
     listener["filter_chains"][0]["transport_socket"] = mtls_server(&["istio"]);
     listener["filter_chains"][0]["transport_socket_connect_timeout"] = json!("0.1s");
     control.set(Listener, listener);
-    let wish = Wish {
-        xds: control.address,
-        account: Some("server"),
-        dir: Some(dir.path()),
-        extra: &[],
-    };
+    let wish =
+        Wish { xds: control.address, account: Some("server"), dir: Some(dir.path()), extra: &[] };
     let proxy = start(&wish);
     proxy.ready().await;
     let mut slow = connect(proxy.listener("l").await).await;

@@ -5,9 +5,9 @@ use super::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: app\r\n\r\n";
 
-fn hcm(change: Value) -> Setup {
+fn hcm(change: &Value) -> Setup {
     let mut hcm = Setup::default().hcm;
-    merge(&mut hcm, &change);
+    merge(&mut hcm, change);
     Setup { hcm, ..Setup::default() }
 }
 
@@ -36,7 +36,7 @@ impl Mesh {
 
 #[test]
 fn a_head_that_does_not_come_whole_is_given_up() {
-    run(hcm(json!({"requestHeadersTimeout": "0.1s"})), |mesh| async move {
+    run(hcm(&json!({"requestHeadersTimeout": "0.1s"})), |mesh| async move {
         let mut client = mesh.client().await;
         client.send("GET / HTTP/1.1\r\nHost: a").await;
         assert!(client.rest().await.starts_with("HTTP/1.1 408 "));
@@ -47,7 +47,7 @@ fn a_head_that_does_not_come_whole_is_given_up() {
 
 #[test]
 fn a_request_that_does_not_come_whole_is_given_up() {
-    run(hcm(json!({"requestTimeout": "0.1s"})), |mesh| async move {
+    run(hcm(&json!({"requestTimeout": "0.1s"})), |mesh| async move {
         let mut client = mesh.client().await;
         client.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 9\r\n\r\nabc").await;
         let answer = client.rest().await;
@@ -62,7 +62,7 @@ fn a_request_that_does_not_come_whole_is_given_up() {
 
 #[test]
 fn a_stream_on_which_nothing_moves_is_ended() {
-    run(hcm(json!({"streamIdleTimeout": "0.1s"})), |mesh| async move {
+    run(hcm(&json!({"streamIdleTimeout": "0.1s"})), |mesh| async move {
         // The client owes its body.
         let mut client = mesh.client().await;
         client.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 9\r\n\r\nabc").await;
@@ -91,7 +91,7 @@ fn a_stream_on_which_nothing_moves_is_ended() {
 
 #[test]
 fn a_tunnel_on_which_nothing_moves_is_ended() {
-    run(hcm(json!({"streamIdleTimeout": "0.1s"})), |mesh| async move {
+    run(hcm(&json!({"streamIdleTimeout": "0.1s"})), |mesh| async move {
         let mut client = mesh.client().await;
         let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         client.send(format!("GET / HTTP/1.1\r\nHost: app\r\n{upgrade}")).await;
@@ -151,13 +151,13 @@ fn a_client_that_rests_in_its_body_is_cut_off() {
 #[test]
 fn connections_end_when_idle_or_old() {
     let options = json!({"commonHttpProtocolOptions": {"idleTimeout": "0.1s"}});
-    run(hcm(options), |mesh| async move {
+    run(hcm(&options), |mesh| async move {
         let mut client = mesh.client().await;
         assert_eq!(client.rest().await, "");
         mesh.expect_counter("envoy_http_downstream_cx_idle_timeout", 1).await;
     });
     let options = json!({"commonHttpProtocolOptions": {"maxConnectionDuration": "0.1s"}});
-    run(hcm(options), |mesh| async move {
+    run(hcm(&options), |mesh| async move {
         let mut client = mesh.client().await;
         assert_eq!(client.rest().await, "");
         mesh.expect_counter("envoy_http_downstream_cx_max_duration_reached", 1).await;
