@@ -86,7 +86,7 @@ impl HttpConn {
 
     /// Whether the connection is older than it may be: it ends with the request at hand.
     pub(crate) fn is_expired(&self) -> bool {
-        self.expires().is_some_and(|expires| expires <= self.worker.now())
+        self.expires().is_some_and(|expires| expires <= Instant::now())
     }
 
     /// Whether the chain that took the connection is no longer configured: its listener is gone,
