@@ -43,6 +43,20 @@ fn file_range(line: &str) -> Option<Option<(usize, usize)>> {
     Some(clean.then(|| end.checked_sub(start)).flatten().map(|length| (start, length)))
 }
 
+/// Gives the pages back to the system of which this thread has freed every block. The allocator does so
+/// by itself only as it allocates, and a thread that has become idle does not.
+#[allow(unsafe_code, reason = "the allocator's own call")]
+pub(crate) fn release_freed() {
+    use mimalloc as _; // Links the allocator.
+    unsafe extern "C" {
+        /// `force`: pages too that were in use a moment ago.
+        fn mi_collect(force: bool);
+    }
+    // SAFETY: mimalloc's public function, of this signature in all its versions; it may be called
+    // at any time on any thread, whether or not that thread ever allocated with mimalloc.
+    unsafe { mi_collect(true) }
+}
+
 #[allow(unsafe_code, reason = "madvise has no safe form")]
 fn unmap(start: usize, length: usize) -> io::Result<()> {
     use rustix::mm::{Advice, madvise};

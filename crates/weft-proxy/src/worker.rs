@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -296,9 +296,30 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let worker = Rc::new(Worker::new(id, count, parts, endpoints));
+    local.spawn_local(give_back_memory(worker.clone()));
     local.block_on(&runtime, obey(worker, orders));
     Ok(())
 }
+
+/// Returns what a crowd of connections needed once half of them have gone.
+async fn give_back_memory(worker: Rc<Worker>) {
+    let mut most = 0;
+    loop {
+        tokio::time::sleep(GIVE_BACK_PERIOD).await;
+        let open = worker.drain.open_connections();
+        most = open.max(most);
+        if most > GIVE_BACK_MIN && open <= most / 2 {
+            most = open;
+            crate::http::wire::trim_spare();
+            crate::memory::release_freed();
+        }
+    }
+}
+
+/// How often a worker looks whether it has memory to give back.
+const GIVE_BACK_PERIOD: Duration = Duration::from_secs(10);
+/// Fewer connections than this leave nothing worth the work.
+const GIVE_BACK_MIN: usize = 64;
 
 /// Carries out orders, in order: tables always come before the sockets that need them.
 async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<ToWorker>) {

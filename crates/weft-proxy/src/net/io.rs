@@ -24,7 +24,8 @@ pub enum Io {
 #[derive(Debug)]
 pub struct Prefixed {
     tcp: TcpStream,
-    prefix: BytesMut,
+    /// Boxed: it is there for a moment of the connection's life.
+    prefix: Option<Box<BytesMut>>,
 }
 
 /// What [`Io::idle_state`] found on a connection nobody is reading from.
@@ -60,7 +61,7 @@ impl Io {
     /// The socket alone, if it has no TLS and everything read from it was taken.
     pub fn into_plain_socket(self) -> Option<std::net::TcpStream> {
         match self {
-            Io::Plain(stream) if stream.prefix.is_empty() => stream.tcp.into_std().ok(),
+            Io::Plain(stream) if stream.prefix.is_none() => stream.tcp.into_std().ok(),
             Io::Plain(_) | Io::Tls(_) => None,
         }
     }
@@ -80,7 +81,7 @@ impl Io {
     /// `poll_read`, which also register for wake-up.
     pub fn try_read(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
         match self {
-            Io::Plain(stream) if stream.prefix.is_empty() => stream.tcp.try_read_buf(buf),
+            Io::Plain(stream) if stream.prefix.is_none() => stream.tcp.try_read_buf(buf),
             _ => match self.poll_read_bytes(&mut Context::from_waker(Waker::noop()), buf) {
                 Poll::Ready(result) => result,
                 Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
@@ -165,6 +166,7 @@ fn peek(tcp: &TcpStream) -> IdleState {
 impl Prefixed {
     /// `prefix` is read before the socket.
     pub fn new(tcp: TcpStream, prefix: BytesMut) -> Prefixed {
+        let prefix = (!prefix.is_empty()).then(|| Box::new(prefix));
         Prefixed { tcp, prefix }
     }
 
@@ -175,19 +177,31 @@ impl Prefixed {
 
     /// Bytes read from the socket that have not been taken yet.
     pub fn prefix(&self) -> &[u8] {
-        &self.prefix
+        self.prefix.as_deref().map_or(&[], |prefix| &prefix[..])
     }
 
     /// Reads more from the socket behind the prefix, for protocol detection. `Ok(0)` is the end.
     pub async fn read_ahead(&mut self) -> io::Result<usize> {
         use tokio::io::AsyncReadExt;
-        self.prefix.reserve(READ_AHEAD);
-        self.tcp.read_buf(&mut self.prefix).await
+        let prefix = self.prefix.get_or_insert_default();
+        prefix.reserve(READ_AHEAD);
+        let read = self.tcp.read_buf(&mut **prefix).await;
+        self.forget_empty();
+        read
     }
 
     /// Drops the first `n` bytes of the prefix (a PROXY protocol header).
     pub fn skip(&mut self, n: usize) {
-        self.prefix.advance(n);
+        if let Some(prefix) = &mut self.prefix {
+            prefix.advance(n);
+        }
+        self.forget_empty();
+    }
+
+    fn forget_empty(&mut self) {
+        if self.prefix.as_ref().is_some_and(|prefix| prefix.is_empty()) {
+            self.prefix = None;
+        }
     }
 }
 
@@ -200,15 +214,13 @@ impl AsyncRead for Prefixed {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
+        let Some(prefix) = &mut self.prefix else {
             return Pin::new(&mut self.tcp).poll_read(cx, buf);
-        }
-        let n = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..n]);
-        self.prefix.advance(n);
-        if self.prefix.is_empty() {
-            self.prefix = BytesMut::new(); // Give the block back: most connections outlive it.
-        }
+        };
+        let n = prefix.len().min(buf.remaining());
+        buf.put_slice(&prefix[..n]);
+        prefix.advance(n);
+        self.forget_empty();
         Poll::Ready(Ok(()))
     }
 }
