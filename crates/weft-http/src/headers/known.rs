@@ -59,6 +59,7 @@ known_headers! {
     XEnvoyUpstreamServiceTime = "x-envoy-upstream-service-time",
     XEnvoyExternalAddress = "x-envoy-external-address",
     XEnvoyOverloaded = "x-envoy-overloaded",
+    XWeftSpelling = "x-weft-spelling",
 }
 
 pub(crate) const KNOWN_COUNT: usize = Known::ALL.len();

@@ -211,6 +211,57 @@ impl HeaderList {
         }
     }
 
+    /// Puts the lines in the order of `names` and under their spelling; lines they do not name follow
+    /// in their own order. Values of one name keep theirs. For a name without a line, `value` may
+    /// give one.
+    pub(crate) fn rearrange<'n>(
+        &mut self,
+        names: impl Iterator<Item = &'n [u8]>,
+        value: impl Fn(Known) -> Option<&'n [u8]>,
+    ) {
+        let mut order = Vec::with_capacity(self.entries.len() + 2);
+        let mut taken = vec![false; self.entries.len()];
+        let mut made = Vec::new();
+        for name in names {
+            let known = Known::from_name(name);
+            let line = (0..taken.len()).find(|&index| {
+                !taken[index]
+                    && self.entries[index].place != Place::Removed
+                    && self.name_of(&self.entries[index]).eq_ignore_ascii_case(name)
+            });
+            match (line, known) {
+                (Some(index), _) => {
+                    taken[index] = true;
+                    self.respell(index, name);
+                    order.push(self.entries[index]);
+                }
+                (None, Some(known)) if !made.contains(&known) && !self.contains_known(known) => {
+                    let Some(value) = value(known) else { continue };
+                    made.push(known);
+                    order.push(self.write_line(name, value));
+                }
+                (None, _) => {}
+            }
+        }
+        for (index, taken) in taken.into_iter().enumerate() {
+            if !taken && self.entries[index].place != Place::Removed {
+                order.push(self.entries[index]);
+            }
+        }
+        self.live = order.len();
+        self.entries = order;
+        self.rebuild_index();
+    }
+
+    /// Gives a line's name another spelling of the same letters.
+    fn respell(&mut self, index: usize, name: &[u8]) {
+        if self.name_of(&self.entries[index]) != name {
+            let start = self.overlay.len();
+            self.replace_value_from(index, ValueSource::Same);
+            self.overlay[start..start + name.len()].copy_from_slice(name);
+        }
+    }
+
     /// Bytes of all lines, each with its CR LF.
     pub fn wire_len(&self) -> usize {
         self.entries

@@ -6,25 +6,17 @@ use crate::message::Version;
 
 /// Removes what belongs to the client's connection from a request that goes to a peer of version
 /// `to`. What `conn` let through stays: `Upgrade` towards HTTP/1. `TE: trailers` stays towards
-/// both versions, since trailers are forwarded.
+/// both versions, since trailers are forwarded. What stays keeps its place and spelling.
 pub fn strip_request(headers: &mut HeaderList, conn: &Connection, to: Version) {
-    let trailers = names_trailers(headers);
-    strip(headers, upgrades(conn, to));
-    if trailers {
-        headers.append_known(Known::Te, "trailers");
-        if to != Version::H2 && !headers.contains_known(Known::Connection) {
-            headers.append_known(Known::Connection, "TE");
-        } else if to != Version::H2 {
-            headers.set_known(Known::Connection, "upgrade, TE");
-        }
-    }
+    let trailers = headers.contains_known(Known::Te) && names_trailers(headers);
+    strip(headers, upgrades(conn, to), trailers, to);
     // The proxy answers expectations itself or passes the field on; that is the caller's choice.
 }
 
 /// Removes what belongs to the upstream connection from a response that goes to a client of
 /// version `to`. A 101 keeps `Upgrade`.
 pub fn strip_response(headers: &mut HeaderList, conn: &Connection, to: Version) {
-    strip(headers, upgrades(conn, to));
+    strip(headers, upgrades(conn, to), false, to);
 }
 
 /// Removes fields that have no place in a trailer section (RFC 9110 §6.5.1).
@@ -60,14 +52,17 @@ fn upgrades(conn: &Connection, to: Version) -> bool {
     conn.upgrade.is_some() && to == Version::H11
 }
 
-fn strip(headers: &mut HeaderList, keep_upgrade: bool) {
-    if !keep_upgrade && !HOP_BY_HOP.iter().any(|&known| headers.contains_known(known)) {
-        return;
-    }
+fn strip(headers: &mut HeaderList, upgrade: bool, trailers: bool, to: Version) {
     let nominated = nominated(headers);
+    let options = match (upgrade, trailers && to != Version::H2) {
+        (false, false) => None,
+        (upgrade, te) => Some(kept_options(headers, upgrade, te)),
+    };
     headers.retain(|header| match header.known {
-        Some(Known::Upgrade) => keep_upgrade,
-        Some(Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::Te) => false,
+        Some(Known::Upgrade) => upgrade,
+        Some(Known::Connection) => options.is_some(),
+        Some(Known::Te) => trailers,
+        Some(Known::KeepAlive | Known::ProxyConnection) => false,
         // Framing lines stay until the head is written: the writer decides about them.
         known => {
             !nominated.as_ref().is_some_and(|names| names_token(names, header.name))
@@ -75,14 +70,32 @@ fn strip(headers: &mut HeaderList, keep_upgrade: bool) {
                 || is_protected_name(header.name)
         }
     });
-    if keep_upgrade {
-        headers.append_known(Known::Connection, "upgrade");
+    if trailers {
+        headers.set_known(Known::Te, "trailers");
+    }
+    if let Some(options) = options {
+        headers.set("Connection", options);
     }
 }
 
-/// Without any of these a head has nothing to strip: only `Connection` nominates further fields.
-const HOP_BY_HOP: [Known; 5] =
-    [Known::Connection, Known::KeepAlive, Known::ProxyConnection, Known::Te, Known::Upgrade];
+/// What `Connection` still says: `upgrade` and `TE`, spelt as they were.
+fn kept_options(headers: &HeaderList, upgrade: bool, te: bool) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for (option, wanted, spelling) in [(&b"upgrade"[..], upgrade, "Upgrade"), (b"te", te, "TE")] {
+        if !wanted {
+            continue;
+        }
+        let said = headers
+            .get_all("connection")
+            .flat_map(|value| value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii))
+            .find(|said| said.eq_ignore_ascii_case(option));
+        if !kept.is_empty() {
+            kept.extend_from_slice(b", ");
+        }
+        kept.extend_from_slice(said.unwrap_or(spelling.as_bytes()));
+    }
+    kept
+}
 
 /// The names that `Connection` nominates, if any is not one of the options of its own.
 fn nominated(headers: &HeaderList) -> Option<Vec<u8>> {
@@ -143,7 +156,8 @@ fn is_protected(known: Known) -> bool {
         | Known::XEnvoyDecoratorOperation
         | Known::XEnvoyUpstreamServiceTime
         | Known::XEnvoyExternalAddress
-        | Known::XEnvoyOverloaded => true,
+        | Known::XEnvoyOverloaded
+        | Known::XWeftSpelling => true,
     }
 }
 

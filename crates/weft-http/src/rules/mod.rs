@@ -10,6 +10,7 @@ mod h2;
 mod hop;
 mod reply;
 mod singleton;
+mod spelling;
 
 pub use forwarded::{append_forwarded_for, client_address, set_forwarded_proto};
 pub use framing::{Framing, is_transfer_coded, request_framing, response_framing, set_connection};
@@ -22,6 +23,7 @@ pub(crate) use h2::{RequestParts, assemble_request, assemble_response, name_faul
 pub use hop::{names_trailers, strip_request, strip_response, strip_trailers};
 pub use reply::{grpc_message, grpc_status_of, into_grpc_reply, is_grpc, local_reply};
 pub use singleton::{Singleton, SingletonRepeated, apply_singleton};
+pub use spelling::{SPELLING_BYTES_MAX, note_spelling, respell, take_spelling};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use bytes::{Bytes, BytesMut};
 
 use super::*;
-use crate::h1::{Connection, Limits, Parsed, parse_request};
+use crate::h1::{Connection, Limits, Parsed, Upgrade, parse_request};
 use crate::headers::HeaderList;
 use crate::message::{BodyLength, Method, RequestHead, ResponseHead, Scheme, Target, Version};
 
@@ -44,14 +44,14 @@ fn hop_by_hop_fields_stay_on_their_hop() {
         ],
     );
     let te = "TE: gzip;q=1, trailers\r\nConnection: TE\r\nA: 1\r\n";
-    check(te, Version::H11, &[("A", "1"), ("te", "trailers"), ("connection", "TE")]);
-    check(te, Version::H2, &[("A", "1"), ("te", "trailers")]);
+    check(te, Version::H11, &[("TE", "trailers"), ("Connection", "TE"), ("A", "1")]);
+    check(te, Version::H2, &[("TE", "trailers"), ("A", "1")]);
     check("TE: gzip\r\nConnection: TE\r\n", Version::H11, &[]);
     let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nA: 1\r\n";
     check(
         upgrade,
         Version::H11,
-        &[("Upgrade", "websocket"), ("A", "1"), ("connection", "upgrade")],
+        &[("Connection", "Upgrade"), ("Upgrade", "websocket"), ("A", "1")],
     );
     check(upgrade, Version::H2, &[("A", "1")]);
     check(
@@ -184,7 +184,7 @@ fn http1_heads_become_http2_ones() {
         request("X-UP: 1\r\nConnection: x-up, close\r\nTE: trailers\r\nCookie: a; b\r\n");
     head.scheme = Scheme::Https;
     request_to_h2(&mut head, &conn);
-    assert_eq!(head.headers, list(&[("cookie", "a; b"), ("te", "trailers")]));
+    assert_eq!(head.headers, list(&[("te", "trailers"), ("cookie", "a; b")]));
     let pseudo: Vec<_> = request_pseudo(&head, None).into_vec();
     let expect: [(&str, &[u8]); 4] =
         [(":method", b"GET"), (":scheme", b"https"), (":authority", b"a"), (":path", b"/p")];
@@ -281,4 +281,100 @@ fn singletons() {
     let mut headers = list(&twice);
     assert!(apply_singleton(&mut headers, "content-type", Singleton::Reject).is_err());
     assert!(apply_singleton(&mut headers, "x", Singleton::Reject).is_ok());
+}
+
+/// What an HTTP/2 hop makes of a head, and what the far side makes of it again.
+fn across(lines: &[(&str, &str)], authority: &str, length: BodyLength) -> Vec<(String, String)> {
+    let sent = list(lines);
+    let noted = note_spelling(&sent);
+    // The hop groups names in an order of its own, and has no Host and no Transfer-Encoding.
+    let mut names: Vec<String> = Vec::new();
+    for header in &sent {
+        names.insert(0, String::from_utf8_lossy(header.name).to_lowercase());
+    }
+    names.sort();
+    names.dedup();
+    names.retain(|name| name != "host" && name != "transfer-encoding");
+    let mut arrived = HeaderList::new();
+    for name in &names {
+        for value in sent.get_all(name) {
+            arrived.append(name, value);
+        }
+    }
+    if let Some(noted) = &noted {
+        arrived.append("x-weft-spelling", noted);
+    }
+    let noted = take_spelling(&mut arrived);
+    if let Some(noted) = noted {
+        respell(&mut arrived, &noted, Some(authority.as_bytes()), length);
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    arrived.iter().map(|header| (text(header.name), text(header.value))).collect()
+}
+
+#[test]
+fn spelling_order_and_duplicates_come_back_across_http2() {
+    let lines = [
+        ("X-CustomID", "1"),
+        ("SOAPAction", "\"x\""),
+        ("HOST", "app"),
+        ("x-customid", "2"),
+        ("Accept", "*/*"),
+        ("X-CustomID", "3"),
+        ("TRANSFER-encoding", "chunked"),
+        ("z", "last"),
+    ];
+    let back = across(&lines, "app", BodyLength::Streamed);
+    let back: Vec<_> = back.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(back, lines);
+}
+
+#[test]
+fn lower_case_needs_no_list_and_a_long_one_is_not_sent() {
+    assert_eq!(note_spelling(&list(&[("accept", "*/*"), ("x-y", "z")])), None);
+    let long = format!("X-{}", "y".repeat(SPELLING_BYTES_MAX));
+    assert_eq!(note_spelling(&list(&[(&long, "1")])), None);
+}
+
+#[test]
+fn a_list_can_neither_add_nor_change_fields() {
+    let check = |noted: &str, expect: &[(&str, &str)]| {
+        let mut headers = list(&[("a", "1"), ("b", "2"), ("content-length", "3"), ("a", "4")]);
+        headers.append("x-weft-spelling", noted);
+        let taken = take_spelling(&mut headers).unwrap_or_default();
+        respell(&mut headers, &taken, Some(b"app"), BodyLength::Exact(3));
+        assert_eq!(headers, list(expect), "{noted}");
+    };
+    let plain = [("a", "1"), ("b", "2"), ("content-length", "3"), ("a", "4")];
+    check("", &plain);
+    check("X,Y,,Z", &plain);
+    check("a,a,a,a", &[("a", "1"), ("a", "4"), ("b", "2"), ("content-length", "3")]);
+    check("Transfer-Encoding,Connection,Authorization", &plain);
+    check("B: 9,a b,\u{e9}", &plain);
+    check(
+        "Content-Length,Content-Length",
+        &[("Content-Length", "3"), ("a", "1"), ("b", "2"), ("a", "4")],
+    );
+    let host_first = [("hOST", "app"), ("a", "1"), ("b", "2"), ("content-length", "3"), ("a", "4")];
+    check("hOST,Host,host", &host_first);
+    // Two lists are none.
+    let mut headers = list(&[("a", "1"), ("x-weft-spelling", "A"), ("X-Weft-Spelling", "A")]);
+    assert_eq!(take_spelling(&mut headers), None);
+    assert_eq!(headers, list(&[("a", "1")]));
+}
+
+#[test]
+fn what_stays_of_hop_by_hop_fields_stays_where_it_was() {
+    let upgrade =
+        Connection { keep_alive: true, upgrade: Some(Upgrade::WebSocket), expect_continue: false };
+    let mut headers = list(&[
+        ("Connection", "keep-alive, Upgrade"),
+        ("UPGRADE", "websocket"),
+        ("X", "y"),
+        ("Te", "gzip, trailers"),
+    ]);
+    strip_request(&mut headers, &upgrade, Version::H11);
+    let expect =
+        [("Connection", "Upgrade, TE"), ("UPGRADE", "websocket"), ("X", "y"), ("Te", "trailers")];
+    assert_eq!(headers, list(&expect));
 }

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_http::{RequestHead, Version, rules};
+use weft_http::{Known, RequestHead, Version, rules};
 use weft_traffic::circuit::{Circuit, Permit, Resource};
 use weft_traffic::cluster::ClusterKind;
 use weft_traffic::lb::{ActiveRequest, Host, PickInput, Picked};
@@ -230,7 +230,9 @@ async fn attempt(
     let Opened { mut upstream, facts } = exchange.unless_interrupted(pin!(open)).await?;
     one.reused = upstream.reused();
     let mut guard = Guard::new(facts, active, one.retry.take());
-    prepare(forward, request, upstream.version(), &picked.endpoint);
+    exchange.spelling.up = guard.facts.session.carries_spelling();
+    let to = (upstream.version(), exchange.spelling.up);
+    prepare(forward, request, to, &picked.endpoint);
     if forward.found.host.attempt_count_upstream {
         request.head.headers.set("x-envoy-attempt-count", one.count.to_string());
     }
@@ -251,12 +253,31 @@ async fn attempt(
     Ok((upstream, answer, guard))
 }
 
-/// Makes the head fit for this endpoint and its version.
-fn prepare(forward: &Forward<'_>, request: &mut Request, to: Version, endpoint: &Endpoint) {
+/// Makes the head fit for this endpoint, its version, and whether it takes the spelling of names.
+fn prepare(
+    forward: &Forward<'_>,
+    request: &mut Request,
+    (to, carries): (Version, bool),
+    endpoint: &Endpoint,
+) {
     let head = &mut request.head;
+    // What an earlier attempt sent was for its endpoint alone.
+    head.headers.remove_known(Known::XWeftSpelling);
     match to {
-        Version::H2 => rules::request_to_h2(head, &request.connection),
+        Version::H2 => {
+            if request.spelling.is_none() {
+                request.spelling = rules::note_spelling(&head.headers);
+            }
+            rules::request_to_h2(head, &request.connection);
+            if let (Some(list), true) = (&request.spelling, carries) {
+                head.headers.append_known(Known::XWeftSpelling, list);
+            }
+        }
         Version::H10 | Version::H11 => {
+            if let Some(list) = request.spelling.take() {
+                let authority = head.authority.clone();
+                rules::respell(&mut head.headers, &list, authority.as_deref(), request.body);
+            }
             if !request.stripped {
                 rules::strip_request(&mut head.headers, &request.connection, Version::H11);
             }

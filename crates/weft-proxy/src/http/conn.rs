@@ -11,6 +11,7 @@ use weft_http::h1::Limits;
 use weft_traffic::listener::Direction;
 use weft_traffic::{FilterChain, HttpConfig, ListenerConfig, Network, Tables};
 
+use crate::tls::SPELLING_ALPN;
 use crate::worker::{ConnContext, Worker};
 
 /// The configuration of the moment, counted per connection: cloning touches no other core's cache
@@ -52,6 +53,12 @@ impl HttpConn {
     /// The client showed a certificate that we verified.
     pub(crate) fn is_mtls(&self) -> bool {
         self.context.tls.as_ref().is_some_and(|tls| tls.mtls)
+    }
+
+    /// The client is a proxy of ours that lists how names were spelt.
+    pub(crate) fn carries_spelling(&self) -> bool {
+        let tls = self.context.tls.as_ref();
+        tls.is_some_and(|tls| tls.mtls && tls.alpn.as_deref() == Some(SPELLING_ALPN))
     }
 
     /// The SPIFFE id of the client's verified certificate.

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
-use weft_http::{Frame, Version, rules};
+use weft_http::{BodyLength, Frame, Version, rules};
 use weft_traffic::timeout::RequestTimeouts;
 
 use super::downstream::Downstream;
@@ -20,6 +20,7 @@ use super::grpc::{self, Messages};
 use super::grpc_web::{self, Web};
 use super::limits::{Standing, StreamLimits};
 use super::mirror::Copies;
+use super::spelling::{self, Spelling};
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::{Answer, FinalHead, Upstream};
 
@@ -40,6 +41,7 @@ pub(crate) struct Exchange<'x, 'c> {
     client_full: bool,
     /// The next bytes to move are the request's, and the client has not sent them.
     client_owes: bool,
+    pub(crate) spelling: Spelling,
     /// A 1xx head is queued for the client.
     informed: bool,
     /// The client speaks gRPC-Web.
@@ -88,6 +90,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
             response_ended: false,
             client_full: false,
             client_owes: false,
+            spelling: Spelling::default(),
             informed: false,
             web: None,
             taken: false,
@@ -210,7 +213,10 @@ impl<'x, 'c> Exchange<'x, 'c> {
                             upgrade: None,
                             expect_continue: false,
                         };
+                        let Spelling { down, up } = self.spelling;
+                        spelling::received(&mut head.headers, up, None, BodyLength::None);
                         rules::strip_response(&mut head.headers, &hop, self.down.version());
+                        spelling::sending(&mut head.headers, down);
                         self.down.send_informational(&mut head);
                         self.informed = true;
                     }
@@ -273,8 +279,11 @@ impl<'x, 'c> Exchange<'x, 'c> {
             }
             match self.poll_request_frame(cx) {
                 Poll::Ready(Some(frame)) => {
-                    let frame = frame?;
+                    let mut frame = frame?;
                     let bytes = frame_bytes(&frame);
+                    if let Frame::Trailers(trailers) = &mut frame {
+                        spelling::sending(trailers, self.spelling.up);
+                    }
                     up.send(frame)?;
                     // What was encoded was given back as it was decoded.
                     if self.web.is_none() {
@@ -319,7 +328,10 @@ impl<'x, 'c> Exchange<'x, 'c> {
             return Poll::Ready(Some(Ok(frame)));
         }
         match ready!(self.poll_received(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Frame::Trailers(trailers) = &mut frame {
+                    spelling::received(trailers, self.spelling.down, None, BodyLength::None);
+                }
                 self.tally.request_bytes += frame_bytes(&frame) as u64;
                 if let (Some(messages), Frame::Data(data)) = (&mut self.tally.messages, &frame) {
                     messages.request.see(data);
@@ -364,11 +376,14 @@ impl<'x, 'c> Exchange<'x, 'c> {
             ready!(self.down.poll_ready(cx))?;
             match up.poll_frame(cx) {
                 Poll::Ready(Some(frame)) => {
-                    let frame = frame?;
+                    let mut frame = frame?;
                     let bytes = frame_bytes(&frame);
                     self.tally.response_bytes += bytes as u64;
-                    match (&frame, &mut self.tally.messages) {
+                    match (&mut frame, &mut self.tally.messages) {
                         (Frame::Trailers(trailers), _) => {
+                            let Spelling { down, up } = self.spelling;
+                            spelling::received(trailers, up, None, BodyLength::None);
+                            spelling::sending(trailers, down);
                             self.tally.grpc_status = grpc::status(trailers);
                         }
                         (Frame::Data(data), Some(messages)) => messages.response.see(data),

@@ -16,7 +16,7 @@ pub(crate) enum Verdict {
     Go,
     /// Answer this instead of forwarding.
     Reply {
-        head: ResponseHead,
+        head: Box<ResponseHead>,
         body: Bytes,
     },
 }
@@ -66,7 +66,7 @@ fn cors(policy: &CorsPolicy, request: &Request, conn: &HttpConn) -> Verdict {
             }
         }
     }
-    Verdict::Reply { head, body: Bytes::new() }
+    Verdict::Reply { head: Box::new(head), body: Bytes::new() }
 }
 
 async fn fault(
@@ -95,5 +95,5 @@ async fn fault(
     if let (Some(status), true) = (grpc_status, request.grpc) {
         head.headers.append("grpc-status", status.to_string());
     }
-    Verdict::Reply { head, body }
+    Verdict::Reply { head: Box::new(head), body }
 }

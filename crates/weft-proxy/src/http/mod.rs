@@ -10,6 +10,7 @@ mod exchange;
 mod limits;
 mod mirror;
 mod request;
+mod spelling;
 
 mod filter;
 mod gateway;
@@ -37,6 +38,7 @@ use bytes::BytesMut;
 use weft_traffic::http::Codec;
 
 use crate::net::Io;
+use crate::tls::SPELLING_ALPN;
 use crate::worker::{ConnContext, Worker};
 use conn::HttpConn;
 
@@ -50,7 +52,7 @@ pub async fn serve_connection(io: Io, context: Rc<ConnContext>, worker: Rc<Worke
     let alpn = conn.context.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     // HTTP/2's state is the larger and lives for fewer connections: boxed.
     match (conn.http.codec, alpn) {
-        (Codec::H2, _) | (Codec::Auto, Some("h2")) => {
+        (Codec::H2, _) | (Codec::Auto, Some("h2" | SPELLING_ALPN)) => {
             Box::pin(server_h2::serve(io, BytesMut::new(), conn)).await;
         }
         (Codec::H1, _) | (Codec::Auto, Some("http/1.1" | "http/1.0")) => {

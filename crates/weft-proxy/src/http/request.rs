@@ -24,7 +24,9 @@ use super::exchange::{Exchange, Limits};
 use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
 use super::record::Record;
-use super::{filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, upgrade};
+use super::{
+    filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, spelling, upgrade,
+};
 use crate::error::{ErrorKind, ProxyError, Side};
 use crate::upstream::Upstream;
 
@@ -49,6 +51,8 @@ pub(crate) struct Request {
     pub(crate) caller: Option<Arc<PeerInfo>>,
     /// Hop-by-hop fields are gone.
     pub(crate) stripped: bool,
+    /// How the names were spelt before they were lower-cased for an HTTP/2 endpoint.
+    pub(crate) spelling: Option<Vec<u8>>,
 }
 
 /// Serves one request: answers it, or says why not, and records it exactly once.
@@ -113,7 +117,7 @@ async fn answer(
     }
     let reply = filter::on_request(&http, &found, request, conn).await;
     if let filter::Verdict::Reply { head, body } = reply {
-        return Box::pin(local_reply::send(down, head, body, record)).await;
+        return Box::pin(local_reply::send(down, *head, body, record)).await;
     }
     if let Some(policy) = found.cors()
         && let CorsDecision::Allowed { origin } = policy.on_request(&request.head, 0)
@@ -151,6 +155,7 @@ async fn answer(
     let stall = conn.worker.limits.client_stall;
     let stream = StreamLimits::new(&http.timeouts, action.timeouts.idle, stall, record.received);
     let mut exchange = Exchange::new(down, &mut record.tally, limits, stream, repeatable);
+    exchange.spelling.down = conn.carries_spelling();
     if !action.mirrors.is_empty() {
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
     }
@@ -184,6 +189,7 @@ async fn deliver(
         return Err(ProxyError::new(ErrorKind::UpstreamProtocol)
             .with_source("a transfer coding that the client's version cannot carry"));
     }
+    spelling::received(&mut head.headers, exchange.spelling.up, None, answer.body);
     rules::strip_response(&mut head.headers, &answer.connection, to);
     response.peer = match conn.direction() {
         Direction::Inbound => inbound::on_response(head, request, conn),
@@ -221,6 +227,7 @@ async fn deliver(
     }
     // From here on the response can only be completed or cut.
     exchange.settle();
+    spelling::sending(&mut head.headers, exchange.spelling.down);
     exchange.down.send_head(head, body)?;
     exchange.relay(upstream).await
 }
@@ -258,6 +265,7 @@ impl Request {
             client: conn.context.peer.ip(),
             caller: None,
             stripped: false,
+            spelling: None,
             head,
             body,
             connection,
@@ -270,6 +278,13 @@ fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result
     if request.head.method == Method::Connect && !http.connect {
         return Err(ErrorKind::UpgradeRefused.into());
     }
+    let authority = request.head.authority.clone();
+    spelling::received(
+        &mut request.head.headers,
+        conn.carries_spelling(),
+        authority.as_deref(),
+        request.body,
+    );
     head_rules::apply(&mut request.head, http, conn)?;
     match conn.direction() {
         Direction::Inbound => inbound::sanitize(request, http, conn),

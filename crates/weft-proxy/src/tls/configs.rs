@@ -13,9 +13,9 @@ use weft_traffic::tls::{
     CertSource, DownstreamTls, RootSource, TlsVersions, UpstreamTls, Validation,
 };
 
-use super::TlsError;
 use super::secrets::{Certificate, Roots, SecretMap, Secrets};
 use super::verify::{DownstreamVerifier, Expected, UpstreamVerifier};
+use super::{SPELLING_ALPN, TlsError};
 
 /// More settings than any configuration has live at once; past it the cache starts afresh.
 const CACHED_MAX: usize = 4096;
@@ -42,6 +42,8 @@ struct Cache<K, V> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum AlpnAnswer {
     Ours,
+    /// The client is a proxy of ours, and our list has HTTP/2.
+    Spelling,
     /// rustls aborts a handshake whose ALPN lists do not overlap; Istio clients offer `istio` to
     /// servers that want `h2`. Such a client gets no ALPN and is recognised by its first bytes.
     None,
@@ -74,6 +76,12 @@ impl TlsConfigs {
     ) -> Result<Arc<ServerConfig>, TlsError> {
         let overlap = tls.alpn.iter().any(|ours| offered.contains(&&**ours));
         let answer = match overlap {
+            true if tls.require_client_cert
+                && has(&tls.alpn, "h2")
+                && offered.contains(&SPELLING_ALPN.as_bytes()) =>
+            {
+                AlpnAnswer::Spelling
+            }
             true => AlpnAnswer::Ours,
             false => AlpnAnswer::None,
         };
@@ -148,9 +156,11 @@ fn server_config(
     }
     let picker = Arc::new(CertificatePicker { certificates });
     let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(picker);
-    if answer == AlpnAnswer::Ours {
-        config.alpn_protocols = tls.alpn.iter().map(|name| name.to_vec()).collect();
-    }
+    config.alpn_protocols = match answer {
+        AlpnAnswer::Ours => protocols(&tls.alpn),
+        AlpnAnswer::Spelling => vec![SPELLING_ALPN.into()],
+        AlpnAnswer::None => Vec::new(),
+    };
     // One ticket: every ticket is a signature's worth of CPU, and clients here keep connections.
     config.send_tls13_tickets = 1;
     Ok(config)
@@ -198,10 +208,21 @@ fn client_config(
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(key)))),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = tls.alpn.iter().map(|name| name.to_vec()).collect();
+    config.alpn_protocols = protocols(&tls.alpn);
+    if has(&tls.alpn, "istio") && has(&tls.alpn, "h2") {
+        config.alpn_protocols.insert(0, SPELLING_ALPN.into());
+    }
     config.enable_sni = tls.sni.is_some() || tls.auto_host_sni;
     config.resumption = rustls::client::Resumption::in_memory_sessions(CLIENT_SESSIONS_MAX);
     Ok(config)
+}
+
+fn protocols(alpn: &[Box<[u8]>]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|name| name.to_vec()).collect()
+}
+
+fn has(alpn: &[Box<[u8]>], name: &str) -> bool {
+    alpn.iter().any(|one| **one == *name.as_bytes())
 }
 
 fn versions(versions: TlsVersions) -> &'static [&'static SupportedProtocolVersion] {

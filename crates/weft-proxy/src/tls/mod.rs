@@ -16,6 +16,10 @@ use rustls::crypto::CryptoProvider;
 pub use configs::TlsConfigs;
 pub use secrets::Secrets;
 
+/// ALPN of HTTP/2 between two proxies of ours that list the spelling of names for each other. Only
+/// mesh mTLS offers it; a stock Envoy does not know it and takes `h2`, which is offered as well.
+pub const SPELLING_ALPN: &str = "weft-h2";
+
 /// What a finished server-side handshake told about the client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsInfo {

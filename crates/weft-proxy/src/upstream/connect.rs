@@ -13,7 +13,7 @@ use weft_traffic::{Cluster, Endpoint, EndpointAddress};
 use crate::error::{ErrorKind, ProxyError};
 use crate::net::Io;
 use crate::net::io::Prefixed;
-use crate::tls::{TlsError, handshake};
+use crate::tls::{SPELLING_ALPN, TlsError, handshake};
 use crate::upstream::endpoints::CxGuard;
 use crate::worker::Worker;
 
@@ -37,6 +37,18 @@ pub struct Negotiated {
     pub peer_spiffe: Option<Arc<str>>,
     /// We showed a client certificate and the upstream's was verified.
     pub mtls: bool,
+}
+
+impl Negotiated {
+    /// ALPN chose HTTP/2.
+    pub fn is_h2(&self) -> bool {
+        matches!(self.alpn.as_deref(), Some("h2" | SPELLING_ALPN))
+    }
+
+    /// The endpoint is a proxy of ours that lists how names were spelt.
+    pub fn carries_spelling(&self) -> bool {
+        self.mtls && self.alpn.as_deref() == Some(SPELLING_ALPN)
+    }
 }
 
 /// Client and destination as a PROXY protocol header should tell them.

@@ -372,7 +372,7 @@ impl HostPool {
         let h2 = match wanted {
             Wanted::H1 => false,
             Wanted::H2 => true,
-            Wanted::Negotiated => session.alpn.as_deref() == Some("h2"),
+            Wanted::Negotiated => session.is_h2(),
         };
         self.speaks_h2.set(Some(h2));
         let facts = Rc::new(ConnectionFacts { session, active });

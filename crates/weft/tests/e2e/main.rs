@@ -6,6 +6,7 @@ mod harness;
 
 mod control_restart;
 mod demo_on_envoy;
+mod faithful;
 mod grpc_xds;
 mod handover;
 mod live;

@@ -558,3 +558,23 @@ fn compression_for_the_transfer_goes_only_where_it_can_be_said() {
         assert!(head.starts_with("HTTP/1.1 501 "), "{head}");
     });
 }
+
+#[test]
+fn the_spelling_list_is_nobodys_but_ours() {
+    run(Setup::default(), |mesh| async move {
+        let mut client = mesh.client().await;
+        client.send("GET / HTTP/1.1\r\nX-Weft-Spelling: a,HOST\r\nHost: app\r\nA: b\r\n\r\n").await;
+        let mut app = mesh.app().await;
+        assert_eq!(app.head().await, "GET / HTTP/1.1\r\nHost: app\r\nA: b\r\n\r\n");
+        app.send("HTTP/1.1 103 Early\r\nx-weft-spelling: LINK\r\nLink: x\r\n\r\n").await;
+        assert_eq!(client.head().await, "HTTP/1.1 103 Early\r\nLink: x\r\n\r\n");
+        app.send(
+            "HTTP/1.1 200 OK\r\nX-Weft-Spelling: a\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n\
+             0\r\nx-weft-spelling: end\r\nEnd: 1\r\n\r\n",
+        )
+        .await;
+        let head = "HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(client.head().await, head);
+        assert_eq!(client.head().await, "0\r\nEnd: 1\r\n\r\n");
+    });
+}
