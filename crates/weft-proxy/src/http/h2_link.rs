@@ -222,6 +222,8 @@ impl<'l> Wire<'l> {
 pub(crate) struct Watch {
     /// Close when nothing was open for so long.
     pub(crate) idle_limit: Option<Duration>,
+    /// Say GOAWAY then, whatever is open.
+    pub(crate) expires: Option<Instant>,
     /// Ask whether the peer is alive this often.
     pub(crate) ping_interval: Option<Duration>,
     /// How long the answer may take.
@@ -244,6 +246,7 @@ impl Watch {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             idle_limit: None,
+            expires: None,
             ping_interval: None,
             ping_timeout: PING_TIMEOUT,
             started: now,
@@ -308,13 +311,19 @@ impl Watch {
         {
             connection.shutdown();
         }
+        if self.expires.is_some_and(|expires| expires <= now) {
+            connection.shutdown();
+        }
         if connection.is_leaving() && idle.is_some_and(|idle| idle >= LEAVE_TIMEOUT) {
             connection.shutdown_now(ErrorCode::NO_ERROR);
         }
         self.ping(connection, now);
         self.due = match connection.is_leaving() {
             true => now + TICK,
-            false => self.next(now),
+            false => match self.expires {
+                Some(expires) => self.next(now).min(expires),
+                None => self.next(now),
+            },
         };
     }
 

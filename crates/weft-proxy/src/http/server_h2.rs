@@ -118,6 +118,7 @@ fn watch(conn: &HttpConn, now: Instant) -> Watch {
     let rules = &conn.http.http2;
     let mut watch = Watch::new(now);
     watch.idle_limit = conn.http.timeouts.idle;
+    watch.expires = conn.expires();
     watch.ping_interval = rules.keepalive_interval;
     watch.ping_timeout = rules.keepalive_timeout.unwrap_or(PING_TIMEOUT);
     watch
@@ -129,7 +130,7 @@ fn take_requests(link: &Rc<Link>, conn: &Rc<HttpConn>) {
     while let Some(incoming) = link.with(Connection::next_request) {
         // One look at the clock and the configuration per read: they came together.
         let received = *received.get_or_insert_with(|| {
-            if conn.is_orphaned() {
+            if conn.is_orphaned() || conn.is_expired() {
                 link.with(Connection::shutdown);
             }
             Instant::now()

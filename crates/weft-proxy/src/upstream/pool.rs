@@ -80,6 +80,8 @@ pub(crate) struct HostPool {
     speaks_h2: Cell<Option<bool>>,
     idle_limit: Cell<Duration>,
     requests_max: Cell<Option<u32>>,
+    /// A connection this old takes no more requests.
+    age_max: Option<Duration>,
     freed: Rc<Notify>,
 }
 
@@ -92,6 +94,7 @@ struct SharedH2 {
 pub(crate) struct ConnectionFacts {
     pub(crate) session: Negotiated,
     pub(crate) active: CxGuard,
+    opened: Instant,
 }
 
 /// The right to one connection of the cluster; tells those who wait when it ends.
@@ -275,6 +278,7 @@ impl ClusterPool {
                 _ => default,
             }),
             requests_max: Cell::new(http.requests_per_connection_max),
+            age_max: http.connection_duration,
             freed: self.freed.clone(),
         });
         self.hosts.borrow_mut().insert(key, host.clone());
@@ -331,6 +335,9 @@ impl HostPool {
                 continue;
             }
             let connection = idle.into_connection();
+            if self.is_aged(connection.facts()) {
+                continue;
+            }
             let facts = connection.facts().clone();
             return Some(Opened { upstream: Upstream::H1(connection.start(self.clone())), facts });
         }
@@ -342,7 +349,10 @@ impl HostPool {
                 let mut all = self.shared.borrow_mut();
                 all.retain(|shared| !shared.connection.is_closed());
                 let requests_max = self.requests_max.get();
-                all.iter().find(|shared| shared.connection.has_room(requests_max))?.clone()
+                let fits = |shared: &&Rc<SharedH2>| {
+                    shared.connection.has_room(requests_max) && !self.is_aged(&shared.facts)
+                };
+                all.iter().find(fits)?.clone()
             };
             let mut client = shared.connection.start();
             // A connection that is going away says so here; then the next one is tried.
@@ -375,7 +385,7 @@ impl HostPool {
             Wanted::Negotiated => session.is_h2(),
         };
         self.speaks_h2.set(Some(h2));
-        let facts = Rc::new(ConnectionFacts { session, active });
+        let facts = Rc::new(ConnectionFacts { session, active, opened: Instant::now() });
         if !h2 {
             let connection = H1Connection::new(io, facts.clone(), permit);
             return Ok(Opened { upstream: Upstream::H1(connection.start(self.clone())), facts });
@@ -391,8 +401,13 @@ impl HostPool {
         let limit = self.idle_limit.get();
         self.idle.borrow_mut().retain_mut(|idle| !idle.is_stale(now, limit) && idle.is_good());
         self.shared.borrow_mut().retain(|shared| {
+            let limit = if self.is_aged(&shared.facts) { Duration::ZERO } else { limit };
             !shared.connection.is_closed() && !shared.connection.is_stale(now, limit)
         });
+    }
+
+    fn is_aged(&self, facts: &ConnectionFacts) -> bool {
+        self.age_max.is_some_and(|max| facts.opened.elapsed() >= max)
     }
 
     fn is_empty(&self) -> bool {
