@@ -105,6 +105,17 @@ pub struct ConnContext {
     pub open: OpenGuard,
 }
 
+impl ConnContext {
+    /// Where the client meant to go, if that is not this very proxy: connecting there would loop.
+    pub fn captured_dst(&self) -> Option<SocketAddr> {
+        match self.original_dst {
+            // With TPROXY the socket's own address is the destination.
+            Some(original) if original != self.local || self.listener.transparent => Some(original),
+            _ => None,
+        }
+    }
+}
+
 /// Connection-level counters of one worker.
 pub struct Counters {
     /// Accepted connections.

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod client;
 pub mod corpus;
 pub mod envoy;
+pub mod netns;
 pub mod peer;
 pub mod process;
 pub mod relay;

@@ -60,8 +60,9 @@ pub struct Inspectors {
     pub http: bool,
     /// `envoy.filters.listener.original_dst`
     pub original_dst: bool,
-    /// `envoy.filters.listener.original_src`: connect upstream from the client's address.
-    pub original_src: bool,
+    /// `envoy.filters.listener.original_src`: connect upstream from the client's address, with this
+    /// mark (SO_MARK; 0: none).
+    pub original_src: Option<u32>,
     /// `envoy.filters.listener.proxy_protocol`
     pub proxy_protocol: bool,
     /// Destination ports on which the HTTP inspector must not wait (server-first protocols).

@@ -5,7 +5,7 @@
 
 use weft_model::spec::{
     ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
-    OutlierDetection, Subset, TrafficPolicy,
+    OutlierDetection, ProxyProtocol, RetryBudget, Subset, TrafficPolicy,
 };
 
 /// The settings that apply; `None` is Istio's default.
@@ -15,6 +15,8 @@ pub(crate) struct Policy<'a> {
     pub(crate) connection_pool: Option<&'a ConnectionPoolSettings>,
     pub(crate) outlier_detection: Option<&'a OutlierDetection>,
     pub(crate) tls: Option<&'a ClientTlsSettings>,
+    pub(crate) proxy_protocol: Option<&'a ProxyProtocol>,
+    pub(crate) retry_budget: Option<&'a RetryBudget>,
 }
 
 pub(crate) fn policy<'a>(
@@ -37,6 +39,8 @@ pub(crate) fn policy<'a>(
         connection_pool: narrow.connection_pool.or(wide.connection_pool),
         outlier_detection: narrow.outlier_detection.or(wide.outlier_detection),
         tls: narrow.tls.or(wide.tls),
+        proxy_protocol: narrow.proxy_protocol.or(wide.proxy_protocol),
+        retry_budget: narrow.retry_budget.or(wide.retry_budget),
     }
 }
 
@@ -51,6 +55,8 @@ fn whole(policy: &TrafficPolicy) -> Policy<'_> {
         connection_pool: policy.connection_pool.as_ref(),
         outlier_detection: policy.outlier_detection.as_ref(),
         tls: policy.tls.as_ref(),
+        proxy_protocol: policy.proxy_protocol.as_ref(),
+        retry_budget: policy.retry_budget.as_ref(),
     }
 }
 
@@ -63,6 +69,9 @@ fn for_port(policy: &TrafficPolicy, port: u16) -> Option<Policy<'_>> {
         connection_pool: selected.connection_pool.as_ref(),
         outlier_detection: selected.outlier_detection.as_ref(),
         tls: selected.tls.as_ref(),
+        // These two have no settings for a port; a policy for one leaves them as they are.
+        proxy_protocol: policy.proxy_protocol.as_ref(),
+        retry_budget: policy.retry_budget.as_ref(),
     })
 }
 

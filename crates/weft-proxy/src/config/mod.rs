@@ -46,7 +46,7 @@ pub struct Config {
     /// Why the newest version of a resource is not used.
     rejected: [BTreeMap<Arc<str>, String>; ResourceType::COUNT],
     versions: [String; ResourceType::COUNT],
-    accepted: [bool; ResourceType::COUNT],
+    answered_types: [bool; ResourceType::COUNT],
     warming: BTreeMap<Arc<str>, Warming>,
     /// Grows when a listener in use changes.
     listeners_version: u64,
@@ -94,7 +94,7 @@ impl Config {
             held: Default::default(),
             rejected: Default::default(),
             versions: Default::default(),
-            accepted: Default::default(),
+            answered_types: Default::default(),
             warming: BTreeMap::new(),
             listeners_version: 0,
             answered: BTreeSet::new(),
@@ -137,8 +137,10 @@ impl Config {
         if !changes.is_empty() {
             self.tables = Arc::new(self.tables.with(changes));
         }
+        // An answer it is, also when a part of it is refused: one bad resource must not keep the
+        // good ones from serving.
+        self.answered_types[ty.index()] = true;
         if reasons.is_empty() {
-            self.accepted[ty.index()] = true;
             self.versions[ty.index()] = version.to_owned();
             return Ok(());
         }
@@ -351,10 +353,10 @@ impl Config {
         names
     }
 
-    /// CDS and LDS were accepted, and no listener waits for anything.
+    /// CDS and LDS were answered, and no listener waits for anything.
     pub fn is_complete(&self) -> bool {
-        self.accepted[ResourceType::Cluster.index()]
-            && self.accepted[ResourceType::Listener.index()]
+        self.answered_types[ResourceType::Cluster.index()]
+            && self.answered_types[ResourceType::Listener.index()]
             && self.warming.is_empty()
     }
 

@@ -25,6 +25,7 @@ use super::exchange::Exchange;
 use super::request::Request;
 use super::{outbound, record::Attempts};
 use crate::error::{ErrorKind, ProxyError, RetrySafety};
+use crate::upstream::connect::Origin;
 use crate::upstream::pool::{ConnectionFacts, Opened, Purpose};
 use crate::upstream::{FinalHead, Upstream};
 
@@ -202,11 +203,10 @@ fn original_dst(
         let address = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         return Ok(address);
     }
-    let context = &forward.conn.context;
-    match context.original_dst {
-        Some(original) if original != context.local => Ok(Some(original)),
+    match forward.conn.context.captured_dst() {
+        Some(original) => Ok(Some(original)),
         // Not captured: the destination would be this very listener, for ever.
-        _ => Err(ProxyError::new(ErrorKind::NoHealthyUpstream)
+        None => Err(ProxyError::new(ErrorKind::NoHealthyUpstream)
             .with_source("no original destination but this proxy itself")),
     }
 }
@@ -225,6 +225,7 @@ async fn attempt(
         downstream: request.version,
         certain: one.certain || !request.head.method.is_idempotent(),
         priority: usize::from(forward.action.high_priority),
+        origin: Origin::of(forward.cluster, &forward.conn.context),
     };
     let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);
     let Opened { mut upstream, facts } = exchange.unless_interrupted(pin!(open)).await?;

@@ -27,6 +27,7 @@ use super::exchange::frame_bytes;
 use super::outbound;
 use super::request::Request;
 use crate::error::{ErrorKind, ProxyError};
+use crate::upstream::connect::Origin;
 use crate::upstream::pool::{Opened, Purpose};
 use crate::upstream::{Answer, Upstream};
 use crate::worker::Worker;
@@ -166,7 +167,13 @@ impl Copy {
     async fn send(mut self, mut body: Body) -> Result<(), ProxyError> {
         let active = self.picked.host.begin();
         // There are no retries to make up for a connection that is dead.
-        let purpose = Purpose { downstream: self.version, certain: true, priority: self.priority };
+        let purpose = Purpose {
+            downstream: self.version,
+            certain: true,
+            priority: self.priority,
+            // A copy comes from us, not from the client.
+            origin: Origin::default(),
+        };
         let endpoint = self.picked.endpoint.clone();
         let open = self.worker.pools.open(&self.worker, &self.cluster, &endpoint, purpose);
         let Opened { mut upstream, facts } = open.await?;

@@ -149,9 +149,10 @@ fn original_dst(
     if !listener.inspectors.original_dst && !listener.use_original_dst {
         return None;
     }
-    // With TPROXY the socket itself carries the original address.
-    if listener.transparent {
-        return (local.port() != listener.address.port()).then_some(local);
+    // With TPROXY the socket itself carries the original address. What was redirected to the same
+    // listener, as outbound traffic always is, comes to its own port.
+    if listener.transparent && local.port() != listener.address.port() {
+        return Some(local);
     }
     let socket = socket2::SockRef::from(tcp);
     let found = match local.is_ipv4() {

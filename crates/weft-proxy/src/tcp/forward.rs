@@ -17,7 +17,7 @@ use weft_traffic::{Cluster, TcpConfig};
 use super::copy::{self, End, Limits, Meter};
 use crate::error::{ErrorKind, ProxyError};
 use crate::net::Io;
-use crate::upstream::connect::{Connected, connect_for};
+use crate::upstream::connect::{Connected, Origin, connect};
 use crate::worker::{ConnContext, Worker};
 
 /// Endpoints tried before giving up, whatever the configuration says less: a refused connect costs
@@ -85,8 +85,8 @@ async fn reach(
             break; // Nobody else to try.
         }
         let active = picked.host.begin();
-        let origin = (conn.peer, conn.original_dst.unwrap_or(conn.local));
-        match connect_for(worker, cluster, &picked.endpoint, Some(origin)).await {
+        let origin = Origin::of(cluster, conn);
+        match connect(worker, cluster, &picked.endpoint, origin).await {
             Ok(connected) => {
                 return Ok(Upstream { connected, picked, _active: active, _permit: permit });
             }
@@ -109,7 +109,8 @@ fn pick(
     worker: &Worker,
 ) -> Result<Option<Picked>, ProxyError> {
     let original = conn.original_dst.unwrap_or(conn.local);
-    if matches!(cluster.config.kind, ClusterKind::OriginalDst { .. }) && original == conn.local {
+    let is_own = conn.captured_dst().is_none();
+    if matches!(cluster.config.kind, ClusterKind::OriginalDst { .. }) && is_own {
         // Not captured: the destination is this very listener, and connecting would loop.
         let why = format!("{original} is this proxy itself");
         return Err(ProxyError::new(ErrorKind::NoHealthyUpstream).with_source(why));

@@ -1,7 +1,7 @@
 //! One connection to one endpoint: TCP within the cluster's connect timeout, then TLS with the
 //! identity check if the endpoint's transport says so. Pooling and retries are the callers'.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::net::Io;
 use crate::net::io::Prefixed;
 use crate::tls::{SPELLING_ALPN, TlsError, handshake};
 use crate::upstream::endpoints::CxGuard;
-use crate::worker::Worker;
+use crate::worker::{ConnContext, Worker};
 
 /// A new upstream connection.
 #[derive(Debug)]
@@ -51,24 +51,36 @@ impl Negotiated {
     }
 }
 
-/// Client and destination as a PROXY protocol header should tell them.
-pub type Origin = (SocketAddr, SocketAddr);
+/// What the upstream must learn of the client by the connection itself, so that only the same
+/// client's requests may share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Origin {
+    /// Client and destination, as a PROXY protocol header tells them.
+    pub announced: Option<(SocketAddr, SocketAddr)>,
+    /// Connect from this address (IP_TRANSPARENT), with this mark (SO_MARK; 0: none). The port is
+    /// another one, as in Envoy: with the client's own the two connections would be one to the
+    /// kernel's connection tracking, which the capture rules stand on.
+    pub from: Option<(IpAddr, u32)>,
+}
+
+impl Origin {
+    /// For a connection of one client to this cluster.
+    pub fn of(cluster: &Cluster, conn: &ConnContext) -> Origin {
+        let mark = conn.listener.inspectors.original_src;
+        let destination = conn.original_dst.unwrap_or(conn.local);
+        Origin {
+            announced: cluster.config.proxy_protocol.map(|_| (conn.peer, destination)),
+            from: mark.map(|mark| (conn.peer.ip(), mark)),
+        }
+    }
+}
 
 /// Connects to an endpoint of a cluster.
 pub async fn connect(
     worker: &Worker,
     cluster: &Cluster,
     endpoint: &Endpoint,
-) -> Result<Connected, ProxyError> {
-    connect_for(worker, cluster, endpoint, None).await
-}
-
-/// As [`connect`], on behalf of one client, for clusters that announce it upstream.
-pub async fn connect_for(
-    worker: &Worker,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-    origin: Option<Origin>,
+    origin: Origin,
 ) -> Result<Connected, ProxyError> {
     let address = match &endpoint.address {
         EndpointAddress::Ip(address) => *address,
@@ -101,14 +113,14 @@ async fn establish(
     cluster: &Cluster,
     endpoint: &Endpoint,
     address: SocketAddr,
-    origin: Option<Origin>,
+    origin: Origin,
 ) -> Result<(Io, Negotiated), ProxyError> {
     let failed =
         |error: std::io::Error| ProxyError::new(ErrorKind::ConnectFailed).with_source(error);
-    let tcp = open(cluster, address).await.map_err(failed)?;
+    let tcp = open(cluster, address, origin).await.map_err(failed)?;
     if let Some(version) = cluster.config.proxy_protocol {
         let own = (tcp.local_addr().map_err(failed)?, address);
-        write_proxy_header(&tcp, version, origin.unwrap_or(own)).await.map_err(failed)?;
+        write_proxy_header(&tcp, version, origin.announced.unwrap_or(own)).await.map_err(failed)?;
     }
     let stream = Prefixed::new(tcp, bytes::BytesMut::new());
     let tls = match cluster.transport(endpoint) {
@@ -134,8 +146,12 @@ async fn establish(
     }
 }
 
-/// Opens the socket with the cluster's options.
-async fn open(cluster: &Cluster, address: SocketAddr) -> std::io::Result<TcpStream> {
+/// Opens the socket with the cluster's options, as if it were the client's if it is to look so.
+async fn open(
+    cluster: &Cluster,
+    address: SocketAddr,
+    origin: Origin,
+) -> std::io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -144,8 +160,21 @@ async fn open(cluster: &Cluster, address: SocketAddr) -> std::io::Result<TcpStre
     if let Some(keepalive) = cluster.config.tcp_keepalive {
         set_keepalive(&socket, keepalive)?;
     }
-    match cluster.config.source_address {
-        Some(source) if source.is_ipv4() == address.is_ipv4() => {
+    match (origin.from, cluster.config.source_address) {
+        // Another family than the endpoint's cannot be kept.
+        (Some((from, mark)), _) if from.is_ipv4() == address.is_ipv4() => {
+            let options = socket2::SockRef::from(&socket);
+            match from {
+                IpAddr::V4(_) => options.set_ip_transparent_v4(true)?,
+                IpAddr::V6(_) => options.set_ip_transparent_v6(true)?,
+            }
+            if mark != 0 {
+                options.set_mark(mark)?;
+            }
+            socket.set_reuseaddr(true)?;
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        (_, Some(source)) if source.is_ipv4() == address.is_ipv4() => {
             socket.set_reuseaddr(true)?;
             socket.bind(source)?;
         }
@@ -174,7 +203,7 @@ fn set_keepalive(socket: &TcpSocket, keepalive: TcpKeepalive) -> std::io::Result
 async fn write_proxy_header(
     tcp: &TcpStream,
     version: ProxyProtocolVersion,
-    (source, destination): Origin,
+    (source, destination): (SocketAddr, SocketAddr),
 ) -> std::io::Result<()> {
     let header = match version {
         ProxyProtocolVersion::V1 => crate::listener::proxy_protocol::encode_v1(source, destination),

@@ -20,7 +20,7 @@ use weft_traffic::tls::UpstreamTls;
 use weft_traffic::{Cluster, Endpoint};
 
 use super::Upstream;
-use super::connect::{Connected, Negotiated, connect};
+use super::connect::{Connected, Negotiated, Origin, connect};
 use super::endpoints::CxGuard;
 use super::h1::{H1Connection, IdleH1};
 use super::h2::H2Connection;
@@ -64,6 +64,8 @@ struct ClusterPool {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct HostKey {
     address: SocketAddr,
+    /// Clients the endpoint must tell apart do not share connections.
+    origin: Origin,
     /// 0: plain; else 1 + index of the identity.
     identity: usize,
 }
@@ -79,6 +81,7 @@ pub(crate) struct HostPool {
     /// What ALPN chose last time.
     speaks_h2: Cell<Option<bool>>,
     idle_limit: Cell<Duration>,
+    learned: LearnedLimit,
     requests_max: Cell<Option<u32>>,
     /// A connection this old takes no more requests.
     age_max: Option<Duration>,
@@ -121,6 +124,8 @@ pub(crate) struct Purpose {
     pub(crate) certain: bool,
     /// 0: the cluster's default limits; 1: those for high priority.
     pub(crate) priority: usize,
+    /// What the endpoint must learn of the client.
+    pub(crate) origin: Origin,
 }
 
 /// Which version to speak to an endpoint.
@@ -142,7 +147,7 @@ impl Pools {
         purpose: Purpose,
     ) -> Result<Opened, ProxyError> {
         let pool = self.cluster(cluster);
-        let host = pool.host(cluster, endpoint)?;
+        let host = pool.host(cluster, endpoint, purpose.origin)?;
         let wanted = wanted(cluster.config.http.protocol, purpose.downstream);
         let ready = match host.expects_h2(wanted) {
             true => host.reuse_h2().await,
@@ -152,7 +157,8 @@ impl Pools {
             return Ok(ready);
         }
         let circuit = worker.balancers.circuit(cluster, purpose.priority, worker.now());
-        let opening = Opening { worker, cluster, endpoint, wanted, circuit };
+        let origin = purpose.origin;
+        let opening = Opening { worker, cluster, endpoint, origin, wanted, circuit };
         // Boxed: the rare case must not make every request's state as large as a handshake.
         Box::pin(pool.open_new(opening, host)).await
     }
@@ -205,6 +211,7 @@ struct Opening<'o> {
     worker: &'o Rc<Worker>,
     cluster: &'o Cluster,
     endpoint: &'o Endpoint,
+    origin: Origin,
     wanted: Wanted,
     circuit: Rc<Circuit>,
 }
@@ -255,13 +262,18 @@ impl ClusterPool {
         self.hosts.borrow().values().any(|host| host.idle.borrow_mut().pop().is_some())
     }
 
-    fn host(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<Rc<HostPool>, ProxyError> {
+    fn host(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        origin: Origin,
+    ) -> Result<Rc<HostPool>, ProxyError> {
         let address = endpoint.socket_addr().ok_or(ErrorKind::NoHealthyUpstream)?;
         let identity = match cluster.transport(endpoint) {
             Transport::Plain => 0,
             Transport::Tls(tls) => 1 + self.identity(tls),
         };
-        let key = HostKey { address, identity };
+        let key = HostKey { address, origin, identity };
         if let Some(host) = self.hosts.borrow().get(&key) {
             return Ok(host.clone());
         }
@@ -277,6 +289,7 @@ impl ClusterPool {
                 Some(limit) if limit != IDLE_UNSET => limit,
                 _ => default,
             }),
+            learned: LearnedLimit::default(),
             requests_max: Cell::new(http.requests_per_connection_max),
             age_max: http.connection_duration,
             freed: self.freed.clone(),
@@ -331,7 +344,11 @@ impl HostPool {
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
             let fresh = !certain && idle.idle_for(now) < TRUST_FOR;
-            if idle.is_stale(now, self.idle_limit.get()) || !(fresh || idle.is_good()) {
+            if idle.is_stale(now, self.limit(now)) {
+                continue;
+            }
+            if !(fresh || idle.is_good()) {
+                self.learned.closed_after(idle.idle_for(now), now);
                 continue;
             }
             let connection = idle.into_connection();
@@ -377,8 +394,8 @@ impl HostPool {
         opening: &Opening<'_>,
         permit: ConnectionPermit,
     ) -> Result<Opened, ProxyError> {
-        let Opening { worker, cluster, endpoint, wanted, .. } = opening;
-        let Connected { io, session, active } = connect(worker, cluster, endpoint).await?;
+        let Opening { worker, cluster, endpoint, origin, wanted, .. } = opening;
+        let Connected { io, session, active } = connect(worker, cluster, endpoint, *origin).await?;
         let h2 = match wanted {
             Wanted::H1 => false,
             Wanted::H2 => true,
@@ -398,8 +415,17 @@ impl HostPool {
     }
 
     fn sweep(&self, now: Instant) {
-        let limit = self.idle_limit.get();
-        self.idle.borrow_mut().retain_mut(|idle| !idle.is_stale(now, limit) && idle.is_good());
+        let limit = self.limit(now);
+        self.idle.borrow_mut().retain_mut(|idle| {
+            if idle.is_stale(now, limit) {
+                return false;
+            }
+            let good = idle.is_good();
+            if !good {
+                self.learned.closed_after(idle.idle_for(now), now);
+            }
+            good
+        });
         self.shared.borrow_mut().retain(|shared| {
             let limit = if self.is_aged(&shared.facts) { Duration::ZERO } else { limit };
             !shared.connection.is_closed() && !shared.connection.is_stale(now, limit)
@@ -410,8 +436,47 @@ impl HostPool {
         self.age_max.is_some_and(|max| facts.opened.elapsed() >= max)
     }
 
+    /// The configured limit, or what the endpoint's own closes have taught.
+    fn limit(&self, now: Instant) -> Duration {
+        match self.learned.get(now) {
+            Some(learned) => learned.min(self.idle_limit.get()),
+            None => self.idle_limit.get(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+}
+
+/// An idle limit learned from an endpoint that closed idle connections itself. It is found closed
+/// some time after the fact, so half of the time is what was seen; and since a restart looks the
+/// same, what was learned is forgotten after a while.
+#[derive(Default)]
+struct LearnedLimit(Cell<Option<(Duration, Instant)>>);
+
+/// Below this a limit would only undo keep-alive; such a close is a restart more than a timeout.
+const LEARNED_MIN: Duration = Duration::from_millis(500);
+/// What was learned holds this long.
+const LEARNED_FOR: Duration = Duration::from_secs(60);
+
+impl LearnedLimit {
+    fn get(&self, now: Instant) -> Option<Duration> {
+        let (limit, since) = self.0.get()?;
+        if now.saturating_duration_since(since) >= LEARNED_FOR {
+            self.0.set(None);
+            return None;
+        }
+        Some(limit)
+    }
+
+    fn closed_after(&self, idle: Duration, now: Instant) {
+        if idle < LEARNED_MIN {
+            return;
+        }
+        let seen = (idle / 2).max(LEARNED_MIN);
+        let limit = self.get(now).map_or(seen, |known| known.min(seen));
+        self.0.set(Some((limit, now)));
     }
 }
 
@@ -422,5 +487,23 @@ fn wanted(protocol: UpstreamProtocol, downstream: Version) -> Wanted {
         (UpstreamProtocol::UseDownstream, Version::H2) => Wanted::H2,
         (UpstreamProtocol::UseDownstream, Version::H10 | Version::H11) => Wanted::H1,
         (UpstreamProtocol::Auto, _) => Wanted::Negotiated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closes_of_the_endpoint_shorten_the_limit_for_a_while() {
+        let learned = LearnedLimit::default();
+        let start = Instant::now();
+        learned.closed_after(Duration::from_millis(20), start);
+        assert_eq!(learned.get(start), None, "a restart is no idle timeout");
+        learned.closed_after(Duration::from_secs(2), start);
+        assert_eq!(learned.get(start), Some(Duration::from_secs(1)));
+        learned.closed_after(Duration::from_secs(4), start);
+        assert_eq!(learned.get(start), Some(Duration::from_secs(1)));
+        assert_eq!(learned.get(start + LEARNED_FOR), None);
     }
 }

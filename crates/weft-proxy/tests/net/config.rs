@@ -66,6 +66,31 @@ async fn a_bad_resource_is_refused_by_path_and_the_others_are_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_resource_in_the_first_answer_does_not_keep_the_good_ones_from_serving() {
+    let one = backend("one").await;
+    let control = tokio::task::block_in_place(|| Control::start(weft_testkit::free_port()));
+    let mut bad_cluster = static_cluster("bad", &[one]);
+    bad_cluster["health_checks"] = json!([{ "timeout": "1s", "interval": "1s", "unhealthy_threshold": 1,
+                 "healthy_threshold": 1, "tcp_health_check": {} }]);
+    let mut bad_listener = tcp_listener("bad", "one");
+    bad_listener["filter_chains"][0]["filters"] = json!([]);
+    control.set_all([
+        (Cluster, static_cluster("one", &[one])),
+        (Cluster, bad_cluster),
+        (Listener, tcp_listener("l", "one")),
+        (Listener, bad_listener),
+    ]);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    assert_eq!(greeting(&mut connect(address).await).await.unwrap(), "one");
+    assert!(control.refusal(Cluster).await.contains("health_checks"));
+    assert!(control.refusal(Listener).await.contains("\"bad\""));
+    assert!(proxy.page("/config_dump").await.contains("error_state"));
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_without_the_control_plane_serves_what_was_accepted_last() {
     let dir = tempfile::tempdir().unwrap();
     let one = backend("one").await;

@@ -12,7 +12,7 @@ use crate::rig::*;
 
 const SERVER: &str = "spiffe://cluster.local/ns/default/sa/server";
 
-fn hcm(cluster: &str) -> Value {
+pub fn hcm(cluster: &str) -> Value {
     let type_of = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");
     json!({
         "name": "envoy.filters.network.http_connection_manager",
@@ -38,7 +38,7 @@ fn hcm(cluster: &str) -> Value {
     })
 }
 
-fn listener(name: &str, direction: &str, cluster: &str, tls: Option<Value>) -> Value {
+pub fn listener(name: &str, direction: &str, cluster: &str, tls: Option<Value>) -> Value {
     let mut chain = json!({ "filters": [hcm(cluster)] });
     if let Some(tls) = tls {
         chain["transport_socket"] = tls;

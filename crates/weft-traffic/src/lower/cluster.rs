@@ -7,7 +7,8 @@ use super::{Result, Within, decode, endpoints, error, filters, hcm, list, refuse
 use crate::circuit::{RetryBudget, Thresholds};
 use crate::cluster::{
     Cluster, ClusterConfig, ClusterKind, DnsConfig, DnsFamily, EndpointSet, IstioClusterMetadata,
-    IstioService, TcpKeepalive, TransportMatch, UpstreamHttp, UpstreamProtocol,
+    IstioService, ProxyProtocolVersion, TcpKeepalive, TransportMatch, UpstreamHttp,
+    UpstreamProtocol,
 };
 use crate::outlier::{OutlierConfig, Trigger};
 use crate::pb::envoy::config::cluster::v3 as pb;
@@ -94,6 +95,7 @@ pub(super) fn lower(message: &pb::Cluster) -> Result<Cluster> {
     native_filters(filters)?;
     let kind = kind(message)?;
     let (transport, proxy_protocol) = tls::upstream(transport_socket).at("transport_socket")?;
+    let proxy_protocol = matched_proxy_protocol(transport_socket_matches, proxy_protocol)?;
     let timeout = value::duration_opt(connect_timeout).at("connect_timeout")?;
     let config = ClusterConfig {
         connect_timeout: timeout.filter(|t| !t.is_zero()).unwrap_or(Duration::from_secs(5)),
@@ -245,10 +247,27 @@ fn custom_kind(custom: &pb::cluster::CustomClusterType) -> Result<ClusterKind> {
     }
 }
 
+/// The PROXY protocol is one for the whole cluster here: all sockets must agree on it, as those of
+/// one DestinationRule do.
+fn matched_proxy_protocol(
+    matches: &[pb::cluster::TransportSocketMatch],
+    own: Option<ProxyProtocolVersion>,
+) -> Result<Option<ProxyProtocolVersion>> {
+    let mut agreed = None;
+    for (index, one) in matches.iter().enumerate() {
+        let (_, version) =
+            tls::upstream(&one.transport_socket).item("transport_socket_matches", index)?;
+        refuse(
+            agreed.is_some_and(|agreed| agreed != version),
+            "transport_socket_matches.proxy_protocol",
+        )?;
+        agreed = Some(version);
+    }
+    Ok(agreed.flatten().or(own))
+}
+
 fn transport_match(message: &pb::cluster::TransportSocketMatch) -> Result<TransportMatch> {
-    let (transport, proxy_protocol) =
-        tls::upstream(&message.transport_socket).at("transport_socket")?;
-    refuse(proxy_protocol.is_some(), "transport_socket.proxy_protocol")?;
+    let (transport, _) = tls::upstream(&message.transport_socket).at("transport_socket")?;
     Ok(TransportMatch {
         name: Arc::from(&*message.name),
         labels: message.r#match.as_ref().map(value::labels).unwrap_or_default(),
@@ -404,6 +423,11 @@ fn lower_thresholds(message: &pb::circuit_breakers::Thresholds) -> Result<Thresh
     let default = Thresholds::default();
     let retry_budget = match &message.retry_budget {
         None => None,
+        Some(budget)
+            if value::duration_opt(&budget.budget_interval)?.is_some_and(|t| !t.is_zero()) =>
+        {
+            return error("retry_budget.budget_interval", "is not supported");
+        }
         Some(budget) => Some(RetryBudget {
             percent: value::percent(&budget.budget_percent, 20.0).at("retry_budget")?,
             retries_min: value::uint(&budget.min_retry_concurrency).unwrap_or(3),

@@ -9,6 +9,7 @@ use crate::listener::{
     ChainMatch, Direction, FilterChain, Inspectors, ListenerConfig, Network, SourceType, TcpConfig,
 };
 use crate::pb::envoy::config::listener::v3 as pb;
+use crate::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
 use crate::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_pb;
 use crate::route::{ClusterChoice, Edits, WeightedCluster, WeightedClusters};
 
@@ -145,12 +146,25 @@ fn add_inspector(inspectors: &mut Inspectors, filter: &pb::ListenerFilter) -> Re
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
         | "envoy.filters.listener.original_dst" => inspectors.original_dst = true,
         "envoy.extensions.filters.listener.original_src.v3.OriginalSrc"
-        | "envoy.filters.listener.original_src" => inspectors.original_src = true,
+        | "envoy.filters.listener.original_src" => {
+            inspectors.original_src = Some(original_src_mark(filter)?);
+        }
         "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
         | "envoy.filters.listener.proxy_protocol" => inspectors.proxy_protocol = true,
         other => return error("", format!("listener filter {other:?} is not supported")),
     }
     Ok(())
+}
+
+/// `OriginalSrc.mark`. `bind_port` is not acted on, as in Envoy.
+fn original_src_mark(filter: &pb::ListenerFilter) -> Result<u32> {
+    match &filter.config_type {
+        Some(pb::listener_filter::ConfigType::TypedConfig(any)) => {
+            let message: OriginalSrc = decode(any)?;
+            Ok(message.mark)
+        }
+        _ => Ok(0),
+    }
 }
 
 /// Only port ranges, alone or joined by "or", as Istio makes them.

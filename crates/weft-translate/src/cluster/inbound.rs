@@ -20,23 +20,23 @@ const LOOP_GUARD: &str = "127.0.0.6";
 
 pub(crate) fn clusters(scope: &Scope<'_>) -> Vec<pb::Cluster> {
     let mut clusters: Vec<_> =
-        ports::of_workload(scope).iter().map(|port| to_application(port)).collect();
+        ports::of_workload(scope).iter().map(|port| to_application(scope, port)).collect();
     if scope.view.interception != Interception::None {
         let mut undeclared = passthrough(names::INBOUND_PASSTHROUGH_CLUSTER);
-        undeclared.upstream_bind_config = Some(loop_guard());
+        undeclared.upstream_bind_config = loop_guard(scope);
         clusters.push(undeclared);
     }
     clusters
 }
 
-fn to_application(port: &WorkloadPort<'_>) -> pb::Cluster {
+fn to_application(scope: &Scope<'_>, port: &WorkloadPort<'_>) -> pb::Cluster {
     // `h2UpgradePolicy` lets a client speak HTTP/2 to a plain HTTP port; the application did not
     // agree to that, so its version is the port's own.
     let upstream = declared(port.protocol);
     let mut cluster = pb::Cluster {
         name: names::inbound_cluster(port.port),
         connect_timeout: duration(CONNECT_TIMEOUT),
-        circuit_breakers: Some(limits::breakers(port.pool)),
+        circuit_breakers: Some(limits::breakers(port.pool, None)),
         metadata: port.service.map(|service| metadata(service, "")),
         ..Default::default()
     };
@@ -45,7 +45,7 @@ fn to_application(port: &WorkloadPort<'_>) -> pb::Cluster {
     let kind = match &port.application {
         Application::Captured => {
             cluster.lb_policy = LbPolicy::ClusterProvided as i32;
-            cluster.upstream_bind_config = Some(loop_guard());
+            cluster.upstream_bind_config = loop_guard(scope);
             DiscoveryType::OriginalDst
         }
         Application::Socket(address) => {
@@ -66,11 +66,17 @@ fn set_endpoint(cluster: &mut pb::Cluster, address: Address) {
     cluster.load_assignment = Some(endpoint::single(&cluster.name, address));
 }
 
-fn loop_guard() -> BindConfig {
+/// What the capture rules know our own connections to the application by. With TPROXY these come
+/// from the client's address, and are known by their mark.
+fn loop_guard(scope: &Scope<'_>) -> Option<BindConfig> {
+    if scope.view.interception == Interception::Tproxy {
+        return None;
+    }
+
     let source = SocketAddress {
         address: LOOP_GUARD.to_owned(),
         port_specifier: Some(PortSpecifier::PortValue(0)),
         ..Default::default()
     };
-    BindConfig { source_address: Some(source), ..Default::default() }
+    Some(BindConfig { source_address: Some(source), ..Default::default() })
 }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use weft_model::spec::{
     ConnectionPoolSettings, ConsistentHashLb, H2UpgradePolicy, HttpSettings, LoadBalancerSettings,
-    OutlierDetection, SimpleLb, TcpKeepalive,
+    OutlierDetection, RetryBudget, SimpleLb, TcpKeepalive,
 };
 use weft_xds::pb::envoy::config::cluster::v3 as cluster;
 use weft_xds::pb::envoy::config::core::v3 as core;
 use weft_xds::pb::envoy::extensions::upstreams::http::v3 as http;
+
+use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::Upstream;
 use crate::build::{any, duration, uint32};
@@ -26,7 +28,10 @@ fn positive(value: i32) -> Option<u32> {
     u32::try_from(value).ok().filter(|value| *value > 0)
 }
 
-pub(crate) fn breakers(pool: Option<&ConnectionPoolSettings>) -> cluster::CircuitBreakers {
+pub(crate) fn breakers(
+    pool: Option<&ConnectionPoolSettings>,
+    budget: Option<&RetryBudget>,
+) -> cluster::CircuitBreakers {
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let http = pool.and_then(|pool| pool.http.as_ref());
     let of_http = |read: fn(&HttpSettings) -> i32| {
@@ -40,6 +45,12 @@ pub(crate) fn breakers(pool: Option<&ConnectionPoolSettings>) -> cluster::Circui
             max_pending_requests: of_http(|http| http.http1_max_pending_requests),
             max_requests: of_http(|http| http.http2_max_requests),
             max_retries: of_http(|http| http.max_retries),
+            retry_budget: budget.map(|budget| cluster::circuit_breakers::thresholds::RetryBudget {
+                budget_percent: budget.percent.map(|value| Percent { value }),
+                min_retry_concurrency: budget.min_retry_concurrency.and_then(uint32),
+                // Reported as unsupported: our proxy keeps no window of past requests.
+                budget_interval: None,
+            }),
             track_remaining: true,
             ..Default::default()
         }],

@@ -111,6 +111,9 @@ fn to_service(
     apply_limits(scope, &mut cluster, &policy, upstream);
     let target = tls::Target { service, port: port.number, subset: subset_name, upstream };
     tls::apply(scope, &mut cluster, &target, policy.tls);
+    if let Some(settings) = policy.proxy_protocol {
+        tls::announce_client(&mut cluster, settings.version);
+    }
     cluster
 }
 
@@ -195,7 +198,7 @@ fn apply_limits(
     upstream: Upstream,
 ) {
     let pool = policy.connection_pool;
-    cluster.circuit_breakers = Some(limits::breakers(pool));
+    cluster.circuit_breakers = Some(limits::breakers(pool, policy.retry_budget));
     cluster.upstream_connection_options =
         limits::keepalive(pool, scope.snapshot.mesh().tcp_keepalive.as_ref());
     cluster.outlier_detection = policy.outlier_detection.map(limits::outliers);
@@ -223,7 +226,8 @@ fn for_grpc(
         cluster.lb_policy = LbPolicy::RoundRobin as i32;
         cluster.lb_config = None;
     }
-    cluster.circuit_breakers = policy.connection_pool.map(|pool| limits::breakers(Some(pool)));
+    cluster.circuit_breakers =
+        policy.connection_pool.map(|pool| limits::breakers(Some(pool), None));
     cluster.outlier_detection = policy.outlier_detection.map(limits::outliers);
     cluster.transport_socket = tls::for_grpc(scope, service, policy.tls);
 }
@@ -265,7 +269,7 @@ fn passthrough(name: &str) -> pb::Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32)),
         connect_timeout: duration(CONNECT_TIMEOUT),
         lb_policy: LbPolicy::ClusterProvided as i32,
-        circuit_breakers: Some(limits::breakers(None)),
+        circuit_breakers: Some(limits::breakers(None, None)),
         ..Default::default()
     };
     cluster.typed_extension_protocol_options =

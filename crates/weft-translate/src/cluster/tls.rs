@@ -1,18 +1,22 @@
 //! How a client connects: plaintext, mutual TLS inside the mesh, or TLS the rule asks for.
 
 use weft_model::MeshService;
-use weft_model::spec::{ClientTlsMode, ClientTlsSettings};
+use weft_model::spec::{ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::cluster::v3::Cluster;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::TransportSocketMatch;
-use weft_xds::pb::envoy::config::core::v3::TransportSocket;
+use weft_xds::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use weft_xds::pb::envoy::config::core::v3::{
+    ProxyProtocolConfig, TransportSocket, proxy_protocol_config,
+};
+use weft_xds::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 
 use super::Upstream;
 use crate::build::tls::{
     Certificate, MESH_ROOTS, Trust, WORKLOAD_CERT, raw_buffer, upstream, upstream_of_provider,
     upstream_unverified,
 };
-use crate::build::{structure, text};
+use crate::build::{any, structure, text};
 use crate::scope::Scope;
 use crate::view::Flavor;
 
@@ -41,6 +45,31 @@ pub(crate) fn apply(
         }
         None => {}
         Some(settings) => cluster.transport_socket = explicit(scope, target, settings),
+    }
+}
+
+/// The PROXY protocol header goes out before anything else, TLS included, on every socket.
+pub(crate) fn announce_client(cluster: &mut Cluster, version: ProxyProtocolVersion) {
+    let around = |inner: Option<TransportSocket>| {
+        let version = match version {
+            ProxyProtocolVersion::V1 => proxy_protocol_config::Version::V1,
+            ProxyProtocolVersion::V2 => proxy_protocol_config::Version::V2,
+        };
+        let message = ProxyProtocolUpstreamTransport {
+            config: Some(ProxyProtocolConfig { version: version as i32, ..Default::default() }),
+            transport_socket: Some(inner.unwrap_or_else(raw_buffer)),
+            ..Default::default()
+        };
+        Some(TransportSocket {
+            name: "envoy.transport_sockets.upstream_proxy_protocol".to_owned(),
+            config_type: Some(ConfigType::TypedConfig(any(&message))),
+        })
+    };
+    for one in &mut cluster.transport_socket_matches {
+        one.transport_socket = around(one.transport_socket.take());
+    }
+    if cluster.transport_socket_matches.is_empty() || cluster.transport_socket.is_some() {
+        cluster.transport_socket = around(cluster.transport_socket.take());
     }
 }
 

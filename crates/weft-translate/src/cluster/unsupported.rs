@@ -28,7 +28,7 @@ fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
         tls: _,
         port_level_settings,
         tunnel,
-        proxy_protocol,
+        proxy_protocol: _,
         retry_budget,
     } = policy;
     let balancers = std::iter::once((path.to_owned(), load_balancer)).chain(
@@ -41,14 +41,12 @@ fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
             of_balancer(balancer, &path, fields);
         }
     }
-    for (set, name) in [
-        (tunnel.is_some(), "tunnel"),
-        (proxy_protocol.is_some(), "proxyProtocol"),
-        (retry_budget.is_some(), "retryBudget"),
-    ] {
-        if set {
-            fields.push(format!("{path}.{name}"));
-        }
+    if tunnel.is_some() {
+        fields.push(format!("{path}.tunnel"));
+    }
+    // The budget is of the requests under way, not of a window of past ones.
+    if retry_budget.as_ref().is_some_and(|budget| budget.budget_interval.is_some()) {
+        fields.push(format!("{path}.retryBudget.budgetInterval"));
     }
 }
 

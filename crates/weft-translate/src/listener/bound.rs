@@ -133,7 +133,7 @@ fn fill<'a>(
             let bytes = tcp_chains(scope, egress, port);
             listener.default_filter_chain = bytes.into_iter().last();
             listener.filter_chains = vec![chain];
-            Inspection { http: true, tls: true, original_dst: false }.apply(scope, listener);
+            Inspection { http: true, tls: true, ..Default::default() }.apply(scope, listener);
         }
         protocol if protocol.is_http() => listener.filter_chains = vec![http_chain()],
         protocol if protocol.is_tls() => {

@@ -89,7 +89,8 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>) -> Listener {
     all.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
     all.filter_chains.push(black_hole("virtualInbound-blackhole", INBOUND_PORT));
-    let mut inspection = Inspection { original_dst: true, ..Default::default() };
+    let original_src = scope.view.interception == Interception::Tproxy;
+    let mut inspection = Inspection { original_dst: true, original_src, ..Default::default() };
     for port in ports::of_workload(scope) {
         let is_bound = port.ingress.is_some_and(|(_, declared)| scope.binds(declared.capture_mode));
         if is_bound {
@@ -304,7 +305,7 @@ impl Planned {
             let mut chain = outbound_http(scope, format!("outbound_{name}"), routes, self.grpc_web);
             // Declared HTTP alone takes all plaintext; beside anything else it must look like it.
             if self.sniffed || self.bytes.is_some() || !listener.filter_chains.is_empty() {
-                self.inspection.add(Inspection { tls: true, http: true, original_dst: false });
+                self.inspection.add(Inspection { tls: true, http: true, ..Default::default() });
                 chain.filter_chain_match = Some(FilterChainMatch {
                     transport_protocol: "raw_buffer".to_owned(),
                     application_protocols: PLAIN_HTTP.map(str::to_owned).to_vec(),

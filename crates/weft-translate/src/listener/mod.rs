@@ -17,6 +17,7 @@ use weft_xds::pb::envoy::config::listener::v3::{FilterChain, Listener, ListenerF
 use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use weft_xds::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use weft_xds::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use weft_xds::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
 use weft_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
 use crate::build::hcm::{Http, Routes, Side, http};
@@ -75,10 +76,16 @@ fn listener(name: String, address: Address, direction: TrafficDirection) -> List
     }
 }
 
-/// Which first bytes a listener looks at before it chooses a chain.
+/// Istio's mark of connections that come from the proxy with the client's address; the capture
+/// rules know them by it.
+const TPROXY_MARK: u32 = 1337;
+
+/// What a listener finds out of a connection before it chooses a chain.
 #[derive(Debug, Clone, Copy, Default)]
 struct Inspection {
     original_dst: bool,
+    /// The application is to see the client's address.
+    original_src: bool,
     tls: bool,
     http: bool,
 }
@@ -86,6 +93,7 @@ struct Inspection {
 impl Inspection {
     fn add(&mut self, other: Inspection) {
         self.original_dst |= other.original_dst;
+        self.original_src |= other.original_src;
         self.tls |= other.tls;
         self.http |= other.http;
     }
@@ -95,6 +103,10 @@ impl Inspection {
         if self.original_dst {
             let config = OriginalDst::default();
             filters.push(listener_filter("envoy.filters.listener.original_dst", &config));
+        }
+        if self.original_src {
+            let config = OriginalSrc { mark: TPROXY_MARK, ..Default::default() };
+            filters.push(listener_filter("envoy.filters.listener.original_src", &config));
         }
         if self.tls {
             let config = TlsInspector::default();
@@ -120,7 +132,7 @@ impl Inspection {
 
     fn of_inbound(port: &inbound::InboundPort) -> Self {
         let (tls, http) = inbound::inspection(port);
-        Inspection { original_dst: false, tls, http }
+        Inspection { tls, http, ..Default::default() }
     }
 }
 
