@@ -39,6 +39,9 @@ pub fn run(args: &TestArgs) -> anyhow::Result<()> {
     tests
         .args(["test", "--workspace", "--no-fail-fast"])
         .env("WEFT_REQUIRE_PEERS", "1")
+        // The same generated cases in every run, unless the caller asks for others: a change is judged
+        // by what it changed.
+        .env("PROPTEST_RNG_SEED", std::env::var_os("PROPTEST_RNG_SEED").unwrap_or("1".into()))
         .env("WEFT_ENVOY", &peers.envoy)
         .env("WEFT_PYTHON", &peers.python);
     if let Some(filter) = &args.filter {

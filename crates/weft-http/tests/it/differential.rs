@@ -194,6 +194,8 @@ proptest! {
         cut in any::<proptest::sample::Index>(),
         damage in proptest::option::weighted(0.3, any::<u8>()),
     ) {
+        // hyper refuses these in a target; Envoy, haproxy and nginx pass them on, and so do we.
+        prop_assume!(!matches!(damage, Some(b'<' | b'>' | b'`')));
         // hyper treats what follows an upgrade or CONNECT as opaque, which is not compared.
         let wire = pieces.concat();
         prop_assume!(!wire.contains("pgrade") && !wire.contains("CONNECT"));
