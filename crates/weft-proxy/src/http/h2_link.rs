@@ -101,7 +101,10 @@ impl<'l> Wire<'l> {
             // Detection may have left whole frames.
             let mut rest = std::mem::take(&mut self.rest);
             let taken = self.link.with(|connection| connection.recv(&mut rest));
-            self.rest = rest;
+            if !rest.is_empty() {
+                // An empty one would keep its memory for the life of the connection.
+                self.rest = rest;
+            }
             received();
             if taken.is_err() {
                 return;
@@ -259,7 +262,7 @@ impl Watch {
         }
     }
 
-    /// Call at the end of every turn.
+    /// Call in every turn, before writing.
     pub(crate) fn poll(
         &mut self,
         connection: &mut Connection,
@@ -273,6 +276,13 @@ impl Watch {
                 self.tick(connection, now);
             }
             timer.as_mut().reset(self.due.into());
+        }
+    }
+
+    /// Call after writing, which may have ended the last stream.
+    pub(crate) fn written(&mut self, link: &Link) {
+        if self.idle_since.is_none() && link.with(|connection| connection.open_streams()) == 0 {
+            self.idle_since = Some(Instant::now());
         }
     }
 

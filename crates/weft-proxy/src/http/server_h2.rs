@@ -80,7 +80,9 @@ fn poll_rest(
     cx: &mut Context<'_>,
 ) -> Turn {
     link.with(|connection| watch.poll(connection, timer, cx));
-    wire.poll_write(cx)
+    let turn = wire.poll_write(cx);
+    watch.written(link);
+    turn
 }
 
 fn ended(conn: &HttpConn, failure: Failure) {

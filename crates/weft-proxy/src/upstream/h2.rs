@@ -116,7 +116,9 @@ async fn drive(state: Rc<State>, io: Io, mut watch: Watch, permit: ConnectionPer
         poll_fn(|cx| {
             wire.poll_read(cx, || {});
             state.link.with(|connection| watch.poll(connection, timer.as_mut(), cx));
-            match wire.poll_write(cx) {
+            let turn = wire.poll_write(cx);
+            watch.written(&state.link);
+            match turn {
                 Turn::Wait => Poll::Pending,
                 Turn::Close => Poll::Ready(()),
             }
