@@ -29,6 +29,8 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 const RELEASE_AFTER: Duration = Duration::from_millis(500);
 /// An idle peer that was told that we leave, and says nothing to it, is left after this.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that takes nothing of answers that are complete here is left after this.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// The last word must be written, and the peer's end of the connection seen, within this.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much is read and thrown away meanwhile: closing a socket with unread bytes resets it, and
@@ -180,16 +182,12 @@ impl<'l> Wire<'l> {
             self.held_back = false;
             cx.waker().wake_by_ref();
         }
-        match blocked {
-            Poll::Ready(true) if connection.failure().is_some() || connection.is_drained() => {
-                Turn::Close
-            }
-            Poll::Ready(true) => Turn::Wait,
-            Poll::Ready(false) => {
-                connection.lost();
-                Turn::Close
-            }
-            Poll::Pending => Turn::Wait,
+        if blocked == Poll::Ready(false) {
+            connection.lost();
+        }
+        match connection.failure().is_some() || connection.is_drained() {
+            true => Turn::Close,
+            false => Turn::Wait,
         }
     }
 
@@ -200,9 +198,12 @@ impl<'l> Wire<'l> {
             return;
         }
         let closing = async {
-            poll_fn(|cx| match self.poll_write(cx) {
-                Turn::Close => Poll::Ready(()),
-                Turn::Wait => Poll::Pending,
+            poll_fn(|cx| {
+                self.poll_write(cx);
+                match self.link.with(|connection| connection.output().is_empty()) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
             })
             .await;
             let _ = poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await;
@@ -231,6 +232,8 @@ pub(crate) struct Watch {
     pub(crate) ping_interval: Option<Duration>,
     /// How long the answer may take.
     pub(crate) ping_timeout: Duration,
+    /// Since when all that is open waits for the peer to take it, and how much that was. Bytes.
+    stalled: Option<(Instant, usize)>,
     started: Instant,
     established: bool,
     idle_since: Option<Instant>,
@@ -252,6 +255,7 @@ impl Watch {
             expires: None,
             ping_interval: None,
             ping_timeout: PING_TIMEOUT,
+            stalled: None,
             started: now,
             established: false,
             idle_since: None,
@@ -327,6 +331,9 @@ impl Watch {
         if connection.is_leaving() && idle.is_some_and(|idle| idle >= LEAVE_TIMEOUT) {
             connection.shutdown_now(ErrorCode::NO_ERROR);
         }
+        if self.is_stalled(connection, now) {
+            connection.shutdown_now(ErrorCode::NO_ERROR);
+        }
         self.ping(connection, now);
         self.due = match connection.is_leaving() {
             true => now + TICK,
@@ -335,6 +342,21 @@ impl Watch {
                 None => self.next(now),
             },
         };
+    }
+
+    /// Whether the peer has taken nothing of what is left of complete answers for too long.
+    fn is_stalled(&mut self, connection: &mut Connection, now: Instant) -> bool {
+        let Some(left) = connection.leftovers() else {
+            self.stalled = None;
+            return false;
+        };
+        match self.stalled {
+            Some((since, before)) if left >= before => now >= since + STALL_TIMEOUT,
+            Some(_) | None => {
+                self.stalled = Some((now, left));
+                false
+            }
+        }
     }
 
     fn ping(&mut self, connection: &mut Connection, now: Instant) {

@@ -295,6 +295,13 @@ impl Connection {
         self.streams.len()
     }
 
+    /// Bytes that still have to be taken by the peer, if there are streams and none of them waits
+    /// for anything else.
+    pub fn leftovers(&self) -> Option<usize> {
+        let waiting = self.streams.leftovers()?;
+        Some(waiting + self.output.len())
+    }
+
     /// Whether the peer has shown that it speaks HTTP/2: its SETTINGS have come.
     pub fn is_established(&self) -> bool {
         self.peer_settled

@@ -242,6 +242,23 @@ impl Streams {
         }
     }
 
+    /// Bytes that wait in streams, if there are streams and every one has been given up by its
+    /// holder.
+    pub(super) fn leftovers(&self) -> Option<usize> {
+        if self.ids.is_empty() {
+            return None;
+        }
+        let mut bytes = 0;
+        for &slot in self.ids.values() {
+            let stream = &self.slots[slot as usize];
+            if stream.held {
+                return None;
+            }
+            bytes += stream.pending_bytes;
+        }
+        Some(bytes)
+    }
+
     /// The keys of all streams; for events that concern each of them.
     pub(super) fn keys(&self) -> Vec<StreamKey> {
         self.ids.iter().map(|(&id, &slot)| StreamKey { slot, id }).collect()

@@ -709,3 +709,22 @@ fn an_idle_connection_holds_little() {
     assert!(size_of::<Connection>() <= 1024, "{}", size_of::<Connection>());
     assert!(size_of::<stream::Stream>() <= 640, "{}", size_of::<stream::Stream>());
 }
+
+#[test]
+fn what_a_client_does_not_take_of_a_complete_answer_is_left_over() {
+    let mut pair = Pair::new();
+    let (key, there) = pair.opened(true);
+    pair.server.send_head(there, &response(200), false).unwrap();
+    for _ in 0..2 {
+        pair.server.send(there, Frame::Data(Bytes::from(vec![1; 60_000])));
+    }
+    pair.server.end(there);
+    pair.run();
+    assert_eq!(pair.server.leftovers(), None, "the answer may go on");
+    pair.server.close(there);
+    assert!(pair.server.leftovers().is_some_and(|left| left > 0));
+    let _ = read(&mut pair.client, key);
+    pair.run();
+    assert_eq!(pair.server.leftovers(), None, "all is taken");
+    assert_eq!(pair.server.open_streams(), 0);
+}
