@@ -120,6 +120,10 @@ pub struct LimitArgs {
     /// Label sets of Istio's metrics; what comes after is counted together, as `other` [default: 4096].
     #[arg(long, env = "WEFT_METRIC_SERIES_MAX", value_name = "N")]
     pub metric_series_max: Option<usize>,
+    /// Hosts outside the mesh that metrics tell apart (`destination_service` of passthrough); later
+    /// ones are counted together, as `other` [default: 64].
+    #[arg(long, env = "WEFT_METRIC_HOSTS_MAX", value_name = "N")]
+    pub metric_hosts_max: Option<usize>,
 }
 
 impl LimitArgs {
@@ -140,7 +144,8 @@ impl LimitArgs {
     pub fn budget(&self) -> Budget {
         let default = Budget::default();
         let istio_series_max = self.metric_series_max.unwrap_or(default.istio_series_max);
-        Budget { istio_series_max, ..default }
+        let hosts_max = self.metric_hosts_max.unwrap_or(default.hosts_max);
+        Budget { istio_series_max, hosts_max, ..default }
     }
 }
 

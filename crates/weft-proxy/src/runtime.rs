@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
-use weft_telemetry::Registry;
+use weft_telemetry::{Registry, Scrape};
 
 use crate::cli::LimitArgs;
 use crate::config::Config;
@@ -87,6 +87,25 @@ pub struct Shared {
     published: Mutex<Published>,
     orders: Vec<mpsc::UnboundedSender<ToWorker>>,
     ready: AtomicBool,
+}
+
+/// Metrics in Prometheus text, in pieces of whole lines.
+pub enum Exposition {
+    /// Written as it is taken.
+    Own(Box<Scrape>),
+    /// All at once.
+    Whole(Option<Vec<u8>>),
+}
+
+impl Iterator for Exposition {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Exposition::Own(scrape) => scrape.next(),
+            Exposition::Whole(text) => text.take(),
+        }
+    }
 }
 
 /// The admin server's socket; a newer proxy gets it too.
@@ -210,11 +229,16 @@ impl Shared {
         }
     }
 
-    /// All metrics, with what older proxies counted, in Prometheus text.
-    pub fn exposition(&self) -> String {
+    /// All metrics, with what older proxies counted, in Prometheus text: whole lines in pieces, so
+    /// that nobody needs it all in memory (unless something was inherited).
+    pub fn exposition(&self) -> Exposition {
+        if !self.handover.has_inherited() {
+            return Exposition::Own(Box::new(self.registry.scrape()));
+        }
         let mut own = Vec::new();
         self.registry.render_prometheus(&mut own);
-        self.handover.with_inherited(&String::from_utf8_lossy(&own))
+        let all = self.handover.with_inherited(&String::from_utf8_lossy(&own));
+        Exposition::Whole(Some(all.into_bytes()))
     }
 
     pub(crate) fn count_handover(&self, result: &str) {

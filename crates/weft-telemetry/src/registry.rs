@@ -21,12 +21,14 @@ pub struct Budget {
     pub istio_series_max: usize,
     /// Label sets of one generic family.
     pub family_series_max: usize,
+    /// Host names in labels that requests brought, not configuration.
+    pub hosts_max: usize,
 }
 
 impl Default for Budget {
     /// About 350 bytes a series and worker: 4096 keeps a sidecar's share below 2 MB.
     fn default() -> Self {
-        Self { istio_series_max: 4096, family_series_max: 1024 }
+        Self { istio_series_max: 4096, family_series_max: 1024, hosts_max: 64 }
     }
 }
 
@@ -44,7 +46,11 @@ struct Inner {
     full: AtomicBool,
     shards: Mutex<Vec<Arc<ShardCells>>>,
     families: Mutex<BTreeMap<&'static str, Family>>,
+    hosts: Mutex<HashSet<Box<str>>>,
 }
+
+/// Longest host name that may be a label's value. Bytes.
+const HOST_BYTES_MAX: usize = 253;
 
 /// Dense ids for label sets, shared by all shards.
 #[derive(Default)]
@@ -166,6 +172,17 @@ impl Registry {
                 None
             }
         }
+    }
+
+    /// Whether a host name that a request brought may be a label's value. The first ones may, for
+    /// good; a scan with random names must not make a series of each.
+    pub(crate) fn admits_host(&self, host: &str) -> bool {
+        let mut hosts = lock(&self.inner.hosts);
+        if hosts.contains(host) {
+            return true;
+        }
+        let room = hosts.len() < self.inner.budget.hosts_max && host.len() <= HOST_BYTES_MAX;
+        room && hosts.insert(host.into())
     }
 
     /// True once a label set was refused.

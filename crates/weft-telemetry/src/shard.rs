@@ -191,6 +191,12 @@ impl Shard {
         TcpFlow(cell, PhantomData)
     }
 
+    /// Whether a host name that a request brought may be a label's value: the first ones may
+    /// ([`crate::Budget::hosts_max`]). Takes a lock; remember the answer of a host that may.
+    pub fn admits_host(&self, host: &str) -> bool {
+        self.home.registry.admits_host(host)
+    }
+
     /// A counter with this worker's own cell, summed over workers at a scrape.
     pub fn counter(
         &self,

@@ -104,7 +104,8 @@ fn requests_of_all_workers_add_up() {
 
 #[test]
 fn past_the_budget_totals_stay_exact() {
-    let registry = Registry::with_budget(Budget { istio_series_max: 10, family_series_max: 2 });
+    let registry =
+        Registry::with_budget(Budget { istio_series_max: 10, family_series_max: 2, hosts_max: 2 });
     let shard = registry.shard();
     let (destination, service) = (peer("servicea-v1"), service());
     for round in 0..100 {

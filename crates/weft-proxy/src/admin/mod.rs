@@ -5,19 +5,19 @@ mod certs;
 mod clusters;
 mod config_dump;
 mod listeners;
+mod page;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
+use self::page::Page;
 use crate::drain::DrainState;
 use crate::runtime::Shared;
 
@@ -65,7 +65,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-type Reply = Response<Full<Bytes>>;
+type Reply = Response<Page>;
 
 fn answer(request: &Request<Incoming>, shared: &Shared) -> Reply {
     let query = Query(request.uri().query().unwrap_or_default());
@@ -122,22 +122,14 @@ fn ready(shared: &Shared) -> Reply {
 }
 
 fn prometheus(shared: &Shared) -> Reply {
-    let body = shared.exposition().into_bytes();
-    reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
+    let page = Page::Metrics { pieces: shared.exposition(), as_stats: None };
+    reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
 }
 
 fn stats(shared: &Shared, filter: Option<&str>) -> Reply {
-    let body = shared.exposition();
-    let mut out = String::new();
-    for line in body.lines().filter(|line| !line.starts_with('#')) {
-        if filter.is_some_and(|filter| !line.contains(filter)) {
-            continue;
-        }
-        if let Some((name, value)) = line.rsplit_once(' ') {
-            out.push_str(&format!("{name}: {value}\n"));
-        }
-    }
-    text(StatusCode::OK, out)
+    let as_stats = Some(filter.unwrap_or_default().to_owned());
+    let page = Page::Metrics { pieces: shared.exposition(), as_stats };
+    reply(StatusCode::OK, "text/plain; charset=utf-8", page)
 }
 
 fn server_info(shared: &Shared) -> serde_json::Value {
@@ -169,17 +161,17 @@ fn logging(shared: &Shared, query: &Query<'_>) -> Reply {
 
 fn json(value: &serde_json::Value) -> Reply {
     match serde_json::to_vec_pretty(value) {
-        Ok(body) => reply(StatusCode::OK, "application/json", body),
+        Ok(body) => reply(StatusCode::OK, "application/json", Page::whole(body)),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
 fn text(status: StatusCode, body: String) -> Reply {
-    reply(status, "text/plain; charset=utf-8", body.into_bytes())
+    reply(status, "text/plain; charset=utf-8", Page::whole(body.into_bytes()))
 }
 
-fn reply(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+fn reply(status: StatusCode, content_type: &'static str, page: Page) -> Reply {
+    let mut reply = Response::new(page);
     *reply.status_mut() = status;
     let value = http::HeaderValue::from_static(content_type);
     reply.headers_mut().insert(http::header::CONTENT_TYPE, value);

@@ -47,6 +47,11 @@ impl Inherited {
         inherited
     }
 
+    /// Nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.families.is_empty()
+    }
+
     /// Our own exposition with what was inherited added.
     pub fn add_to(&self, own: &str) -> String {
         if self.families.is_empty() {

@@ -148,6 +148,11 @@ impl Standing {
         *lock(&self.inherited) = counters;
     }
 
+    /// Whether an older proxy counted anything.
+    pub(crate) fn has_inherited(&self) -> bool {
+        !lock(&self.inherited).is_empty()
+    }
+
     /// Our exposition with what was inherited added.
     pub(crate) fn with_inherited(&self, own: &str) -> String {
         lock(&self.inherited).add_to(own)

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use weft_telemetry::{PeerInfo, ServiceInfo};
+use weft_telemetry::{PeerInfo, ServiceInfo, Shard};
 use weft_traffic::cluster::IstioWorkload;
 use weft_traffic::{Cluster, ClusterConfig, Endpoint};
 
@@ -24,6 +24,8 @@ pub(crate) struct Peers {
     configured: RefCell<HashMap<(usize, Principal), Configured>>,
     /// By the address of the cluster's configuration.
     services: RefCell<HashMap<usize, Known>>,
+    /// Of clusters without a service, by hash of the cluster's and the host's name.
+    hosts: RefCell<HashMap<u64, Arc<ServiceInfo>>>,
     own_metadata: OnceCell<String>,
     own_plain: OnceCell<Arc<PeerInfo>>,
     unknown: RefCell<HashMap<Principal, Arc<PeerInfo>>>,
@@ -125,30 +127,71 @@ impl Peers {
         self.own_metadata.get_or_init(|| node.peer.encode())
     }
 
-    /// The service a cluster stands for. `authority` names it where configuration does not.
-    pub(crate) fn service(&self, cluster: &Cluster, authority: &[u8]) -> Arc<ServiceInfo> {
+    /// The service a cluster stands for. Passthrough and black hole stand for none: there, as in
+    /// Istio, the application's requests name it (`authority`), and clients of an inbound listener
+    /// or a gateway, who may be anybody, name nothing.
+    pub(crate) fn service(
+        &self,
+        cluster: &Cluster,
+        authority: Option<&[u8]>,
+        metrics: &Shard,
+    ) -> Arc<ServiceInfo> {
         let key = Arc::as_ptr(&cluster.config).addr();
-        let mut services = self.services.borrow_mut();
-        if let Some(known) = services.get(&key) {
-            return known.service.clone();
+        let known = self.services.borrow().get(&key).map(|known| known.service.clone());
+        match (known, cluster.config.istio.services.first(), authority) {
+            (Some(known), Some(_), _) | (Some(known), None, None) => known,
+            (_, None, Some(authority)) => {
+                self.of_host(cluster, &String::from_utf8_lossy(authority), metrics)
+            }
+            (None, service, _) => {
+                let service = Arc::new(match service {
+                    Some(service) => ServiceInfo {
+                        host: service.host.to_string(),
+                        name: service.name.to_string(),
+                        namespace: service.namespace.to_string(),
+                    },
+                    None => {
+                        ServiceInfo { name: cluster.name.to_string(), ..ServiceInfo::default() }
+                    }
+                });
+                let config = cluster.config.clone();
+                let mut services = self.services.borrow_mut();
+                make_room(&mut services);
+                services.insert(key, Known { _config: config, service: service.clone() });
+                service
+            }
         }
-        let Some(service) = cluster.config.istio.services.first() else {
-            // Passthrough and black hole: the host varies, so there is nothing to share.
-            return Arc::new(ServiceInfo {
-                host: String::from_utf8_lossy(authority).into_owned(),
-                name: cluster.name.to_string(),
-                namespace: String::new(),
-            });
-        };
-        let service = Arc::new(ServiceInfo {
-            host: service.host.to_string(),
-            name: service.name.to_string(),
-            namespace: service.namespace.to_string(),
-        });
-        make_room(&mut services);
-        services.insert(key, Known { _config: cluster.config.clone(), service: service.clone() });
+    }
+
+    /// A host outside the mesh; `other` once there are too many.
+    fn of_host(&self, cluster: &Cluster, host: &str, metrics: &Shard) -> Arc<ServiceInfo> {
+        if let Some(known) = self.known_host(cluster, host) {
+            return known;
+        }
+        let host = if metrics.admits_host(host) { host } else { "other" };
+        if let Some(known) = self.known_host(cluster, host) {
+            return known;
+        }
+        let name = cluster.name.to_string();
+        let service =
+            Arc::new(ServiceInfo { host: host.to_owned(), name, namespace: String::new() });
+        let mut hosts = self.hosts.borrow_mut();
+        make_room(&mut hosts);
+        hosts.insert(host_key(cluster, host), service.clone());
         service
     }
+
+    fn known_host(&self, cluster: &Cluster, host: &str) -> Option<Arc<ServiceInfo>> {
+        let hosts = self.hosts.borrow();
+        let known = hosts.get(&host_key(cluster, host))?;
+        (known.host == host && known.name == *cluster.name).then(|| known.clone())
+    }
+}
+
+fn host_key(cluster: &Cluster, host: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&*cluster.name, host).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn make_room<K, V>(map: &mut HashMap<K, V>) {

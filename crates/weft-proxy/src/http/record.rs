@@ -114,7 +114,11 @@ impl Record {
 
     /// The route was found.
     pub(crate) fn calls(&mut self, cluster: &Cluster, request: &Request, conn: &HttpConn) {
-        let service = conn.worker.pools.peers.service(cluster, request.head.authority());
+        let authority = match conn.direction() {
+            Direction::Outbound => Some(request.head.authority()),
+            Direction::Inbound | Direction::Gateway => None,
+        };
+        let service = conn.worker.pools.peers.service(cluster, authority, &conn.worker.metrics);
         self.service = Some(service);
     }
 

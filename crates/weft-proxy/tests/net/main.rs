@@ -6,6 +6,7 @@
 mod control;
 mod rig;
 
+mod abuse;
 mod capture;
 mod config;
 mod http;

@@ -1,0 +1,257 @@
+//! A scan of junk, and passthrough to many destinations, against a proxy of its own process: its
+//! resident memory and its metric series stay bounded, also when they are scraped. Sizes are small;
+//! `WEFT_ABUSE_CONNECTIONS` and `WEFT_ABUSE_DESTINATIONS` make them real, and `WEFT_PROXY_BINARY`
+//! takes another build.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use weft_testkit::process::Process;
+use weft_testkit::{client, wait};
+use weft_xds::ResourceType::{Cluster, Listener};
+
+use crate::control::Control;
+use crate::rig::*;
+
+/// What abuse may add to resident memory, and what may stay of it.
+const GROWTH_KIB_MAX: u64 = 20 * 1024;
+/// Memory is given back within this.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
+/// Connections at once.
+const PARALLEL: usize = 64;
+/// Series of one metric that a scan may add.
+const SERIES_MAX: usize = 100;
+
+fn size(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
+}
+
+struct Abused {
+    process: Process,
+    admin: SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+impl Abused {
+    async fn start(control: &Control) -> Abused {
+        let dir = tempfile::tempdir().unwrap();
+        let binary = std::env::var("WEFT_PROXY_BINARY")
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_weft-proxy").to_owned());
+        let file = dir.path().join("admin");
+        let args = [
+            "sidecar".to_owned(),
+            format!("--xds={}", control.address),
+            "--name=app-1".to_owned(),
+            "--concurrency=1".to_owned(),
+            "--log-level=error".to_owned(),
+            "--admin-address=127.0.0.1:0".to_owned(),
+            format!("--admin-address-file={}", file.display()),
+        ];
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let process = Process::start("weft-proxy", dir.path(), Path::new(&binary), &args);
+        let admin = wait::until("the admin address", LIMIT, || async {
+            std::fs::read_to_string(&file).ok()?.trim().parse().ok()
+        })
+        .await;
+        let abused = Abused { process, admin, _dir: dir };
+        wait::until("the proxy to be ready", LIMIT, || async {
+            let reply = client::get(admin, "/ready", &[]).await.ok()?;
+            (reply.status == 200).then_some(())
+        })
+        .await;
+        abused
+    }
+
+    async fn page(&self, path: &str) -> String {
+        client::get(self.admin, path, &[]).await.unwrap().text()
+    }
+
+    async fn listener(&self, name: &str) -> SocketAddr {
+        wait::until("the listener", LIMIT, || async {
+            let page = self.page("/listeners").await;
+            let line = page.lines().find(|line| line.starts_with(&format!("{name}::")))?;
+            line.rsplit_once("::")?.1.parse().ok()
+        })
+        .await
+    }
+
+    fn resident_kib(&self) -> u64 {
+        self.process.resident_bytes() / 1024
+    }
+
+    /// Runs `one` for each number below `count`, `PARALLEL` at a time; gives the peak of memory.
+    async fn peak_during<F>(&self, count: usize, one: impl Fn(usize) -> F) -> u64
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (mut tasks, mut peak) = (JoinSet::new(), self.resident_kib());
+        for number in 0..count {
+            if tasks.len() == PARALLEL {
+                tasks.join_next().await.unwrap().unwrap();
+            }
+            tasks.spawn(one(number));
+            if number % 64 == 0 {
+                peak = peak.max(self.resident_kib());
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        peak.max(self.resident_kib())
+    }
+
+    async fn settles(&self, base: u64, peak: u64, what: &str) {
+        let since = Instant::now();
+        wait::until("memory to be given back", BACK_WITHIN, || async {
+            (self.resident_kib() <= base + GROWTH_KIB_MAX / 4).then_some(())
+        })
+        .await;
+        let (after, seconds) = (self.resident_kib(), since.elapsed().as_secs());
+        let metrics = self.page("/stats/prometheus").await;
+        let peak = peak.max(self.resident_kib());
+        let (lines, series) = (metrics.lines().count(), largest_family(&metrics));
+        eprintln!(
+            "{what}: resident {base} KiB before, {peak} at most, {after} after {seconds} s; \
+             {lines} metric lines, {series} series of one metric"
+        );
+        assert!(peak <= base + GROWTH_KIB_MAX, "{what}: {base} KiB grew to {peak}");
+        assert!(series <= SERIES_MAX, "{what}: {series} series of one metric");
+    }
+}
+
+/// The most series that any counter or gauge has.
+fn largest_family(metrics: &str) -> usize {
+    let mut families = BTreeMap::new();
+    for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.contains("le=\"")) {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        *families.entry(name).or_insert(0) += 1;
+    }
+    families.into_values().max().unwrap_or(0)
+}
+
+/// From one of many loopback addresses, closed by a reset, so that no port is kept for long.
+async fn connect_from(number: usize, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let [.., high, low] = (number as u32).to_be_bytes();
+    socket.bind((Ipv4Addr::new(127, 64, high, low), 0).into()).unwrap();
+    let stream = socket.connect(to).await.unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    stream
+}
+
+fn http(cluster: &str) -> Value {
+    let type_of = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": type_of("network.http_connection_manager.v3.HttpConnectionManager"),
+            "stat_prefix": "scan",
+            "http_filters": [{
+                "name": "envoy.filters.http.router",
+                "typed_config": { "@type": type_of("http.router.v3.Router") },
+            }],
+            "route_config": { "name": "inline", "virtual_hosts": [{
+                "name": "allow_any",
+                "domains": ["*"],
+                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": cluster } }],
+            }] },
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_of_junk_costs_no_memory() {
+    // Nobody listens there: every request that gets as far is a 503 of its own host.
+    let nobody = SocketAddr::from(([127, 0, 0, 1], weft_testkit::free_port()));
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("any", &[nobody]));
+    for direction in ["INBOUND", "OUTBOUND"] {
+        let listener = json!({
+            "name": direction,
+            "address": any_port(),
+            "traffic_direction": direction,
+            "listener_filters": [
+                inspector("tls_inspector", "TlsInspector"),
+                inspector("http_inspector", "HttpInspector"),
+            ],
+            "filter_chains": [
+                {
+                    "filter_chain_match": { "application_protocols": ["http/1.1", "h2c"] },
+                    "filters": [http("any")],
+                },
+            ],
+            "default_filter_chain": { "filters": [tcp_proxy("any")] },
+        });
+        control.set(Listener, listener);
+    }
+    let proxy = Abused::start(&control).await;
+    let addresses = [proxy.listener("INBOUND").await, proxy.listener("OUTBOUND").await];
+    let probe = move |number: usize| async move {
+        let mut stream = connect_from(number, addresses[number % 2]).await;
+        let name = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let junk = match number / 2 % 8 {
+            0 => name.to_be_bytes().repeat(50),
+            1 => [&b"\x16\x03\x01\x02\x00\x01"[..], &name.to_be_bytes().repeat(200)].concat(),
+            2 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(),
+            3 => format!("GET /{name:x} HTTP/1.1\r\n{name:x}\r\n\r\n").into_bytes(),
+            _ => format!("GET /{name:x} HTTP/1.1\r\nHost: {name:x}.example\r\n\r\n").into_bytes(),
+        };
+        let _ = stream.write_all(&junk).await;
+        let _ = stream.shutdown().await;
+        let mut answer = [0; 512];
+        let _ = tokio::time::timeout(LIMIT, stream.read(&mut answer)).await;
+    };
+    // What is made once is no growth: code, buffers of the worker, the first series.
+    proxy.peak_during(64, probe).await;
+    let base = proxy.resident_kib();
+    let peak = proxy.peak_during(size("WEFT_ABUSE_CONNECTIONS", 4000), probe).await;
+    proxy.settles(base, peak, "scan").await;
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passthrough_to_many_destinations_costs_no_memory() {
+    let backend = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = backend.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let Ok((mut stream, _)) = backend.accept().await else { continue };
+            tokio::spawn(async move {
+                let _ = stream.write_all(b"x").await;
+                let _ = stream.read(&mut [0; 8]).await;
+            });
+        }
+    });
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let cluster = json!({
+        "name": "PassthroughCluster", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
+        "connect_timeout": "2s",
+    });
+    control.set(Cluster, cluster);
+    let mut listener = tcp_listener("l", "PassthroughCluster");
+    // The header names the destination, as a captured socket would.
+    listener["listener_filters"] = json!([inspector("proxy_protocol", "ProxyProtocol")]);
+    control.set(Listener, listener);
+    let proxy = Abused::start(&control).await;
+    let address = proxy.listener("l").await;
+    let destinations = size("WEFT_ABUSE_DESTINATIONS", 1000);
+    let pass = move |number: usize| async move {
+        let mut stream = connect_from(number, address).await;
+        let [.., high, low] = ((number % destinations) as u32).to_be_bytes();
+        let header = format!("PROXY TCP4 192.0.2.1 127.1.{high}.{low} 4000 {port}\r\n");
+        stream.write_all(header.as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(LIMIT, stream.read_u8()).await;
+        assert_eq!(answer.expect("an answer in time").unwrap(), b'x', "127.1.{high}.{low}");
+    };
+    proxy.peak_during(64, pass).await;
+    let base = proxy.resident_kib();
+    let peak = proxy.peak_during(size("WEFT_ABUSE_CONNECTIONS", 4000), pass).await;
+    proxy.settles(base, peak, "passthrough").await;
+    tokio::task::block_in_place(|| control.kill());
+}
