@@ -33,7 +33,10 @@ pub enum RetrySafety {
     Never,
     /// The upstream may have seen the request: repeat only what the policy allows.
     MaybeProcessed,
-    /// No byte of the request reached the upstream: repeating is safe for every method.
+    /// The upstream said that it has not processed the request (REFUSED_STREAM): repeating is safe
+    /// for every method, but it may have had a reason.
+    NotProcessed,
+    /// The request did not reach anything that acts on it: repeating is safe for every method.
     NotSent,
 }
 
@@ -185,8 +188,8 @@ impl ErrorKind {
             Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::UpstreamTls
-            | Self::UpstreamRefused
             | Self::NoHealthyUpstream => RetrySafety::NotSent,
+            Self::UpstreamRefused => RetrySafety::NotProcessed,
             Self::UpstreamReset | Self::UpstreamStreamReset | Self::UpstreamTimeout => {
                 RetrySafety::MaybeProcessed
             }

@@ -2,8 +2,8 @@
 //! do it again elsewhere when that is allowed and safe.
 //!
 //! Two kinds of repetition: the route's retry policy, with back-off; and the keep-alive race, where
-//! an endpoint closed a reused connection as the request was sent, repeated at once whatever the
-//! policy says, but never when the endpoint may have executed a request that is not idempotent.
+//! an endpoint closed a reused connection as the request was sent (by GOAWAY, with HTTP/2), repeated
+//! at once whatever the policy says, but never when the endpoint may have executed a request that is not idempotent.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -124,9 +124,8 @@ async fn until_answered(
         worker.tick();
         report(forward, &picked.host, &result);
         if let Err(error) = &result
-            && one.reused
-            && races < RACES_MAX
-            && lost_race(error, &request.head, exchange)
+            && exchange.repeatable()
+            && lost_race(error, &request.head, one.reused, races)
         {
             races += 1;
             continue;
@@ -300,13 +299,20 @@ fn prepare(
     }
 }
 
-/// Whether the connection was closed by the endpoint as we reused it, and repeating is safe.
-fn lost_race(error: &ProxyError, head: &RequestHead, exchange: &Exchange<'_, '_>) -> bool {
-    error.kind == ErrorKind::UpstreamReset
-        && exchange.repeatable()
+/// Whether the connection was ended by the endpoint as we reused it, and repeating is safe.
+fn lost_race(error: &ProxyError, head: &RequestHead, reused: bool, races: u32) -> bool {
+    let ended = match error.kind {
+        ErrorKind::UpstreamReset => reused,
+        // A connection can be going away from its first stream on.
+        ErrorKind::UpstreamRefused => true,
+        _ => false,
+    };
+    ended
         && match error.retry {
-            RetrySafety::NotSent => true,
-            RetrySafety::MaybeProcessed => head.method.is_idempotent(),
+            RetrySafety::NotSent => races < RACES_MAX,
+            // Once, as gRPC does: more is for the route's policy to say.
+            RetrySafety::NotProcessed => races == 0,
+            RetrySafety::MaybeProcessed => races < RACES_MAX && head.method.is_idempotent(),
             RetrySafety::Never => false,
         }
 }

@@ -19,7 +19,8 @@ use crate::http::wire::Wire;
 use crate::net::Io;
 use crate::net::io::IdleState;
 
-/// Taken off a `Keep-Alive: timeout` so that we close before the endpoint does.
+/// Taken off a `Keep-Alive: timeout` so that we close before the endpoint does; half of one that is
+/// shorter than twice this.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// A connection to an endpoint, between or during requests.
@@ -151,7 +152,8 @@ impl H1Client {
         }
         self.keep_alive &= connection.keep_alive && head.status != 101;
         if let Some(timeout) = head.headers.get_known(Known::KeepAlive).and_then(timeout_of) {
-            self.connection.keep_alive_timeout = Some(timeout.saturating_sub(KEEP_ALIVE_MARGIN));
+            self.connection.keep_alive_timeout =
+                Some((timeout / 2).max(timeout.saturating_sub(KEEP_ALIVE_MARGIN)));
         }
         self.connection.h1.start_input(body);
         Answer::Final(FinalHead { head, body, connection })

@@ -18,7 +18,7 @@ use weft_traffic::cluster::UpstreamHttp;
 
 use super::pool::ConnectionPermit;
 use super::{Answer, FinalHead};
-use crate::error::{ErrorKind, ProxyError};
+use crate::error::{ErrorKind, ProxyError, RetrySafety};
 use crate::http::h2_link::{CONNECTION, Link, PING_TIMEOUT, TICK, Turn, Watch, Wire};
 use crate::http::server_h2::length_or_streamed;
 use crate::net::Io;
@@ -47,6 +47,8 @@ struct State {
 pub(crate) struct H2Client {
     state: Rc<State>,
     stream: Stage,
+    /// Its connection has carried requests before.
+    reused: bool,
 }
 
 enum Stage {
@@ -98,7 +100,8 @@ impl H2Connection {
         let state = self.state.clone();
         state.active.set(state.active.get() + 1);
         state.requests.set(state.requests.get().saturating_add(1));
-        H2Client { state, stream: Stage::Waiting }
+        let reused = state.requests.get() > 1;
+        H2Client { state, stream: Stage::Waiting, reused }
     }
 }
 
@@ -153,7 +156,7 @@ impl H2Client {
                 Poll::Ready(Ok(()))
             }
             // It is going away, and nothing of ours has left: the next one will do.
-            Poll::Ready(Err(error)) => Poll::Ready(Err(endpoint_error(error))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.state.failed(error))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -167,7 +170,7 @@ impl H2Client {
         self.stream = Stage::Waiting;
         let opened =
             self.state.link.with(|connection| connection.open(head, None, body.is_empty()));
-        self.stream = Stage::Open(opened.map_err(endpoint_error)?);
+        self.stream = Stage::Open(opened.map_err(|error| self.state.failed(error))?);
         Ok(())
     }
 
@@ -175,7 +178,7 @@ impl H2Client {
         match self.stream {
             Stage::Open(key) => {
                 let ready = self.state.link.with(|connection| connection.poll_ready(key, cx));
-                ready.map_err(endpoint_error)
+                ready.map_err(|error| self.state.failed(error))
             }
             Stage::Waiting | Stage::Reserved => Poll::Ready(Ok(())),
         }
@@ -196,7 +199,7 @@ impl H2Client {
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
         let Stage::Open(key) = self.stream else { return Poll::Pending };
         let answer = self.state.link.with(|connection| connection.poll_answer(key, cx));
-        answer.map_ok(answered).map_err(endpoint_error)
+        answer.map_ok(answered).map_err(|error| self.state.failed(error))
     }
 
     pub(crate) fn poll_frame(
@@ -205,7 +208,11 @@ impl H2Client {
     ) -> Poll<Option<Result<Frame, ProxyError>>> {
         let Stage::Open(key) = self.stream else { return Poll::Ready(None) };
         let frame = self.state.link.with(|connection| connection.poll_frame(key, cx));
-        frame.map(|frame| frame.map(|frame| frame.map_err(endpoint_error)))
+        frame.map(|frame| frame.map(|frame| frame.map_err(|error| self.state.failed(error))))
+    }
+
+    pub(crate) fn reused(&self) -> bool {
+        self.reused
     }
 
     pub(crate) fn input_done(&self) -> bool {
@@ -259,19 +266,25 @@ fn answered(answer: conn::Answer) -> Answer {
     }
 }
 
-/// What a failed stream means: refused before processing, reset by the endpoint, its connection
-/// lost, or not HTTP/2 at all.
-fn endpoint_error(error: StreamError) -> ProxyError {
-    let kind = match error {
-        StreamError::Refused => ErrorKind::UpstreamRefused,
-        StreamError::Reset(_) => ErrorKind::UpstreamStreamReset,
-        StreamError::Protocol { .. } => ErrorKind::UpstreamProtocol,
-        StreamError::Lost | StreamError::Closed => ErrorKind::UpstreamReset,
-    };
-    let failure = ProxyError::new(kind).with_source(error);
-    match error {
-        // The client is told the same.
-        StreamError::Reset(code) => failure.with_reset_code(code.0),
-        _ => failure,
+impl State {
+    /// What a failed stream means: refused before processing, reset by the endpoint, its connection
+    /// lost, or not HTTP/2 at all.
+    fn failed(&self, error: StreamError) -> ProxyError {
+        let kind = match error {
+            StreamError::Refused => ErrorKind::UpstreamRefused,
+            StreamError::Reset(_) => ErrorKind::UpstreamStreamReset,
+            StreamError::Protocol { .. } => ErrorKind::UpstreamProtocol,
+            StreamError::Lost | StreamError::Closed => ErrorKind::UpstreamReset,
+        };
+        let failure = ProxyError::new(kind).with_source(error);
+        match error {
+            // The client is told the same.
+            StreamError::Reset(code) => failure.with_reset_code(code.0),
+            // Not this request but the connection was refused.
+            StreamError::Refused if !self.link.with(|connection| connection.accepts_streams()) => {
+                failure.with_retry(RetrySafety::NotSent)
+            }
+            _ => failure,
+        }
     }
 }

@@ -139,7 +139,7 @@ impl Upstream {
     pub(crate) fn reused(&self) -> bool {
         match self {
             Self::H1(side) => side.reused(),
-            Self::H2(_) => false,
+            Self::H2(side) => side.reused(),
         }
     }
 

@@ -98,6 +98,9 @@ pub struct Connection {
     requests: VecDeque<Incoming>,
     /// Streams we reset lately: what the peer sent before it knew is ignored.
     reset: VecDeque<u32>,
+    /// Client: streams up to this one were in output that the owner was given to write; the peer
+    /// cannot have seen those above it.
+    offered: u32,
     /// Client: promised streams that `open` has not made yet.
     reserved: u32,
     opening: VecDeque<Waker>,
@@ -157,7 +160,7 @@ pub enum StreamError {
     /// The peer reset it.
     #[error("http2.reset: {0:?}")]
     Reset(ErrorCode),
-    /// The peer has not processed it and never will: REFUSED_STREAM, or GOAWAY.
+    /// The peer has not processed it and never will: REFUSED_STREAM, GOAWAY, or it was never sent.
     #[error("http2.refused")]
     Refused,
     /// The peer broke the protocol on it.
@@ -222,6 +225,7 @@ impl Connection {
             last_stream: 0,
             requests: VecDeque::new(),
             reset: VecDeque::new(),
+            offered: 0,
             reserved: 0,
             opening: VecDeque::new(),
             heads: Heads::new(),
@@ -319,6 +323,15 @@ impl Connection {
 
     /// The transport ended: every stream fails, and nothing more is sent.
     pub fn lost(&mut self) {
+        if self.role == Role::Client && self.failed.is_none() {
+            for key in self.streams.keys() {
+                if key.id() > self.offered {
+                    self.fail_stream(key, StreamError::Refused);
+                }
+            }
+            // The peer may still read, and must not see what was just said to be unsent.
+            self.output = OutBuf::new();
+        }
         self.fail(Failure::Lost, StreamError::Lost);
     }
 

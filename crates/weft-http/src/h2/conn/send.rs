@@ -217,6 +217,7 @@ impl Connection {
     /// What there is to write; consume what was written and call again.
     pub fn output(&mut self) -> &mut OutBuf {
         self.noticed = false;
+        self.offered = self.last_stream;
         let mut blocked = 0;
         while self.output.len() < OUTPUT_BYTES_MAX && blocked < self.ring.len() {
             let Some(key) = self.ring.pop_front() else { break };

@@ -423,6 +423,19 @@ fn requests_beyond_an_abrupt_goaway_were_not_processed() {
 }
 
 #[test]
+fn what_never_left_a_lost_connection_was_not_processed() {
+    let mut pair = Pair::new();
+    let (sent, _) = pair.opened(true);
+    let unsent = pair.open(&request(), true);
+    pair.client.lost();
+    let lost = pair.client.poll_answer(sent, &cx());
+    assert!(matches!(lost, Poll::Ready(Err(StreamError::Lost))));
+    let refused = pair.client.poll_answer(unsent, &cx());
+    assert!(matches!(refused, Poll::Ready(Err(StreamError::Refused))));
+    assert!(pair.client.output().is_empty(), "it must not leave later");
+}
+
+#[test]
 fn streams_wait_for_the_peers_limit() {
     let mut pair = Pair::with(Config { streams_max: 2, ..config() });
     let (first, there) = pair.opened(true);

@@ -10,6 +10,7 @@ mod matrix;
 mod mesh;
 mod mirror;
 mod retry;
+mod retry_h2;
 mod stock;
 
 use std::cell::RefCell;
