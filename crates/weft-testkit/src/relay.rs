@@ -66,6 +66,15 @@ pub fn nginx(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
 
 /// Stock Envoy with a static configuration; HTTP/1.0 is let in as a sidecar of ours lets it in.
 pub fn envoy(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
+    envoy_with(binary, folder, lanes, "HTTP1")
+}
+
+/// The same for clients that speak HTTP/2 with prior knowledge.
+pub fn envoy_http2(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
+    envoy_with(binary, folder, lanes, "HTTP2")
+}
+
+fn envoy_with(binary: &Path, folder: &Path, lanes: &[Lane], codec: &str) -> Process {
     let socket = |address: &SocketAddr| {
         let (address, port) = (address.ip().to_string(), address.port());
         json!({"socket_address": {"address": address, "port_value": port}})
@@ -78,7 +87,7 @@ pub fn envoy(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
             "filters": [{"name": "hcm", "typed_config": {
                 "@type": kind("network.http_connection_manager.v3.HttpConnectionManager"),
                 "stat_prefix": "lane",
-                "codec_type": "HTTP1",
+                "codec_type": codec,
                 "delayed_close_timeout": "0.01s",
                 "normalize_path": true,
                 "http_protocol_options": {

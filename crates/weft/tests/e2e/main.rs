@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod conformance;
 mod control_restart;
 mod demo_on_envoy;
 mod faithful;
