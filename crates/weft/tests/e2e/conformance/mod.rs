@@ -2,6 +2,7 @@
 //! numbers) and RFC 7541 (`H`): raw frames to Weft and to stock Envoy, each on a connection of its
 //! own. Prints a table; Weft must pass every case that Envoy passes.
 
+mod abuse;
 mod cases;
 mod peer;
 
