@@ -95,14 +95,14 @@ fn hpack_bomb(round: u32) -> Vec<u8> {
     frame(HEADERS, WHOLE, 3 + 2 * round, &block)
 }
 
-/// As large a head as frames hold, in many.
+/// A head over every proxy's limit, in many frames.
 fn large_heads(round: u32) -> Vec<u8> {
     let mut line = vec![0x00, 1, b'b', 0x7f, 0xe1, 0x7b];
     line.resize(line.len() + 127 + 0x61 + (0x7b << 7), b'x');
     let id = 3 + 2 * round;
     let mut out = frame(HEADERS, 1, id, &request());
-    for part in 0..4 {
-        let flags = if part == 3 { END_HEADERS } else { 0 };
+    for part in 0..5 {
+        let flags = if part == 4 { END_HEADERS } else { 0 };
         out.extend(frame(CONTINUATION, flags, id, &line[..line.len().min(16_384)]));
     }
     out
