@@ -294,7 +294,7 @@ fn streams() -> Vec<Case> {
             &[frame(DATA, END_STREAM, 1, b"x")],
             Expect::Connection(PROTOCOL),
         ),
-        case("5.1", "idle: RST_STREAM", &[reset.clone()], Expect::Connection(PROTOCOL)),
+        case("5.1", "idle: RST_STREAM", std::slice::from_ref(&reset), Expect::Connection(PROTOCOL)),
         case(
             "5.1",
             "idle: WINDOW_UPDATE",

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    time::Duration,
 };
 
 use tokio::{
@@ -13,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Expect, PATIENCE, Verdict,
+    Expect, Verdict,
     cases::{self, Case, Step},
 };
 
@@ -39,11 +40,11 @@ struct Peer {
     until: Instant,
 }
 
-/// Runs one case on a connection of its own.
-pub async fn run(address: SocketAddr, case: &Case) -> Verdict {
+/// Runs one case on a connection of its own, which may take as long as `patience`.
+pub async fn run(address: SocketAddr, case: &Case, patience: Duration) -> Verdict {
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     let _ = stream.set_nodelay(true);
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     let mut peer = Peer { stream, input: Vec::new(), seen: Seen::default(), until };
     for step in &case.steps {
         let alive = match step {
@@ -119,7 +120,7 @@ impl Peer {
             if self.seen.closed {
                 return false;
             }
-            let mut part = [0; 16 * 1024];
+            let mut part = [0; 2 * 1024];
             match timeout_at(self.until, self.stream.read(&mut part)).await {
                 Err(_) => return false,
                 Ok(Ok(0)) => self.seen.closed = true,
