@@ -251,7 +251,13 @@ pub fn trailers_to_h2(trailers: &mut HeaderList) {
 /// CONNECT (RFC 8441).
 pub fn request_pseudo<'a>(head: &'a RequestHead, protocol: Option<&'a [u8]>) -> PseudoFields<'a> {
     let mut fields = PseudoFields::new();
-    fields.push((":method", head.method.as_bytes()));
+    fields.push((
+        ":method",
+        match protocol {
+            Some(_) => Method::Connect.as_bytes(),
+            None => head.method.as_bytes(),
+        },
+    ));
     if head.target != Target::Authority {
         fields.push((":scheme", head.scheme.as_str().as_bytes()));
     }
@@ -280,12 +286,14 @@ pub fn join_cookies(headers: &mut HeaderList) {
 }
 
 /// Turns an extended CONNECT for WebSocket (RFC 8441 §5) into the HTTP/1 upgrade it stands for, so
-/// that the request path knows one form. Answer a resulting 101 with 200.
+/// that the request path knows one form. Answer a resulting 101 with [`h1_switch_to_h2`].
 pub fn h2_connect_to_h1(head: &mut RequestHead, protocol: &[u8]) -> Connection {
     let websocket = protocol.eq_ignore_ascii_case(b"websocket");
     head.method = Method::Get;
     head.headers.set("upgrade", protocol);
-    head.headers.set("connection", "upgrade");
+    head.headers.set("connection", "Upgrade");
+    // What follows is not the content of a request.
+    head.headers.remove_known(Known::ContentLength);
     if websocket && !head.headers.contains("sec-websocket-key") {
         // The key only proves that the server speaks WebSocket; over HTTP/2 nobody checks it.
         head.headers.append("sec-websocket-key", "d2VmdC13ZWZ0LXdlZnQtMQ==");
@@ -294,12 +302,24 @@ pub fn h2_connect_to_h1(head: &mut RequestHead, protocol: &[u8]) -> Connection {
     Connection { keep_alive: true, upgrade: Some(upgrade), expect_continue: false }
 }
 
-/// Turns an HTTP/1 upgrade request into an extended CONNECT; returns its `:protocol`.
-pub fn h1_upgrade_to_h2(head: &mut RequestHead, conn: &Connection) -> Option<Bytes> {
-    conn.upgrade?;
-    let protocol = head.headers.get_bytes("upgrade")?;
-    request_to_h2(head, conn);
-    head.headers.remove("sec-websocket-key");
-    head.method = Method::Connect;
-    Some(protocol)
+/// Makes a response that opens a tunnel over HTTP/2 (any 2xx) the 101 that it stands for. For
+/// WebSocket: `accept` is what `Sec-WebSocket-Accept` is to say if the server said nothing, as it
+/// may over HTTP/2.
+pub fn h2_switch_to_h1(head: &mut ResponseHead, accept: Option<&str>) -> Connection {
+    head.status = 101;
+    head.reason = None;
+    head.headers.remove_known(Known::ContentLength);
+    head.headers.set("Upgrade", "websocket");
+    head.headers.set("Connection", "Upgrade");
+    if let (Some(accept), false) = (accept, head.headers.contains("sec-websocket-accept")) {
+        head.headers.append("Sec-WebSocket-Accept", accept);
+    }
+    Connection { keep_alive: true, upgrade: Some(Upgrade::WebSocket), expect_continue: false }
+}
+
+/// Makes a 101 the 200 that opens the same tunnel over HTTP/2 (RFC 8441 §5).
+pub fn h1_switch_to_h2(head: &mut ResponseHead) {
+    head.status = 200;
+    head.headers.remove_known(Known::Upgrade);
+    head.headers.remove_known(Known::ContentLength);
 }

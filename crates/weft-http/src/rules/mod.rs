@@ -15,8 +15,8 @@ mod spelling;
 pub use forwarded::{append_forwarded_for, client_address, set_forwarded_proto};
 pub use framing::{Framing, is_transfer_coded, request_framing, response_framing, set_connection};
 pub use h2::{
-    H2Error, PseudoFields, RequestPseudo, h1_upgrade_to_h2, h2_connect_to_h1, join_cookies,
-    request_from_h2, request_pseudo, request_to_h1, request_to_h2, response_from_h2,
+    H2Error, PseudoFields, RequestPseudo, h1_switch_to_h2, h2_connect_to_h1, h2_switch_to_h1,
+    join_cookies, request_from_h2, request_pseudo, request_to_h1, request_to_h2, response_from_h2,
     response_to_h2, trailers_to_h2,
 };
 pub(crate) use h2::{RequestParts, assemble_request, assemble_response, name_fault, value_fault};

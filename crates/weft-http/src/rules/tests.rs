@@ -200,10 +200,23 @@ fn http1_heads_become_http2_ones() {
 #[test]
 fn websocket_crosses_versions() {
     let (mut head, conn) = request("Connection: Upgrade\r\nUpgrade: websocket\r\nA: 1\r\n");
-    assert_eq!(h1_upgrade_to_h2(&mut head, &conn).as_deref(), Some(&b"websocket"[..]));
-    assert_eq!(head.method, Method::Connect);
+    request_to_h2(&mut head, &conn);
     assert_eq!(head.headers, list(&[("a", "1")]));
-    assert_eq!(request_pseudo(&head, Some(b"websocket"))[4], (":protocol", &b"websocket"[..]));
+    let extended = request_pseudo(&head, Some(b"websocket"));
+    assert_eq!(extended[0], (":method", &b"CONNECT"[..]));
+    assert_eq!(extended[4], (":protocol", &b"websocket"[..]));
+    let mut answer = ResponseHead::new(200);
+    let conn = h2_switch_to_h1(&mut answer, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    strip_response(&mut answer.headers, &conn, Version::H11);
+    let switched = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+    ];
+    assert_eq!((answer.status, &answer.headers), (101, &list(&switched)));
+    h1_switch_to_h2(&mut answer);
+    response_to_h2(&mut answer, &conn);
+    assert_eq!((answer.status, answer.headers.len()), (200, 1));
 
     let protocol = Bytes::from_static(b"websocket");
     let extended =
@@ -216,7 +229,7 @@ fn websocket_crosses_versions() {
         (Method::Get, Target::Path(Bytes::from_static(b"/chat")))
     );
     assert_eq!(head.headers.get("upgrade"), Some(&b"websocket"[..]));
-    assert_eq!(head.headers.get("connection"), Some(&b"upgrade"[..]));
+    assert_eq!(head.headers.get("connection"), Some(&b"Upgrade"[..]));
 }
 
 #[test]

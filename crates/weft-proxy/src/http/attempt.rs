@@ -23,7 +23,7 @@ use weft_traffic::{Cluster, Endpoint, RetryPolicy, RouteAction};
 use super::conn::HttpConn;
 use super::exchange::Exchange;
 use super::request::Request;
-use super::{outbound, record::Attempts};
+use super::{outbound, record::Attempts, upgrade};
 use crate::error::{ErrorKind, ProxyError, RetrySafety};
 use crate::upstream::connect::Origin;
 use crate::upstream::pool::{ConnectionFacts, Opened, Purpose};
@@ -232,6 +232,14 @@ async fn attempt(
     let mut guard = Guard::new(facts, active, one.retry.take());
     exchange.spelling.up = guard.facts.session.carries_spelling();
     let to = (upstream.version(), exchange.spelling.up);
+    let tunnel = match (&mut upstream, request.connection.upgrade) {
+        (Upstream::H2(stream), Some(_)) => {
+            let open = upgrade::open_over_h2(stream, request);
+            exchange.unless_interrupted(Box::pin(open)).await?;
+            Some(upgrade::WEBSOCKET)
+        }
+        _ => None,
+    };
     prepare(forward, request, to, &picked.endpoint);
     if forward.found.host.attempt_count_upstream {
         request.head.headers.set("x-envoy-attempt-count", one.count.to_string());
@@ -247,8 +255,11 @@ async fn attempt(
         request.version,
         upstream.version(),
     );
-    upstream.send_request(&request.head, framing)?;
-    let answer = exchange.await_answer(&mut upstream).await?;
+    upstream.send_request(&request.head, framing, tunnel)?;
+    let mut answer = exchange.await_answer(&mut upstream).await?;
+    if request.connection.upgrade.is_some() {
+        upgrade::answered(&mut answer, request, tunnel.is_some())?;
+    }
     guard.answered(answer.head.status);
     Ok((upstream, answer, guard))
 }

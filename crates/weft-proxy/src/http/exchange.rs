@@ -36,6 +36,8 @@ pub(crate) struct Exchange<'x, 'c> {
     limits: Limits,
     stream: StreamLimits,
     request: Progress,
+    /// What the client sends is a tunnel's: the request ends with its head.
+    tunnel: bool,
     response_ended: bool,
     /// The client does not take what is queued for it.
     client_full: bool,
@@ -61,6 +63,16 @@ pub(crate) struct Tally {
     pub(crate) messages: Option<Messages>,
 }
 
+/// Whether the request asks for a tunnel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tunnel {
+    No,
+    /// It does, and has no content.
+    Bare,
+    /// It has content before.
+    AfterContent,
+}
+
 /// How far the request body has come in this attempt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -77,16 +89,17 @@ impl<'x, 'c> Exchange<'x, 'c> {
         tally: &'x mut Tally,
         limits: Limits,
         stream: StreamLimits,
-        repeatable: bool,
+        tunnel: Tunnel,
     ) -> Self {
         let mut exchange = Self {
             down,
             tally,
-            replay: Replay { kept: Vec::new(), bytes: 0, next: 0, complete: repeatable },
+            replay: Replay { kept: Vec::new(), bytes: 0, next: 0, complete: tunnel == Tunnel::No },
             copies: Copies::default(),
             limits,
             stream,
             request: Progress::Sending,
+            tunnel: tunnel == Tunnel::Bare,
             response_ended: false,
             client_full: false,
             client_owes: false,
@@ -268,6 +281,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
     /// Moves request frames while there are any and room for them. An error is the client's.
     fn poll_request(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Result<(), ProxyError> {
         self.client_owes = false;
+        if self.tunnel && self.request == Progress::Sending {
+            self.end_request(up)?;
+        }
         while self.request == Progress::Sending {
             match up.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}

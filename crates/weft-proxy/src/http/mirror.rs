@@ -181,7 +181,7 @@ impl Copy {
         self.fit_for(upstream.version());
         let framing =
             rules::request_framing(&self.head.method, self.body, self.version, upstream.version());
-        upstream.send_request(&self.head, framing)?;
+        upstream.send_request(&self.head, framing, None)?;
         let status = poll_fn(|cx| {
             body.poll_into(&mut upstream, cx)?;
             poll_status(&mut upstream, cx)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use weft_http::h1::{Connection, Upgrade};
+use weft_http::h2::ErrorCode;
 use weft_http::{BodyLength, Method, RequestHead, Version, rules};
 use weft_telemetry::PeerInfo;
 use weft_traffic::cors::CorsDecision;
@@ -20,7 +21,7 @@ use weft_traffic::{Action, HttpConfig, RouteAction, Tables};
 use super::attempt::{self, Answered};
 use super::conn::HttpConn;
 use super::downstream::Downstream;
-use super::exchange::{Exchange, Limits};
+use super::exchange::{Exchange, Limits, Tunnel};
 use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
 use super::record::Record;
@@ -150,11 +151,15 @@ async fn answer(
         http.timeouts.stream_duration,
         conn.direction() != Direction::Gateway,
     );
-    let repeatable = request.connection.upgrade.is_none();
+    let tunnel = match (request.connection.upgrade, request.body.is_empty()) {
+        (None, _) => Tunnel::No,
+        (Some(_), true) => Tunnel::Bare,
+        (Some(_), false) => Tunnel::AfterContent,
+    };
     let limits = Limits::new(timeouts, record.received);
     let stall = conn.worker.limits.client_stall;
     let stream = StreamLimits::new(&http.timeouts, action.timeouts.idle, stall, record.received);
-    let mut exchange = Exchange::new(down, &mut record.tally, limits, stream, repeatable);
+    let mut exchange = Exchange::new(down, &mut record.tally, limits, stream, tunnel);
     exchange.spelling.down = conn.carries_spelling();
     if !action.mirrors.is_empty() {
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
@@ -206,6 +211,10 @@ async fn deliver(
         response.grpc_status = grpc::status(&head.headers);
     }
     if head.status == 101 {
+        if request.connection.upgrade.is_none() {
+            return Err(ProxyError::new(ErrorKind::UpstreamProtocol)
+                .with_source("101 for a request that asked for no upgrade"));
+        }
         return Box::pin(switch_protocols(head, upstream, exchange, forward)).await;
     }
     if !conn.keep_alive(0) {
@@ -238,21 +247,26 @@ async fn switch_protocols(
     exchange: &mut Exchange<'_, '_>,
     forward: &attempt::Forward<'_>,
 ) -> Result<(), ProxyError> {
-    let (Downstream::H1(down), Upstream::H1(up)) = (&mut *exchange.down, upstream) else {
-        return Err(ErrorKind::UpstreamProtocol.into());
-    };
-    down.send_head(head, BodyLength::None);
+    spelling::sending(&mut head.headers, exchange.spelling.down);
+    exchange.down.send_head(head, BodyLength::None)?;
     // A tunnel has no message to be incomplete: however it ends, it has ended.
     let idle = forward.action.timeouts.idle.unwrap_or(forward.conn.http.timeouts.stream_idle);
     let idle = StreamLimits::idle_only(idle);
-    let ended = upgrade::tunnel(down.wire(), up.wire(), exchange.tally, idle).await;
+    let ended = upgrade::tunnel(exchange.down, upstream, exchange.tally, idle).await;
+    let mut code = None;
     if let Err(error) = ended {
+        upstream.cancel(&error);
         if let ErrorKind::StreamIdle(_) = error.kind {
             return Err(error);
         }
         tracing::debug!(%error, "tunnel ended");
+        // RFC 8441 §5: what a reset is to TCP.
+        code = Some(error.reset_code.unwrap_or(ErrorCode::CANCEL.0));
     }
-    down.abort();
+    // What an HTTP/2 stream was told to its end still has to leave.
+    if code.is_some() || exchange.down.version() != Version::H2 {
+        exchange.down.abort(code);
+    }
     Ok(())
 }
 
@@ -305,6 +319,10 @@ fn allow_upgrade(
         None => Ok(()),
         Some(Upgrade::WebSocket) if action.websocket.unwrap_or(http.websocket) => Ok(()),
         Some(Upgrade::WebSocket) => Err(ErrorKind::UpgradeRefused.into()),
+        // An extended CONNECT is for its protocol or for nothing.
+        Some(Upgrade::Other) if request.version == Version::H2 => {
+            Err(ErrorKind::UpgradeRefused.into())
+        }
         Some(Upgrade::Other) => {
             request.connection.upgrade = None;
             Ok(())

@@ -106,7 +106,7 @@ fn config(conn: &HttpConn) -> Config {
             list_bytes_max: limits.head_bytes_max as usize + fields_max * FIELD_OVERHEAD_BYTES,
             fields_max,
         },
-        connect_protocol: false,
+        connect_protocol: rules.allow_connect,
         budgets: Budgets::default(),
     }
 }
@@ -142,7 +142,13 @@ fn take_requests(link: &Rc<Link>, conn: &Rc<HttpConn>) {
 }
 
 fn start(incoming: conn::Incoming, link: Rc<Link>, conn: Rc<HttpConn>, received: Instant) {
-    let conn::Incoming { key, head, ended, .. } = incoming;
+    let conn::Incoming { key, head, protocol, ended } = incoming;
+    let head = match (&head, &protocol) {
+        (Ok(_), Some(_)) if !conn.http.http2.allow_connect => {
+            Err(HeadError::Malformed(rules::H2Error::Pseudo))
+        }
+        _ => head,
+    };
     let method = match &head {
         Ok(head) => head.method.clone(),
         Err(_) => Method::Get,
@@ -154,11 +160,18 @@ fn start(incoming: conn::Incoming, link: Rc<Link>, conn: Rc<HttpConn>, received:
                 if conn.is_tls() {
                     head.scheme = Scheme::Https;
                 }
-                let body = match ended {
-                    true => BodyLength::None,
-                    false => length_or_streamed(head.headers.get_known(Known::ContentLength)),
+                let (body, connection) = match protocol {
+                    // What follows is the tunnel's, and nothing of it leaves before there is one.
+                    Some(protocol) => {
+                        (BodyLength::None, rules::h2_connect_to_h1(&mut head, &protocol))
+                    }
+                    None if ended => (BodyLength::None, CONNECTION),
+                    None => {
+                        let length = head.headers.get_known(Known::ContentLength);
+                        (length_or_streamed(length), CONNECTION)
+                    }
                 };
-                let incoming = Incoming { body, connection: CONNECTION, head };
+                let incoming = Incoming { body, connection, head };
                 request::serve(&mut Downstream::H2(&mut side), incoming, received, &conn).await;
             }
             Err(error) => {
@@ -242,10 +255,13 @@ impl H2Server {
         head: &mut ResponseHead,
         body: BodyLength,
     ) -> Result<(), ProxyError> {
-        let empty = body.is_empty()
-            || rules::response_framing(&self.method, head.status, body, weft_http::Version::H2)
-                .length
-                .is_empty();
+        let tunnel = head.status == 101;
+        if tunnel {
+            rules::h1_switch_to_h2(head);
+        }
+        let framing =
+            rules::response_framing(&self.method, head.status, body, weft_http::Version::H2);
+        let empty = !tunnel && (body.is_empty() || framing.length.is_empty());
         rules::response_to_h2(head, &CONNECTION);
         self.head_sent = true;
         self.link

@@ -1,33 +1,111 @@
-//! After 101: a tunnel of bytes between two HTTP/1 connections, each direction until its own end.
-//! Nothing passes before the 101, so an endpoint that does not upgrade never sees raw bytes.
+//! Upgrades: what asks for a tunnel on either version, and the tunnel of bytes after the answer,
+//! each direction until its own end. HTTP/1 says 101, HTTP/2 an extended CONNECT and 2xx (RFC 8441);
+//! in between, on the request path, an upgrade is HTTP/1's.
+//!
+//! Nothing passes before the answer, so an endpoint that does not upgrade never sees raw bytes.
 
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use weft_http::{Frame, Method, rules};
+
+use super::downstream::Downstream;
 use super::exchange::Tally;
 use super::limits::{Standing, StreamLimits};
+use super::request::Request;
+use super::server_h2::H2Server;
 use super::wire::Wire;
-use crate::error::ProxyError;
+use crate::error::{ErrorKind, ProxyError};
+use crate::upstream::h2::H2Client;
+use crate::upstream::{FinalHead, Upstream};
+
+/// The one protocol that passes.
+pub(crate) const WEBSOCKET: &[u8] = b"websocket";
+/// What a WebSocket server adds to the client's key (RFC 6455 §1.3).
+const KEY_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Ready when this HTTP/2 endpoint can be asked for the tunnel.
+///
+/// # Errors
+/// When the endpoint opens none (SETTINGS_ENABLE_CONNECT_PROTOCOL), or HTTP/2 could not say the
+/// request: an extended CONNECT has neither content nor another method than WebSocket's GET.
+pub(crate) async fn open_over_h2(
+    stream: &mut H2Client,
+    request: &Request,
+) -> Result<(), ProxyError> {
+    if request.head.method != Method::Get || !request.body.is_empty() {
+        return Err(ErrorKind::UpgradeRefused.into());
+    }
+    match poll_fn(|cx| stream.poll_opens_tunnels(cx)).await {
+        true => Ok(()),
+        false => Err(ProxyError::new(ErrorKind::UpstreamProtocol)
+            .with_source("the endpoint takes no extended CONNECT")),
+    }
+}
+
+/// Makes the answer to an upgrade HTTP/1's: 101, or the tunnel was refused.
+///
+/// # Errors
+/// When an HTTP/1 endpoint goes on without the upgrade and the client would take its 2xx for it.
+pub(crate) fn answered(
+    answer: &mut FinalHead,
+    request: &Request,
+    over_h2: bool,
+) -> Result<(), ProxyError> {
+    let success = (200..300).contains(&answer.head.status);
+    match (over_h2, success) {
+        (true, true) => {
+            let accept = request.head.headers.get("sec-websocket-key").map(accept_of);
+            answer.connection = rules::h2_switch_to_h1(&mut answer.head, accept.as_deref());
+            Ok(())
+        }
+        (false, true) if request.version == weft_http::Version::H2 => {
+            Err(ProxyError::new(ErrorKind::UpstreamProtocol)
+                .with_source("the endpoint answered without the upgrade"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn accept_of(key: &[u8]) -> String {
+    let text = [key, KEY_SUFFIX].concat();
+    STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &text))
+}
 
 /// Copies both ways until both sides have ended, one fails or nothing moves for the limit. `down`
-/// may still hold the 101.
+/// may still hold the answer.
 pub(crate) async fn tunnel(
-    down: &mut Wire,
-    up: &mut Wire,
+    down: &mut Downstream<'_>,
+    up: &mut Upstream,
     tally: &mut Tally,
     mut idle: StreamLimits,
 ) -> Result<(), ProxyError> {
+    let mut down = match down {
+        Downstream::H1(side) => End::Bytes(side.wire()),
+        Downstream::H2(side) => End::Server(side),
+    };
+    let mut up = match up {
+        Upstream::H1(side) => End::Bytes(side.wire()),
+        Upstream::H2(side) => End::Client(side),
+    };
     let mut request = Direction::default();
     let mut response = Direction::default();
     poll_fn(|cx| {
-        let sent = request.poll(down, up, cx).map_err(ProxyError::disconnect)?;
-        let received = response.poll(up, down, cx).map_err(ProxyError::disconnect)?;
+        let sent = request.poll(&mut down, &mut up, cx)?;
+        let received = response.poll(&mut up, &mut down, cx)?;
         tally.request_bytes += std::mem::take(&mut request.bytes);
         tally.response_bytes += std::mem::take(&mut response.bytes);
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             _ => {
+                if let Poll::Ready(error) = down.poll_gone(cx) {
+                    return Poll::Ready(Err(error));
+                }
                 let moved_bytes = tally.request_bytes.wrapping_add(tally.response_bytes);
                 let standing = Standing { moved_bytes, request_ended: true, on_client: false };
                 idle.poll(cx, standing).map(Err)
@@ -45,36 +123,159 @@ struct Direction {
 }
 
 impl Direction {
-    /// Moves what is there. Ready once the end has been passed on.
+    /// Moves what is there and the other side takes. Ready once the end has been passed on.
     fn poll(
         &mut self,
-        from: &mut Wire,
-        to: &mut Wire,
+        from: &mut End<'_>,
+        to: &mut End<'_>,
         cx: &mut Context<'_>,
-    ) -> io::Result<Poll<()>> {
-        loop {
-            if self.closed {
-                return Ok(Poll::Ready(()));
-            }
-            if !from.input.is_empty() && to.has_room() {
-                self.bytes += from.input.len() as u64;
-                to.output.push(from.input.split().freeze());
-            }
-            match to.poll_flush(cx)? {
+    ) -> Result<Poll<()>, ProxyError> {
+        while !self.ended {
+            match to.poll_room(cx)? {
                 Poll::Ready(()) => {}
                 Poll::Pending => return Ok(Poll::Pending),
             }
-            if self.ended {
-                match to.poll_shutdown(cx)? {
-                    Poll::Ready(()) => self.closed = true,
-                    Poll::Pending => return Ok(Poll::Pending),
+            match from.poll_take(cx)? {
+                Poll::Ready(Some(data)) => {
+                    self.bytes += data.len() as u64;
+                    from.release(data.len());
+                    to.put(data);
                 }
-                continue;
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => {
+                    return to.poll_flush(cx).map(|_| Poll::Pending);
+                }
             }
-            match from.poll_fill(cx)? {
-                Poll::Ready(more) => self.ended = !more,
+        }
+        if !self.closed {
+            match to.poll_end(cx)? {
+                Poll::Ready(()) => self.closed = true,
                 Poll::Pending => return Ok(Poll::Pending),
             }
         }
+        Ok(Poll::Ready(()))
+    }
+}
+
+/// One end of the tunnel.
+enum End<'e> {
+    /// All that follows on an HTTP/1 connection.
+    Bytes(&'e mut Wire),
+    /// The content of a client's HTTP/2 stream.
+    Server(&'e mut H2Server),
+    /// The content of an HTTP/2 stream to an endpoint.
+    Client(&'e mut H2Client),
+}
+
+impl End<'_> {
+    /// What has come; `None` at the end.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Bytes>>, ProxyError> {
+        let frame = match self {
+            Self::Bytes(wire) => return take_bytes(wire, cx),
+            Self::Server(side) => side.poll_frame(cx),
+            Self::Client(side) => side.poll_frame(cx),
+        };
+        Ok(match frame {
+            Poll::Ready(Some(frame)) => match frame? {
+                Frame::Data(data) => Poll::Ready(Some(data)),
+                // A tunnel has no trailers; they end it all the same.
+                Frame::Trailers(_) => Poll::Ready(None),
+            },
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+    }
+
+    /// What was taken will be put.
+    fn release(&mut self, bytes: usize) {
+        match self {
+            Self::Bytes(_) => {}
+            Self::Server(side) => side.release(bytes),
+            Self::Client(side) => side.release(bytes),
+        }
+    }
+
+    /// Ready when more may be put.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ProxyError> {
+        let room = match self {
+            Self::Bytes(wire) if wire.has_room() => return Ok(Poll::Ready(())),
+            Self::Bytes(wire) => wire.poll_flush(cx).map_err(ProxyError::disconnect),
+            Self::Server(side) => side.poll_ready(cx),
+            Self::Client(side) => side.poll_ready(cx),
+        };
+        transpose(room)
+    }
+
+    fn put(&mut self, data: Bytes) {
+        match self {
+            Self::Bytes(wire) => wire.output.push(data),
+            Self::Server(side) => side.send(Frame::Data(data)),
+            Self::Client(side) => side.send(Frame::Data(data)),
+        }
+    }
+
+    /// Hands what was put to the kernel (HTTP/2: it is with the connection).
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ProxyError> {
+        match self {
+            Self::Bytes(wire) => transpose(wire.poll_flush(cx).map_err(ProxyError::disconnect)),
+            Self::Server(_) | Self::Client(_) => Ok(Poll::Ready(())),
+        }
+    }
+
+    /// Says that nothing more will be put, after what was.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ProxyError> {
+        match self {
+            Self::Bytes(wire) => transpose(shut_down(wire, cx).map_err(ProxyError::disconnect)),
+            Self::Server(side) => {
+                side.end();
+                Ok(Poll::Ready(()))
+            }
+            Self::Client(side) => {
+                side.end_tunnel();
+                Ok(Poll::Ready(()))
+            }
+        }
+    }
+
+    /// Ready when the stream was reset: reading alone would not notice after its end.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        match self {
+            Self::Server(side) => side.poll_gone(cx),
+            Self::Bytes(_) | Self::Client(_) => Poll::Pending,
+        }
+    }
+}
+
+fn take_bytes(wire: &mut Wire, cx: &mut Context<'_>) -> Result<Poll<Option<Bytes>>, ProxyError> {
+    while wire.input.is_empty() {
+        match wire.poll_fill(cx).map_err(ProxyError::disconnect) {
+            Poll::Ready(Ok(true)) => {}
+            Poll::Ready(Ok(false)) => return Ok(Poll::Ready(None)),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(Poll::Pending),
+        }
+    }
+    Ok(Poll::Ready(Some(wire.input.split().freeze())))
+}
+
+fn shut_down(wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ready!(wire.poll_flush(cx))?;
+    wire.poll_shutdown(cx)
+}
+
+fn transpose(polled: Poll<Result<(), ProxyError>>) -> Result<Poll<()>, ProxyError> {
+    match polled {
+        Poll::Ready(result) => result.map(Poll::Ready),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::accept_of;
+
+    #[test]
+    fn the_key_of_rfc_6455_is_accepted_as_there() {
+        assert_eq!(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

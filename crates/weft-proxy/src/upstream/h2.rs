@@ -49,6 +49,8 @@ pub(crate) struct H2Client {
     stream: Stage,
     /// Its connection has carried requests before.
     reused: bool,
+    /// The request asks for a tunnel: it has no content, and does not end with its head.
+    tunnel: bool,
 }
 
 enum Stage {
@@ -101,7 +103,7 @@ impl H2Connection {
         state.active.set(state.active.get() + 1);
         state.requests.set(state.requests.get().saturating_add(1));
         let reused = state.requests.get() > 1;
-        H2Client { state, stream: Stage::Waiting, reused }
+        H2Client { state, stream: Stage::Waiting, reused, tunnel: false }
     }
 }
 
@@ -161,15 +163,23 @@ impl H2Client {
         }
     }
 
+    /// Whether the endpoint opens tunnels (RFC 8441), once it has said so or not.
+    pub(crate) fn poll_opens_tunnels(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.state.link.with(|connection| connection.poll_connect_protocol(cx))
+    }
+
+    /// `tunnel`: the protocol to switch to.
     pub(crate) fn send_request(
         &mut self,
         head: &RequestHead,
         body: BodyLength,
+        tunnel: Option<&[u8]>,
     ) -> Result<(), ProxyError> {
         debug_assert!(matches!(self.stream, Stage::Reserved), "open before sending");
         self.stream = Stage::Waiting;
-        let opened =
-            self.state.link.with(|connection| connection.open(head, None, body.is_empty()));
+        self.tunnel = tunnel.is_some();
+        let end = body.is_empty() && !self.tunnel;
+        let opened = self.state.link.with(|connection| connection.open(head, tunnel, end));
         self.stream = Stage::Open(opened.map_err(|error| self.state.failed(error))?);
         Ok(())
     }
@@ -190,7 +200,14 @@ impl H2Client {
         }
     }
 
+    /// Ends the content; that of a tunnel is ended by [`end_tunnel`](Self::end_tunnel).
     pub(crate) fn end(&mut self) {
+        if !self.tunnel {
+            self.end_tunnel();
+        }
+    }
+
+    pub(crate) fn end_tunnel(&mut self) {
         if let Stage::Open(key) = self.stream {
             self.state.link.with(|connection| connection.end(key));
         }

@@ -46,18 +46,20 @@ impl Upstream {
         }
     }
 
-    /// Queues the request head. `body` is the framing chosen for this version.
+    /// Queues the request head. `body` is the framing chosen for this version, `tunnel` the protocol
+    /// that the head asks to switch to.
     pub(crate) fn send_request(
         &mut self,
         head: &RequestHead,
         body: BodyLength,
+        tunnel: Option<&[u8]>,
     ) -> Result<(), ProxyError> {
         match self {
             Self::H1(side) => {
                 side.send_request(head, body);
                 Ok(())
             }
-            Self::H2(side) => side.send_request(head, body),
+            Self::H2(side) => side.send_request(head, body, tunnel),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weft_xds::pb::envoy::config::accesslog::v3 as accesslog;
+use weft_xds::pb::envoy::config::core::v3 as core;
 use weft_xds::pb::envoy::config::listener::v3 as listener;
 use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use weft_xds::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
@@ -74,6 +75,12 @@ pub(crate) fn http(options: Http) -> listener::Filter {
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
         }],
+        // WebSocket over HTTP/2 (RFC 8441): browsers use it where it is offered, and a mesh hop
+        // over HTTP/2 has no other way. Istio leaves it out.
+        http2_protocol_options: Some(core::Http2ProtocolOptions {
+            allow_connect: true,
+            ..Default::default()
+        }),
         normalize_path: boolean(true),
         route_specifier: Some(match options.routes {
             Routes::Rds(name) => manager::RouteSpecifier::Rds(hcm::Rds {

@@ -69,9 +69,13 @@ impl Connection {
         !self.is_leaving() && self.last_stream < STREAM_ID_MAX - 1
     }
 
-    /// Whether the server takes extended CONNECT (RFC 8441).
-    pub fn peer_connect_protocol(&self) -> bool {
-        self.peer.enable_connect_protocol
+    /// Client: whether the server takes extended CONNECT (RFC 8441), once it has said so or not.
+    pub fn poll_connect_protocol(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        if self.peer_settled || !self.accepts_streams() {
+            return Poll::Ready(self.peer.enable_connect_protocol);
+        }
+        self.opening.push_back(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Client: sends a request head on a promised stream. `end`: no content follows.

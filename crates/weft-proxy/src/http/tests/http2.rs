@@ -275,7 +275,9 @@ fn count_calls(mesh: &Rc<Mesh>, from: usize, counts: &Rc<Vec<std::cell::Cell<usi
         let (mesh, counts) = (mesh.clone(), counts.clone());
         tokio::task::spawn_local(async move {
             loop {
-                let stream = mesh.app_at(index).await.stream;
+                // However long the calls before take.
+                let (stream, _) = mesh.apps[index].accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
                 let counts = counts.clone();
                 tokio::task::spawn_local(async move {
                     let mut connection = h2::server::handshake(stream).await.unwrap();

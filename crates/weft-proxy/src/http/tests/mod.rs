@@ -12,6 +12,7 @@ mod mirror;
 mod retry;
 mod retry_h2;
 mod stock;
+mod upgrade;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -37,7 +37,7 @@ impl Stock {
 
 fn bootstrap(mesh: &Mesh, port: u16) -> Value {
     let setup = mesh.setup.borrow();
-    let apps: Vec<_> = mesh.apps.iter().map(|app| app.local_addr().unwrap()).collect();
+    let apps = mesh.addresses.borrow();
     let mut routes = routes(&setup);
     merge(&mut routes, &json!({"validateClusters": false}));
     let mut hcm = manager(&setup);
