@@ -10,6 +10,7 @@ use weft_xds::pb::envoy::config::core::v3 as core;
 use weft_xds::pb::envoy::config::endpoint::v3 as pb;
 
 use crate::build::{pipe_address, socket_address, structure, text, uint32};
+use crate::locality::Preference;
 use crate::policy;
 use crate::scope::Scope;
 
@@ -23,23 +24,25 @@ pub(crate) fn of_cluster(scope: &Scope<'_>, name: &str) -> Option<Resource> {
         return None;
     }
     service.port(port)?;
-    let rule = scope.rule(host);
+    let rule = scope.rule(host).map(|rule| &rule.spec);
     let subset = match subset {
         "" => None,
-        wanted => Some(policy::subset(rule.map(|rule| &rule.spec), wanted)?),
+        wanted => Some(policy::subset(rule, wanted)?),
     };
-    Some(Resource::new(name, &assignment(scope, name, service, port, subset)))
+    let preference = Preference::new(scope, &policy::policy(rule, subset, port));
+    Some(Resource::new(name, &assignment(scope, name, service, port, subset, &preference)))
 }
 
-/// Healthy endpoints by locality, in a fixed order.
+/// Healthy endpoints by preference and locality, in a fixed order.
 pub(crate) fn assignment(
     scope: &Scope<'_>,
     cluster: &str,
     service: &MeshService,
     port: u16,
     subset: Option<&Subset>,
+    preference: &Preference<'_>,
 ) -> pb::ClusterLoadAssignment {
-    let mut localities: BTreeMap<&str, Vec<pb::LbEndpoint>> = BTreeMap::new();
+    let mut localities: BTreeMap<(u32, &str), Vec<pb::LbEndpoint>> = BTreeMap::new();
     for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.healthy) {
         let wanted = subset.is_none_or(|subset| {
             subset.labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
@@ -48,11 +51,33 @@ pub(crate) fn assignment(
             continue;
         }
         if let Some(built) = lb_endpoint(scope, endpoint, port) {
-            localities.entry(&endpoint.locality).or_default().push(built);
+            let place = (preference.rank(endpoint), &*endpoint.locality);
+            localities.entry(place).or_default().push(built);
         }
     }
-    let endpoints = localities.into_iter().map(|(name, members)| locality(name, members)).collect();
-    pb::ClusterLoadAssignment { cluster_name: cluster.to_owned(), endpoints, ..Default::default() }
+    let weights = {
+        let sums: Vec<(&str, u32)> =
+            localities.iter().map(|((_, name), members)| (*name, weight(members))).collect();
+        preference.weights(&sums).unwrap_or_else(|| sums.iter().map(|(_, sum)| *sum).collect())
+    };
+    let mut ranks: Vec<u32> = localities.keys().map(|(rank, _)| *rank).collect();
+    ranks.dedup();
+    let endpoints = localities.into_iter().zip(weights).filter(|(_, weight)| *weight > 0);
+    let endpoints = endpoints.map(|(((rank, name), members), weight)| {
+        // Envoy wants priorities without gaps.
+        let priority = ranks.partition_point(|other| *other < rank);
+        locality(name, members, weight, u32::try_from(priority).unwrap_or(u32::MAX))
+    });
+    pb::ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: endpoints.collect(),
+        ..Default::default()
+    }
+}
+
+fn weight(members: &[pb::LbEndpoint]) -> u32 {
+    let weights = members.iter().filter_map(|member| member.load_balancing_weight);
+    weights.fold(0, |sum, weight| sum.saturating_add(weight.value))
 }
 
 /// An assignment of one fixed address.
@@ -76,14 +101,18 @@ pub(crate) fn single(cluster: &str, address: core::Address) -> pb::ClusterLoadAs
 pub(crate) fn keep_one(assignment: &mut pb::ClusterLoadAssignment) {
     assignment.endpoints.truncate(1);
     for locality in &mut assignment.endpoints {
+        locality.priority = 0;
         locality.lb_endpoints.truncate(1);
         locality.load_balancing_weight = None;
     }
 }
 
-fn locality(name: &str, members: Vec<pb::LbEndpoint>) -> pb::LocalityLbEndpoints {
-    let weights = members.iter().filter_map(|member| member.load_balancing_weight);
-    let total = weights.fold(0u32, |sum, weight| sum.saturating_add(weight.value));
+fn locality(
+    name: &str,
+    members: Vec<pb::LbEndpoint>,
+    weight: u32,
+    priority: u32,
+) -> pb::LocalityLbEndpoints {
     let mut parts = name.splitn(3, '/').map(str::to_owned);
     let named = core::Locality {
         region: parts.next().unwrap_or_default(),
@@ -93,7 +122,8 @@ fn locality(name: &str, members: Vec<pb::LbEndpoint>) -> pb::LocalityLbEndpoints
     pb::LocalityLbEndpoints {
         locality: Some(named),
         lb_endpoints: members,
-        load_balancing_weight: uint32(total),
+        load_balancing_weight: uint32(weight),
+        priority,
         ..Default::default()
     }
 }

@@ -13,6 +13,7 @@ mod endpoint;
 mod findings;
 mod grpc;
 mod listener;
+mod locality;
 mod policy;
 mod ports;
 mod route;

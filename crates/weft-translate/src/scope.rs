@@ -27,6 +27,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) sidecar: Option<&'a Arc<Resource<Sidecar>>>,
     /// The Pod or WorkloadEntry beside the proxy, if the snapshot knows it.
     pub(crate) workload: Option<&'a Arc<Workload>>,
+    /// Where the proxy is; empty when nobody says.
+    pub(crate) locality: Arc<str>,
     /// Made when first asked for: the endpoints of one cluster do not need the whole world.
     services: OnceCell<BTreeMap<&'a str, &'a Arc<MeshService>>>,
 }
@@ -54,11 +56,9 @@ impl<'a> Scope<'a> {
                 snapshot.sidecar_for(&view.namespace, &view.labels)
             }
         };
-        let workload = snapshot.workload_by_name(&view.namespace, &view.name).or_else(|| {
-            let own = |workload: &&Arc<Workload>| workload.namespace == view.namespace;
-            view.addresses.iter().find_map(|ip| snapshot.workloads_by_ip(*ip).iter().find(own))
-        });
-        Scope { snapshot, view, sidecar, workload, services: OnceCell::new() }
+        let workload = view.workload(snapshot);
+        let locality = view.place(snapshot);
+        Scope { snapshot, view, sidecar, workload, locality, services: OnceCell::new() }
     }
 
     /// Services by host: exported to the proxy's namespace and imported by its Sidecar, or needed

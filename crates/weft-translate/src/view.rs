@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use weft_model::Snapshot;
+use weft_model::{Snapshot, Workload};
 use weft_xds::NodeView;
 use weft_xds::node::NodeKind;
 
@@ -55,6 +55,8 @@ pub struct ProxyView {
     pub addresses: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
     pub cluster_id: Arc<str>,
+    /// `region/zone/subzone` as the proxy says it; empty: that of its workload, if it has one.
+    pub locality: Arc<str>,
     pub interception: Interception,
 }
 
@@ -70,7 +72,12 @@ impl ProxyView {
     pub fn shared(&self, snapshot: &Snapshot) -> ProxyView {
         // A gateway's own labels and workload choose what it serves.
         if self.kind == ProxyKind::Gateway {
-            return ProxyView { name: "".into(), addresses: Vec::new(), ..self.clone() };
+            return ProxyView {
+                name: "".into(),
+                addresses: Vec::new(),
+                locality: self.place(snapshot),
+                ..self.clone()
+            };
         }
         let keys = snapshot.client_label_keys();
         let labels = self.labels.iter().filter(|(key, _)| keys.contains(*key));
@@ -89,8 +96,25 @@ impl ProxyView {
             service_account: "".into(),
             addresses: families,
             labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            locality: self.place(snapshot),
             ..self.clone()
         }
+    }
+
+    /// Where the proxy is: as it says, else as its workload's resource says.
+    pub(crate) fn place(&self, snapshot: &Snapshot) -> Arc<str> {
+        match self.workload(snapshot) {
+            Some(workload) if self.locality.is_empty() => Arc::clone(&workload.locality),
+            _ => Arc::clone(&self.locality),
+        }
+    }
+
+    /// The Pod or WorkloadEntry beside the proxy, if the snapshot knows it.
+    pub(crate) fn workload<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Workload>> {
+        snapshot.workload_by_name(&self.namespace, &self.name).or_else(|| {
+            let own = |workload: &&Arc<Workload>| workload.namespace == self.namespace;
+            self.addresses.iter().find_map(|ip| snapshot.workloads_by_ip(*ip).iter().find(own))
+        })
     }
 
     /// What a client claims in its first request. The caller has checked name, namespace and
@@ -114,6 +138,7 @@ impl ProxyView {
             addresses,
             labels: node.labels.clone(),
             cluster_id: node.cluster_id.as_str().into(),
+            locality: node.locality.as_str().into(),
             interception: match node.interception_mode.as_str() {
                 "NONE" => Interception::None,
                 "TPROXY" => Interception::Tproxy,

@@ -336,6 +336,7 @@ spec:
                 ("version".to_owned(), version.to_owned()),
             ]),
             cluster_id: "one".into(),
+            locality: "".into(),
             interception: Interception::Redirect,
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{Endpoint, Snapshot, Workload, selects};
 use crate::object::{Labels, Resource};
-use crate::spec::{MutualTlsMode, PeerAuthentication, Sidecar, VirtualService};
+use crate::spec::{
+    DestinationRule, LocalityLbSetting, MutualTlsMode, PeerAuthentication, Sidecar, VirtualService,
+};
 
 /// What a workload's port accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,5 +129,23 @@ pub(super) fn client_label_keys(snapshot: &Snapshot) -> BTreeSet<String> {
         tls.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
         tcp.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
     }
+    let of_mesh = snapshot.mesh().locality_lb_setting.iter();
+    for setting in
+        snapshot.all_destination_rules().flat_map(|rule| localities(&rule.spec)).chain(of_mesh)
+    {
+        keys.extend(setting.failover_priority.iter().filter(|key| !key.contains('=')).cloned());
+    }
     keys
+}
+
+/// Every `localityLbSetting` of a rule.
+fn localities(rule: &DestinationRule) -> impl Iterator<Item = &LocalityLbSetting> {
+    let of_subsets = rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+    let policies = rule.traffic_policy.iter().chain(of_subsets);
+    let balancers = policies.flat_map(|policy| {
+        let of_ports =
+            policy.port_level_settings.iter().filter_map(|port| port.load_balancer.as_ref());
+        policy.load_balancer.iter().chain(of_ports)
+    });
+    balancers.filter_map(|balancer| balancer.locality_lb_setting.as_ref())
 }

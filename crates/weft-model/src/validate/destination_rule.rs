@@ -98,7 +98,22 @@ fn load_balancer(lb: Option<&LoadBalancerSettings>, path: &str, findings: &mut F
         if !locality.distribute.is_empty() && !locality.failover.is_empty() {
             findings.error(&*path, "only one of distribute, failover is allowed");
         }
+        for (index, failover) in locality.failover.iter().enumerate() {
+            if failover.from == failover.to {
+                findings.error(format!("{path}.failover[{index}]"), "expected two regions");
+            }
+            for (field, region) in [("from", &failover.from), ("to", &failover.to)] {
+                if region.contains('*') {
+                    let path = format!("{path}.failover[{index}].{field}");
+                    findings.error(path, "a region is named whole, without `*`");
+                }
+            }
+        }
         for (index, distribute) in locality.distribute.iter().enumerate() {
+            for (to, _) in distribute.to.iter().filter(|(_, weight)| **weight == 0) {
+                let path = format!("{path}.distribute[{index}].to[{to}]");
+                findings.error(path, "expected a weight from 1 to 100");
+            }
             if distribute.to.values().map(|weight| u64::from(*weight)).sum::<u64>() != 100 {
                 let path = format!("{path}.distribute[{index}].to");
                 findings.error(path, "the weights must add up to 100");

@@ -15,6 +15,7 @@ use weft_xds::names;
 use weft_xds::pb::envoy::config::cluster::v3 as pb;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+    common_lb_config,
 };
 use weft_xds::pb::envoy::config::core::v3::Metadata;
 use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -23,6 +24,7 @@ use weft_xds::pb::envoy::r#type::v3::Percent;
 use crate::build::{ads, duration, list_value, struct_value, structure, text};
 use crate::endpoint;
 use crate::findings::Findings;
+use crate::locality::Preference;
 use crate::policy::{self, Policy};
 use crate::scope::Scope;
 use crate::view::ProxyKind;
@@ -87,12 +89,12 @@ fn of_port(
     }
 }
 
-fn to_service(
-    scope: &Scope<'_>,
+fn to_service<'a>(
+    scope: &Scope<'a>,
     service: &MeshService,
     port: &ServicePort,
-    rule: Option<&Resource<DestinationRule>>,
-    subset: Option<&Subset>,
+    rule: Option<&'a Resource<DestinationRule>>,
+    subset: Option<&'a Subset>,
 ) -> pb::Cluster {
     let subset_name = subset.map_or("", |subset| subset.name.as_str());
     let policy = policy::policy(rule.map(|rule| &rule.spec), subset, port.number);
@@ -103,12 +105,21 @@ fn to_service(
         metadata: Some(metadata(service, subset_name)),
         ..Default::default()
     };
-    discover(scope, &mut cluster, service, port, subset, &policy);
+    let preference = Preference::new(scope, &policy);
+    let members = Members { service, port, subset, preference: &preference };
+    discover(scope, &mut cluster, &members, &policy);
     if scope.view.kind == ProxyKind::Grpc {
         for_grpc(scope, &mut cluster, service, &policy);
         return cluster;
     }
     apply_limits(scope, &mut cluster, &policy, upstream);
+    if preference.weighs_localities() {
+        let weighted = common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(
+            common_lb_config::LocalityWeightedLbConfig::default(),
+        );
+        let config = cluster.common_lb_config.get_or_insert_default();
+        config.locality_config_specifier = Some(weighted);
+    }
     let target = tls::Target { service, port: port.number, subset: subset_name, upstream };
     tls::apply(scope, &mut cluster, &target, policy.tls);
     if let Some(settings) = policy.proxy_protocol {
@@ -133,15 +144,22 @@ fn connect_timeout(scope: &Scope<'_>, policy: &Policy<'_>) -> Duration {
         .unwrap_or(CONNECT_TIMEOUT)
 }
 
+/// What a cluster's endpoints are chosen from.
+struct Members<'a> {
+    service: &'a MeshService,
+    port: &'a ServicePort,
+    subset: Option<&'a Subset>,
+    preference: &'a Preference<'a>,
+}
+
 /// Where endpoints come from.
 fn discover(
     scope: &Scope<'_>,
     cluster: &mut pb::Cluster,
-    service: &MeshService,
-    port: &ServicePort,
-    subset: Option<&Subset>,
+    members: &Members<'_>,
     policy: &Policy<'_>,
 ) {
+    let Members { service, port, subset, preference } = *members;
     let (balancing, ring) = limits::balancing(policy.load_balancer);
     cluster.lb_policy = balancing as i32;
     cluster.lb_config = ring;
@@ -169,8 +187,9 @@ fn discover(
         }
         _ => {
             cluster.dns_lookup_family = lookup_family(scope) as i32;
+            let name = &cluster.name;
             let mut assignment =
-                endpoint::assignment(scope, &cluster.name, service, port.number, subset);
+                endpoint::assignment(scope, name, service, port.number, subset, preference);
             if kind == DiscoveryType::LogicalDns {
                 endpoint::keep_one(&mut assignment);
             }

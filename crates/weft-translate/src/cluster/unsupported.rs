@@ -51,11 +51,6 @@ fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
 }
 
 fn of_balancer(balancer: &LoadBalancerSettings, path: &str, fields: &mut Vec<String>) {
-    let locality = balancer.locality_lb_setting.as_ref();
-    // Switching it off is what we do anyway.
-    if locality.is_some_and(|locality| locality.enabled != Some(false)) {
-        fields.push(format!("{path}.loadBalancer.localityLbSetting"));
-    }
     if balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some() {
         fields.push(format!("{path}.loadBalancer.warmup"));
     }

@@ -41,6 +41,7 @@ pub fn view(kind: ProxyKind, namespace: &str, name: &str, labels: &[(&str, &str)
         addresses: vec!["127.2.0.9".parse().expect("address")],
         labels,
         cluster_id: "Kubernetes".into(),
+        locality: "".into(),
         interception: Interception::Redirect,
     }
 }
