@@ -329,13 +329,13 @@ fn connection_run(
         at = next;
         let result = connection.recv(&mut input);
         assert_eq!(result.err(), connection.failure());
+        if owner == Owner::Late && at < bytes.len() && result.is_ok() {
+            continue;
+        }
         while let Some(incoming) = connection.next_request() {
             let entry = log.streams.entry(incoming.key.id()).or_default();
             entry.push(format!("{:?} {:?}", incoming.head, incoming.protocol));
             keys.push(incoming.key);
-        }
-        if owner == Owner::Late && at < bytes.len() && result.is_ok() {
-            continue;
         }
         keys.retain(|&key| attend(&mut connection, role, key, &mut log));
         assert!(connection.open_streams() <= STREAMS_MAX as usize, "limits hold");

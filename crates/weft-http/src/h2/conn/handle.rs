@@ -10,8 +10,18 @@ use crate::message::Frame;
 
 impl Connection {
     /// Server: the next request. Whoever takes it holds the stream until [`close`](Self::close).
+    ///
+    /// One that the client reset before anybody saw it is gone: to begin it would be work for
+    /// nothing, here and at whoever answers it.
     pub fn next_request(&mut self) -> Option<Incoming> {
-        self.requests.pop_front()
+        while let Some(incoming) = self.requests.pop_front() {
+            let gone = self.streams.get(incoming.key).is_none_or(|stream| stream.failed.is_some());
+            if !gone {
+                return Some(incoming);
+            }
+            self.close(incoming.key);
+        }
+        None
     }
 
     /// Client: the next head of the response.

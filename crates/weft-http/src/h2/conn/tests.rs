@@ -552,8 +552,8 @@ fn content_length_must_be_true() {
     raw.head(5, false, &length).data(5, b"12345", true).send().unwrap();
     raw.head(7, true, &length).send().unwrap();
     let incoming: Vec<_> = std::iter::from_fn(|| raw.server.next_request()).collect();
-    assert!(incoming[2].head.is_ok());
-    assert!(matches!(incoming[3].head, Err(HeadError::Malformed(_))));
+    assert!(incoming[0].head.is_ok());
+    assert!(matches!(incoming[1].head, Err(HeadError::Malformed(_))));
 }
 
 #[test]
@@ -690,6 +690,16 @@ fn a_head_over_the_limit_is_told_and_the_table_stays_right() {
     assert_eq!(first.head.unwrap_err(), HeadError::TooLarge);
     let second = raw.server.next_request().unwrap().head.unwrap();
     assert_eq!(second.headers.get("x-after"), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_request_reset_before_it_was_taken_is_never_begun() {
+    let mut raw = Raw::new();
+    raw.request(1, true).frame(FrameType::RstStream, 0, 1, &[0, 0, 0, 8]);
+    raw.request(3, true).send().unwrap();
+    assert_eq!(raw.server.next_request().unwrap().key.id(), 3);
+    assert!(raw.server.next_request().is_none());
+    assert_eq!(raw.server.open_streams(), 1);
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! HTTP/2 abuse at the socket: each attack for a while against Weft and against stock Envoy, with
-//! an ordinary client beside it. Prints CPU, memory and what the ordinary client saw. Whatever is
-//! sent, memory stays bounded and the proxy serves on. `WEFT_ABUSE_SECONDS` makes each attack
-//! longer; figures are worth reading on a quiet machine only.
+//! HTTP/2 abuse at the socket: each attack for a while against Weft, with an ordinary client beside
+//! it. Whatever is sent, memory stays bounded, who floods is thrown out, and the proxy serves on.
+//!
+//! `WEFT_ABUSE_SECONDS` makes each attack that long, takes stock Envoy as well, binds the proxies to
+//! core 1 and everything else to core 0, and prints CPU, memory and the ordinary client's times for
+//! both. Such figures are worth reading of release programs on a quiet machine only.
 
 use std::{
     net::SocketAddr,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +18,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use weft_testkit::{
     backend, free_port, peer as peers,
@@ -29,14 +32,20 @@ use super::{
 };
 use crate::harness::Proxy;
 
-/// Connections that attack at once; each comes back when it was thrown out.
+/// Connections that attack at once.
 const ATTACKERS: usize = 4;
+/// Each sends a round this often: 160,000 frames a second together.
+const ROUND_EVERY: Duration = Duration::from_millis(5);
+/// One that was thrown out is back after this.
+const BACK_AFTER: Duration = Duration::from_millis(50);
 /// What an attack may make a proxy grow by. Each attacker's buffers and windows are far below.
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
-/// Time between two requests of the ordinary client.
-const PACE: Duration = Duration::from_millis(4);
+/// Time between two requests of the ordinary client, which keeps its connection.
+const PACE: Duration = Duration::from_millis(2);
 /// What one of them may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an attack lasts that is not measured, unless nobody was thrown out yet.
+const SHORT: Duration = Duration::from_millis(60);
 
 /// What an attack came to on one proxy.
 #[derive(Debug, Default)]
@@ -48,91 +57,110 @@ struct Cost {
     p50: Duration,
     p99: Duration,
     failed: usize,
+    lasted: Duration,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_abuse_is_bounded() {
-    const TEST: &str = "http2_abuse_is_bounded";
-    let Some(envoy) = peers::envoy(TEST) else { return };
     let seconds = std::env::var("WEFT_ABUSE_SECONDS").ok().and_then(|text| text.parse().ok());
-    let span = Duration::from_secs_f64(seconds.unwrap_or(0.15));
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let span = seconds.map_or(SHORT, Duration::from_secs_f64);
     let app = backend::http("app", "127.0.0.1:0").await;
     let (weft, _mesh, proxy) = super::weft(app.address).await;
-    let listen: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-    let relay = relay::envoy_http2(&envoy, folder.path(), &[(listen, app.address)]);
     let Proxy::Weft { process, .. } = &proxy else { unreachable!("ours was asked for") };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let listen: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+    let envoy = match seconds {
+        Some(_) => peers::envoy("http2_abuse_is_bounded"),
+        None => None,
+    };
+    let envoy =
+        envoy.map(|envoy| relay::envoy_http2(&envoy, folder.path(), &[(listen, app.address)]));
+    if seconds.is_some() {
+        bind(std::process::id(), "0");
+        bind(process.pid(), "1");
+        envoy.iter().for_each(|envoy| bind(envoy.pid(), "1"));
+    }
 
-    println!(
-        "{:24} {:6} {:>9} {:>9} {:>7} {:>9} {:>9} {:>9}",
-        "attack", "", "CPU ms/s", "MB/s sent", "ended", "grown kB", "p50 us", "p99 us"
-    );
-    for attack in cases::attacks::all() {
-        for (name, address, process) in [("Weft", weft, process), ("Envoy", listen, &relay)] {
-            let cost = measure(address, process, &attack, span).await;
-            let per_second = |amount: f64| amount / span.as_secs_f64();
-            println!(
-                "{:24} {:6} {:9.0} {:9.1} {:7} {:9} {:9} {:9}",
-                attack.name,
-                name,
-                per_second(cost.cpu.as_secs_f64() * 1e3),
-                per_second(cost.sent_bytes as f64 / 1e6),
-                cost.thrown_out,
-                cost.grown_bytes / 1024,
-                cost.p50.as_micros(),
-                cost.p99.as_micros(),
-            );
-            if name == "Weft" {
-                assert!(cost.grown_bytes < GROWTH_BYTES_MAX as i64, "{}: {cost:?}", attack.name);
-                assert_eq!(cost.failed, 0, "{}: an ordinary request failed", attack.name);
-                assert!(
-                    cost.thrown_out > 0 || !attack.ends,
-                    "{}: nobody was thrown out: {cost:?}",
-                    attack.name
-                );
-            }
-            let after = peer::run(address, &cases::plain(), PATIENCE).await;
-            assert_eq!(after, Ok(()), "{name} serves on after {}", attack.name);
+    println!("| attack | proxy | CPU ms/s | MB/s | thrown out/s | grown KiB | p50 µs | p99 µs |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for attack in [None].into_iter().chain(cases::attacks::all().into_iter().map(Some)) {
+        let name = attack.as_ref().map_or("none", |attack| attack.name);
+        let cost = measure(weft, process, attack.as_ref(), span).await;
+        print(name, "Weft", &cost);
+        assert!(cost.grown_bytes < GROWTH_BYTES_MAX as i64, "{name}: {cost:?}");
+        assert_eq!(cost.failed, 0, "{name}: an ordinary request failed");
+        let ends = attack.as_ref().is_some_and(|attack| attack.ends);
+        assert!(cost.thrown_out > 0 || !ends, "{name}: nobody was thrown out: {cost:?}");
+        if let Some(envoy) = &envoy {
+            print(name, "Envoy", &measure(listen, envoy, attack.as_ref(), span).await);
         }
     }
 }
 
-async fn measure(address: SocketAddr, process: &Process, attack: &Attack, span: Duration) -> Cost {
+fn print(attack: &str, proxy: &str, cost: &Cost) {
+    let per_second = |amount: f64| amount / cost.lasted.as_secs_f64();
+    println!(
+        "| {attack} | {proxy} | {:.0} | {:.1} | {:.0} | {} | {} | {} |",
+        per_second(cost.cpu.as_secs_f64() * 1e3),
+        per_second(cost.sent_bytes as f64 / 1e6),
+        per_second(cost.thrown_out as f64),
+        cost.grown_bytes / 1024,
+        cost.p50.as_micros(),
+        cost.p99.as_micros(),
+    );
+}
+
+/// All threads of a process to one core.
+fn bind(pid: u32, core: &str) {
+    let pid = pid.to_string();
+    let bound = Command::new("taskset").args(["-a", "-c", "-p", core, &pid]).output();
+    assert!(bound.is_ok_and(|output| output.status.success()), "taskset binds to core {core}");
+}
+
+async fn measure(
+    address: SocketAddr,
+    process: &Process,
+    attack: Option<&Attack>,
+    span: Duration,
+) -> Cost {
     let stop = Arc::new(AtomicBool::new(false));
     let (sent, thrown) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (cpu, resident) = (cpu_time(process.pid()), resident_bytes(process.pid()));
-    let attackers: Vec<_> = (0..ATTACKERS)
-        .map(|_| {
-            let (attack, stop) = (attack.clone(), stop.clone());
-            let (sent, thrown) = (sent.clone(), thrown.clone());
+    let ends = attack.is_some_and(|attack| attack.ends);
+    let start = Instant::now();
+    let ordinary = {
+        let stop = stop.clone();
+        std::thread::spawn(move || ordinary(address, &stop))
+    };
+    let attackers: Vec<_> = (0..attack.map_or(0, |_| ATTACKERS))
+        .filter_map(|_| attack.cloned())
+        .map(|attack| {
+            let (stop, sent, thrown) = (stop.clone(), sent.clone(), thrown.clone());
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     strike(address, &attack, &stop, &sent, &thrown).await;
+                    sleep(BACK_AFTER).await;
                 }
             })
         })
         .collect();
     // An attack that proves bounded only once it has been thrown out is given the time.
-    let (mut times, mut failed) = (Vec::new(), 0);
-    let (start, patience) = (Instant::now(), Duration::from_secs(30));
     while start.elapsed() < span
-        || (attack.ends && thrown.load(Ordering::Relaxed) == 0 && start.elapsed() < patience)
+        || (ends && thrown.load(Ordering::Relaxed) == 0 && start.elapsed() < PATIENCE)
     {
-        let asked = Instant::now();
-        match peer::run(address, &cases::plain(), PATIENCE).await {
-            Ok(()) => times.push(asked.elapsed()),
-            Err(_) => failed += 1,
-        }
-        tokio::time::sleep(PACE).await;
+        sleep(PACE).await;
     }
+    let lasted = start.elapsed();
+    let cpu = cpu_time(process.pid()).saturating_sub(cpu);
     let grown_bytes = resident_bytes(process.pid()) as i64 - resident as i64;
-    let spent = cpu_time(process.pid()).saturating_sub(cpu);
-    // Of a longer run, the share of the span.
-    let cpu = spent.mul_f64(span.as_secs_f64() / start.elapsed().as_secs_f64());
     stop.store(true, Ordering::Relaxed);
     for attacker in attackers {
         attacker.await.expect("an attacker does not panic");
     }
+    let (mut times, failed) = tokio::task::spawn_blocking(|| ordinary.join())
+        .await
+        .expect("a thread that waits")
+        .expect("the ordinary client does not panic");
     times.sort_unstable();
     let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied();
     Cost {
@@ -143,7 +171,46 @@ async fn measure(address: SocketAddr, process: &Process, attack: &Attack, span: 
         p50: at(0.5).unwrap_or_default(),
         p99: at(0.99).unwrap_or_default(),
         failed,
+        lasted,
     }
+}
+
+/// The ordinary client, on a thread and a connection of its own: how long each request took, and
+/// how many failed.
+fn ordinary(address: SocketAddr, stop: &AtomicBool) -> (Vec<Duration>, usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime of one thread");
+    runtime.block_on(async {
+        let (mut times, mut failed, mut client) = (Vec::new(), 0, None);
+        loop {
+            let asked = Instant::now();
+            let kept = match &mut client {
+                Some(client) => client,
+                None => match peer::Client::connect(address, PATIENCE).await {
+                    Ok(connected) => client.insert(connected),
+                    Err(_) => {
+                        failed += 1;
+                        sleep(PACE).await;
+                        continue;
+                    }
+                },
+            };
+            match kept.ask(PATIENCE).await {
+                true => times.push(asked.elapsed()),
+                false => {
+                    failed += 1;
+                    client = None;
+                }
+            }
+            // At least one request sees the attack out.
+            if stop.load(Ordering::Relaxed) {
+                return (times, failed);
+            }
+            sleep(PACE).await;
+        }
+    })
 }
 
 /// One connection of an attacker, until it is thrown out or told to stop.
@@ -167,7 +234,10 @@ async fn strike(
     });
     if write.write_all(&attack.opening).await.is_ok() {
         let mut round = 0;
+        let mut due = Instant::now();
         while !stop.load(Ordering::Relaxed) {
+            due = (due + ROUND_EVERY).max(Instant::now());
+            tokio::time::sleep_until(due).await;
             let bytes = (attack.round)(round);
             round += 1;
             match timeout(Duration::from_millis(50), write.write_all(&bytes)).await {

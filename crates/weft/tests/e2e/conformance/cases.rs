@@ -118,8 +118,13 @@ fn open(stream: u32) -> Vec<u8> {
 }
 
 /// A whole request.
-fn get(stream: u32) -> Vec<u8> {
+pub fn get(stream: u32) -> Vec<u8> {
     frame(HEADERS, WHOLE, stream, &request())
+}
+
+/// More window; stream 0 is the connection.
+pub fn window(stream: u32, by: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
 }
 
 fn setting(id: u16, value: u32) -> Vec<u8> {
@@ -141,7 +146,7 @@ fn steps(section: &'static str, name: &'static str, then: Vec<Step>, expect: Exp
     Case { section, name, steps, expect }
 }
 
-fn opening(settings: &[u8]) -> Vec<u8> {
+pub fn opening(settings: &[u8]) -> Vec<u8> {
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     out.extend(frame(SETTINGS, 0, 0, settings));
     out.extend(frame(SETTINGS, 1, 0, &[]));
@@ -168,11 +173,6 @@ fn undecodable(section: &'static str, name: &'static str, extra: &[u8]) -> Case 
 fn accepted(section: &'static str, name: &'static str, extra: &[u8]) -> Case {
     let block = [&request()[..], extra].concat();
     case(section, name, &[frame(HEADERS, WHOLE, 1, &block)], Expect::Answer(1))
-}
-
-/// An ordinary request.
-pub fn plain() -> Case {
-    case("G4", "a request", &[get(1)], Expect::Answer(1))
 }
 
 /// Every case.

@@ -76,6 +76,36 @@ pub async fn run(address: SocketAddr, case: &Case, patience: Duration) -> Verdic
     }
 }
 
+/// A client that asks the same again and again on one connection.
+pub struct Client {
+    peer: Peer,
+    next: u32,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let until = Instant::now() + patience;
+        let mut peer = Peer { stream, input: Vec::new(), seen: Seen::default(), until };
+        peer.send(&cases::opening(&[])).await;
+        peer.wait(|seen| seen.settings && seen.settings_acks > 0).await;
+        Ok(Self { peer, next: 1 })
+    }
+
+    /// One request; false when its answer did not come whole.
+    pub async fn ask(&mut self, patience: Duration) -> bool {
+        let id = self.next;
+        self.next += 2;
+        self.peer.until = Instant::now() + patience;
+        // Its answers are small, but they add up.
+        let asked = [cases::window(0, 1024), cases::get(id)].concat();
+        self.peer.seen.answers.clear();
+        self.peer.send(&asked).await
+            && self.peer.wait(|seen| seen.answers.get(&id).is_some_and(|(_, ended)| *ended)).await
+    }
+}
+
 /// As the public suites judge: who has closed the connection or said GOAWAY with the right code has
 /// also dealt with an error of a stream.
 fn met(expect: &Expect, seen: &Seen) -> bool {
