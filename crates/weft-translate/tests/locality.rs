@@ -53,8 +53,8 @@ fn preferred(yaml: &str, view: &ProxyView) -> (Vec<String>, bool) {
         format!("{} {}/{} {weight}", group.priority, at.region, at.zone)
     });
     let (resources, _) = translate(&world, view);
-    let cluster = resources.clusters.iter().find(|cluster| &*cluster.name == NAME).unwrap();
-    let cluster: Cluster = cluster.decode().unwrap();
+    let cluster = resources.clusters.iter().find(|cluster| &*cluster.name == NAME);
+    let cluster: Cluster = cluster.expect("the cluster").decode().expect("a cluster");
     let weighted =
         cluster.common_lb_config.is_some_and(|config| config.locality_config_specifier.is_some());
     (lines.collect(), weighted)
