@@ -39,14 +39,14 @@ pub fn client_address(
     addresses
         .nth(usize::try_from(from_right).unwrap_or(usize::MAX))
         .and_then(|text| std::str::from_utf8(text.trim_ascii()).ok())
-        .and_then(|text| text.trim_matches(['[', ']']).parse().ok())
+        .and_then(|text| text.parse().ok())
         .unwrap_or(peer)
 }
 
-/// Says the scheme the client used. `trusted` keeps what an earlier proxy said.
+/// Says the scheme the client used. `trusted` keeps what an earlier proxy said, whatever it said.
 pub fn set_forwarded_proto(headers: &mut HeaderList, scheme: Scheme, trusted: bool) {
     let said = headers.get_known(Known::XForwardedProto);
-    if !(trusted && matches!(said, Some(b"http" | b"https"))) {
+    if !(trusted && said.is_some_and(|said| !said.is_empty())) {
         headers.set("x-forwarded-proto", scheme.as_str());
     }
 }

@@ -1,7 +1,7 @@
 //! Requests from outside the mesh at a gateway: nothing in them is believed that only the mesh
 //! itself may say. Towards the mesh a gateway is a client like any other (`outbound`).
 
-use weft_http::rules;
+use weft_http::{Known, rules};
 use weft_telemetry::trace::Side;
 use weft_telemetry::{PEER_METADATA, PEER_METADATA_ID};
 use weft_traffic::HttpConfig;
@@ -36,17 +36,16 @@ pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn
     let head = &mut request.head;
     head.headers.retain(|header| !is_internal(header.name));
     let rules = &http.client_address;
-    let peer = conn.context.peer.ip();
-    request.client = rules::client_address(
-        &head.headers,
-        peer,
-        rules.xff_trusted_hops,
-        rules.use_remote_address,
-    );
-    if rules.use_remote_address && !rules.skip_xff_append {
-        rules::append_forwarded_for(&mut head.headers, peer);
+    if rules.use_remote_address {
+        if !rules.skip_xff_append {
+            rules::append_forwarded_for(&mut head.headers, conn.context.peer.ip());
+        }
+        // As Envoy 1.32 and later, for which no address is internal unless configured.
+        let client = request.client.to_string();
+        head.headers.remove_known(Known::XEnvoyExternalAddress);
+        head.headers.append_known(Known::XEnvoyExternalAddress, &client);
     }
-    let trusted = rules.xff_trusted_hops > 0;
+    let trusted = rules.xff_trusted_hops > 0 || !rules.use_remote_address;
     rules::set_forwarded_proto(&mut head.headers, head.scheme, trusted);
     trace::carry_on(head, http, Side::Client, conn);
 }

@@ -300,6 +300,13 @@ fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result
         request.body,
     );
     head_rules::apply(&mut request.head, http, conn)?;
+    let rules = &http.client_address;
+    request.client = rules::client_address(
+        &request.head.headers,
+        conn.context.peer.ip(),
+        rules.xff_trusted_hops,
+        rules.use_remote_address,
+    );
     match conn.direction() {
         Direction::Inbound => inbound::sanitize(request, http, conn),
         Direction::Outbound => outbound::sanitize(request, http, conn),
@@ -399,7 +406,11 @@ fn format_context<'a>(
 ) -> FormatContext<'a> {
     let context = &conn.context;
     FormatContext {
-        downstream_remote: Some((request.client, context.peer.port()).into()),
+        downstream_remote: Some(match request.client == context.peer.ip() {
+            true => context.peer,
+            // Of a client behind a proxy the port is not known.
+            false => (request.client, 0).into(),
+        }),
         downstream_direct_remote: Some(context.peer),
         downstream_local: Some(context.local),
         upstream_cluster: found.cluster.and_then(|cluster| cluster.name).map(|name| &**name),

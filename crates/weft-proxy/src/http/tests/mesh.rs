@@ -145,7 +145,8 @@ fn a_gateway_believes_nobody() {
         assert_eq!(value_of(&head, "x-forwarded-for"), Some("9.9.9.9,127.0.0.1"));
         assert_eq!(value_of(&head, "x-forwarded-proto"), Some("http"));
         assert_eq!(value_of(&head, "x-request-id").unwrap().len(), 36);
-        assert!(!head.to_lowercase().contains("x-envoy"), "{head}");
+        assert_eq!(value_of(&head, "x-envoy-external-address"), Some("127.0.0.1"));
+        assert_eq!(head.to_lowercase().matches("x-envoy").count(), 1, "{head}");
         assert!(!head.contains("client-cert"), "{head}");
         app.send(OK).await;
         client.bytes(OK.len()).await;
