@@ -8,6 +8,7 @@ mod conformance;
 mod control_restart;
 mod demo_on_envoy;
 mod faithful;
+mod grpc_core;
 mod grpc_xds;
 mod handover;
 mod live;
