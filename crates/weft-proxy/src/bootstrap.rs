@@ -121,11 +121,13 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
         grace: args.termination_grace,
         handover: handover(args),
         limits: args.limits.clone(),
+        policy: args.policy,
         log_level,
         options: json!({
             "xds": args.xds,
             "interception": format!("{:?}", args.interception),
             "state_dir": args.state_dir,
+            "http_policy": args.policy.describe(),
             "drain_time_s": args.drain_time.as_secs_f64(),
             "termination_grace_s": args.termination_grace.as_secs_f64(),
         }),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use weft_telemetry::Budget;
 
+use crate::http::policy::HttpPolicy;
 use crate::limits::Limits;
 
 /// The data plane.
@@ -95,6 +96,9 @@ pub struct ProxyArgs {
     /// Bounds of the process.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// What peers that break the rules of HTTP get.
+    #[command(flatten)]
+    pub policy: HttpPolicy,
     /// error, warn, info, debug, trace, or a tracing filter such as weft_proxy=debug.
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,

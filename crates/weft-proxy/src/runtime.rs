@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::config::subscriber::{self, Source};
 use crate::drain::{DrainSignal, DrainState};
 use crate::handover::{self, Idle, Passed, Standing, give, take};
+use crate::http::policy::HttpPolicy;
 use crate::listener::set::{ListenerSet, SocketKey};
 use crate::logging::LogLevel;
 use crate::tls::Secrets;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub handover: Option<handover::Settings>,
     /// Bounds of the process; what is not said has a default.
     pub limits: LimitArgs,
+    /// What the workload asks for where peers break the rules of HTTP.
+    pub policy: HttpPolicy,
     /// Changes the log level; `None` when logging belongs to the host process.
     pub log_level: Option<LogLevel>,
     /// Shown by `/server_info`.
@@ -341,6 +344,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         grace,
         handover,
         limits,
+        policy,
         log_level,
         options,
     } = settings;
@@ -364,6 +368,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         drain: drain.clone(),
         node: node.clone(),
         limits,
+        policy,
         heir: heir.clone(),
         sources: Sources::default(),
     };

@@ -18,6 +18,7 @@ use weft_traffic::{ListenerConfig, Tables};
 
 use crate::drain::{DrainSignal, OpenGuard};
 use crate::handover::{Heir, Idle};
+use crate::http::policy::HttpPolicy;
 use crate::limits::LimitCounters;
 pub use crate::limits::{Limits, Sources};
 use crate::listener::accept::{accept_loop, serve_adopted};
@@ -47,6 +48,8 @@ pub struct Worker {
     pub drain: DrainSignal,
     /// The newer proxy that takes idle connections, once there is one.
     pub heir: Heir,
+    /// What the workload asks for where peers break the rules of HTTP.
+    pub policy: HttpPolicy,
     /// Who this proxy is.
     pub node: Arc<NodeInfo>,
     /// Bounds of the process.
@@ -156,6 +159,8 @@ pub struct WorkerParts {
     pub node: Arc<NodeInfo>,
     /// Bounds of the process.
     pub limits: Limits,
+    /// What the workload asks for where peers break the rules of HTTP.
+    pub policy: HttpPolicy,
     /// The newer proxy that takes idle connections, once there is one.
     pub heir: Heir,
     /// Downstream connections by source.
@@ -165,7 +170,7 @@ pub struct WorkerParts {
 impl Worker {
     /// A worker with empty tables. Call it on the worker's own thread.
     pub fn new(id: usize, count: usize, parts: WorkerParts, endpoints: EndpointTable) -> Worker {
-        let WorkerParts { registry, secrets, drain, node, limits, sources, heir } = parts;
+        let WorkerParts { registry, secrets, drain, node, limits, policy, sources, heir } = parts;
         let metrics = registry.shard();
         Worker {
             id,
@@ -177,6 +182,7 @@ impl Worker {
             tls: TlsConfigs::new(secrets),
             drain: drain.for_worker(),
             heir,
+            policy,
             node,
             limits,
             sources,
@@ -281,6 +287,12 @@ impl Counters {
             )
         };
         self.h2_ended.borrow_mut().entry(reason).or_insert_with(counter).inc();
+    }
+
+    /// Counts a message that was dealt with as the workload's [`HttpPolicy`] says.
+    pub fn http_quirk(&self, quirk: &'static str) {
+        let help = "HTTP messages that break a rule or are outdated, by what was odd about them.";
+        self.metrics.counter("weft_proxy_http_quirks_total", help, &[("quirk", quirk)]).inc();
     }
 
     /// Counts a connection that was closed before it was served.

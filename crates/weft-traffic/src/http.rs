@@ -164,6 +164,7 @@ pub enum StripPort {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http1Rules {
+    /// False only where the listener's `http_protocol_options` stand without `accept_http_10`.
     pub accept_http10: bool,
     /// Host for HTTP/1.0 requests without one; empty: reject them.
     pub default_host: Arc<str>,

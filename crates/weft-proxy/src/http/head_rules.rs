@@ -4,7 +4,7 @@
 //! touched that already has the wanted form.
 
 use bytes::Bytes;
-use weft_http::{HeaderList, RequestHead, Target};
+use weft_http::{HeaderList, Known, RequestHead, Target, rules};
 use weft_traffic::HttpConfig;
 use weft_traffic::http::{
     ClientCert, EscapedSlashes, ForwardClientCert, PathRules, StripPort, Underscores,
@@ -25,6 +25,7 @@ pub(crate) fn apply(
     conn: &HttpConn,
 ) -> Result<(), ProxyError> {
     underscores(&mut head.headers, http.underscores)?;
+    content_type(&mut head.headers, conn)?;
     host(head, http, conn.context.local.port());
     if let Target::Path(path) = &head.target
         && let Some(path) = normal_path(path, &http.path)?
@@ -37,6 +38,17 @@ pub(crate) fn apply(
 
 fn refused() -> ProxyError {
     ErrorKind::DownstreamProtocol(400).into()
+}
+
+/// Applications expect one `Content-Type`; what they get of several is the workload's choice.
+fn content_type(headers: &mut HeaderList, conn: &HttpConn) -> Result<(), ProxyError> {
+    const NAME: &str = Known::ContentType.name();
+    if !headers.contains_known(Known::ContentType) || headers.get_all(NAME).nth(1).is_none() {
+        return Ok(());
+    }
+    conn.worker.counters.http_quirk("content_type_repeated");
+    let policy = conn.worker.policy.singleton();
+    rules::apply_singleton(headers, NAME, policy).map_err(|error| refused().with_source(error))
 }
 
 fn underscores(headers: &mut HeaderList, rule: Underscores) -> Result<(), ProxyError> {

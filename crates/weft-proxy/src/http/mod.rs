@@ -30,6 +30,7 @@ mod downstream;
 pub(crate) mod h1_body;
 pub(crate) mod h2_link;
 pub(crate) mod peers;
+pub mod policy;
 pub(crate) mod wire;
 
 use std::rc::Rc;

@@ -125,7 +125,9 @@ impl Record {
     /// The request failed.
     pub(crate) fn failed(&mut self, error: &ProxyError) {
         self.flags = self.flags.with(flag(error.flag()));
-        tracing::debug!(%error, attempts = self.attempts.count, "request failed");
+        let Attempts { count, host, .. } = &self.attempts;
+        let upstream = host.as_ref().map(|endpoint| &endpoint.address);
+        tracing::debug!(%error, attempts = count, ?upstream, "request failed");
     }
 
     /// A reply made here was sent.

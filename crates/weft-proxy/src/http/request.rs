@@ -71,6 +71,7 @@ pub(crate) fn serve<'s>(
         if let Err(error) = answer(down, &mut request, &mut record, conn).await {
             record.failed(&error);
             conn.worker.counters.limits.failed(&error);
+            conn.worker.policy.note_failure(&error, &conn.worker.counters);
             if down.head_sent() || error.status() == 0 {
                 down.abort(error.reset_code);
             } else {
@@ -194,6 +195,7 @@ async fn deliver(
         return Err(ProxyError::new(ErrorKind::UpstreamProtocol)
             .with_source("a transfer coding that the client's version cannot carry"));
     }
+    conn.worker.policy.note_response(&head.headers, &conn.worker.counters);
     spelling::received(&mut head.headers, exchange.spelling.up, None, answer.body);
     rules::strip_response(&mut head.headers, &answer.connection, to);
     response.peer = match conn.direction() {

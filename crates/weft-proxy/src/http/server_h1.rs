@@ -254,6 +254,11 @@ impl H1Server {
             Ok(Parsed::Partial) => return Ok(None),
             Err(error) => return Err(refused(error)),
         };
+        let accepts = conn.http.http1.accept_http10 && !conn.worker.policy.refuse_http10;
+        if head.version == Version::H10 && !accepts {
+            conn.worker.counters.http_quirk("http10_refused");
+            return Err(ErrorKind::DownstreamProtocol(426).into());
+        }
         if conn.is_tls() {
             head.scheme = Scheme::Https;
         }

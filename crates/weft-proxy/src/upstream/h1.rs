@@ -49,8 +49,13 @@ pub(crate) struct H1Client {
 }
 
 impl H1Connection {
-    pub(crate) fn new(io: Io, facts: Rc<ConnectionFacts>, permit: ConnectionPermit) -> Box<Self> {
-        let h1 = H1::new(io, Limits::DEFAULT);
+    pub(crate) fn new(
+        io: Io,
+        limits: Limits,
+        facts: Rc<ConnectionFacts>,
+        permit: ConnectionPermit,
+    ) -> Box<Self> {
+        let h1 = H1::new(io, limits);
         Box::new(Self { h1, requests: 0, keep_alive_timeout: None, facts, _permit: permit })
     }
 

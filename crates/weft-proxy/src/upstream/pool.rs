@@ -404,7 +404,8 @@ impl HostPool {
         self.speaks_h2.set(Some(h2));
         let facts = Rc::new(ConnectionFacts { session, active, opened: Instant::now() });
         if !h2 {
-            let connection = H1Connection::new(io, facts.clone(), permit);
+            let connection =
+                H1Connection::new(io, worker.policy.response_limits(), facts.clone(), permit);
             return Ok(Opened { upstream: Upstream::H1(connection.start(self.clone())), facts });
         }
         let connection = H2Connection::open(io, &cluster.config.http, permit);

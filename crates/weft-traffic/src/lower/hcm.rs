@@ -251,6 +251,8 @@ fn client_cert(
 
 pub(super) fn http1(message: &Option<core::Http1ProtocolOptions>) -> Result<Http1Rules> {
     use core::http1_protocol_options::header_key_format::HeaderFormat;
+    // Who says nothing about HTTP/1 gets everything of it.
+    let accept_http10 = message.as_ref().is_none_or(|message| message.accept_http_10);
     let default = core::Http1ProtocolOptions::default();
     let message = message.as_ref().unwrap_or(&default);
     let format = message.header_key_format.as_ref().and_then(|f| f.header_format.as_ref());
@@ -267,7 +269,7 @@ pub(super) fn http1(message: &Option<core::Http1ProtocolOptions>) -> Result<Http
         }
     };
     Ok(Http1Rules {
-        accept_http10: message.accept_http_10,
+        accept_http10,
         default_host: Arc::from(&*message.default_host_for_http_10),
         preserve_case,
         proper_case,

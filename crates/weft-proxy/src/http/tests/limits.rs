@@ -17,7 +17,7 @@ fn stall(ms: u64) -> Limits {
 
 impl Mesh {
     /// Waits until a counter without labels, or with exactly these, has this value.
-    async fn expect_counter(&self, name: &str, value: u64) {
+    pub(super) async fn expect_counter(&self, name: &str, value: u64) {
         let line = format!("{name} {value}");
         let since = Instant::now();
         loop {

@@ -29,6 +29,7 @@ use tokio::task::LocalSet;
 use weft_telemetry::{PeerInfo, Registry};
 use weft_traffic::{Tables, lower};
 
+use super::policy::HttpPolicy;
 use super::serve_connection;
 use crate::drain::DrainSignal;
 use crate::net::Io;
@@ -37,7 +38,7 @@ use crate::upstream::endpoints::EndpointTable;
 use crate::worker::{ConnContext, Limits, NodeInfo, Sources, Worker, WorkerParts};
 
 /// Nothing on loopback takes this long.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A proxy with one listener and one cluster `app`, and the sockets behind that cluster.
 struct Mesh {
@@ -69,6 +70,7 @@ struct Setup {
     apps: usize,
     /// Of the process.
     limits: Limits,
+    policy: HttpPolicy,
 }
 
 impl Default for Setup {
@@ -82,6 +84,7 @@ impl Default for Setup {
             clusters: Vec::new(),
             apps: 1,
             limits: Limits::of(1000),
+            policy: HttpPolicy::default(),
         }
     }
 }
@@ -118,6 +121,7 @@ impl Mesh {
         };
         let parts = WorkerParts {
             heir: crate::handover::Heir::default(),
+            policy: setup.policy,
             registry: registry.clone(),
             secrets: Arc::new(Secrets::default()),
             drain: DrainSignal::new(),

@@ -177,14 +177,14 @@ fn route_timeout_is_504_ut() {
 
 #[test]
 fn the_timeout_does_not_count_a_slow_upload() {
-    let setup = Setup { action: json!({"timeout": "0.2s"}), ..Setup::default() };
+    let setup = Setup { action: json!({"timeout": "1s"}), ..Setup::default() };
     run(setup, |mesh| async move {
         let mut client = mesh.client().await;
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n").await;
         let mut app = mesh.app().await;
         app.head().await;
         // Longer than the timeout; real time, since sockets know no other.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
         client.send("body").await;
         app.bytes(4).await;
         app.send(OK).await;

@@ -26,11 +26,10 @@ impl Stock {
         let args =
             ["-c", config, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"];
         let process = Process::start("envoy", folder.path(), binary, &args);
-        let start = Instant::now();
-        while TcpStream::connect(address).await.is_err() {
-            assert!(start.elapsed() < START_LIMIT, "Envoy does not listen:\n{}", process.output());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        weft_testkit::wait::until("Envoy to listen", START_LIMIT, || async {
+            TcpStream::connect(address).await.ok()
+        })
+        .await;
         Stock { address, _process: process, _folder: folder }
     }
 }
