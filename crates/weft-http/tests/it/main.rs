@@ -7,5 +7,7 @@ mod checks;
 mod corpus;
 mod differential;
 mod h2_checks;
+mod h2_client_frames;
+mod h2_differential;
 mod h2_properties;
 mod properties;

@@ -148,6 +148,10 @@ impl Connection {
             }
         };
         let mut head = head;
+        if protocol.is_some() && !self.config.connect_protocol {
+            // RFC 8441 §4: a pseudo field that nobody offered.
+            head = Err(HeadError::Malformed(H2Error::Pseudo));
+        }
         if block.end_stream && length.is_some_and(|length| length > 0) {
             head = Err(HeadError::Malformed(H2Error::ContentLength));
         }

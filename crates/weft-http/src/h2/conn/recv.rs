@@ -442,6 +442,9 @@ impl Connection {
     fn change_windows(&mut self, change: i64) -> Handled {
         for key in self.streams.keys() {
             let Some(stream) = self.streams.get_mut(key) else { continue };
+            if stream.failed.is_some() {
+                continue;
+            }
             stream.send_window += change;
             if stream.send_window > i64::from(MAX_31) {
                 return Err(Wrong::connection(ErrorCode::FLOW_CONTROL_ERROR, "window_overflow"));
