@@ -14,7 +14,8 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 use weft_telemetry::{PeerInfo, Shard};
-use weft_traffic::{ListenerConfig, Tables};
+use weft_traffic::cluster::ClusterKind;
+use weft_traffic::{Cluster, ListenerConfig, Tables};
 
 use crate::drain::{DrainSignal, OpenGuard};
 use crate::handover::{Heir, Idle};
@@ -232,10 +233,13 @@ impl Worker {
     /// This worker's counters for an endpoint. A lookup under a lock: keep the result.
     pub fn endpoint_counters(
         &self,
-        cluster: &Arc<str>,
+        cluster: &Cluster,
         address: SocketAddr,
     ) -> Arc<EndpointCounters> {
-        self.endpoints.get(cluster, address)
+        match cluster.config.kind {
+            ClusterKind::OriginalDst { .. } => self.endpoints.get_passing(&cluster.name, address),
+            _ => self.endpoints.get(&cluster.name, address),
+        }
     }
 
     /// A random number, for balancing, sampling and jitter. Not for secrets.

@@ -91,7 +91,7 @@ pub async fn connect(
             return Err(ProxyError::new(ErrorKind::ConnectFailed).with_source(why));
         }
     };
-    let counters = worker.endpoint_counters(&cluster.name, address);
+    let counters = worker.endpoint_counters(cluster, address);
     counters.cx_total.inc();
     let attempt = establish(worker, cluster, endpoint, address, origin);
     // Boxed: the handshake's state is large and gone once connected.

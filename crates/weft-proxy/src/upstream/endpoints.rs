@@ -1,11 +1,12 @@
 //! Counters per endpoint, for `/clusters`. Cells are shared with the admin server but written by
-//! one worker each; a scrape adds the workers up. Bounded by the endpoints that were ever used:
-//! cells of endpoints that left are dropped with the next table.
+//! one worker each; a scrape adds the workers up. Cells of endpoints that left are dropped with the
+//! next table; those of passthrough's destinations, which no table bounds, when there are many and
+//! nothing uses them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A number only one thread writes.
 #[derive(Debug, Default)]
@@ -75,20 +76,46 @@ impl Drop for CxGuard {
 /// Cluster name and address.
 pub type EndpointKey = (Arc<str>, SocketAddr);
 
+/// Destinations of passthrough that are remembered though nothing uses them.
+const UNUSED_MAX: usize = 1024;
+
 /// One worker's cells; the admin server holds a clone of the `Arc`. The lock is taken when an
 /// endpoint is first used and by the admin server.
 #[derive(Debug, Default, Clone)]
-pub struct EndpointTable(Arc<Mutex<HashMap<EndpointKey, Arc<EndpointCounters>>>>);
+pub struct EndpointTable(Arc<Mutex<Cells>>);
+
+#[derive(Debug, Default)]
+struct Cells {
+    /// Of endpoints that configuration names.
+    named: HashMap<EndpointKey, Arc<EndpointCounters>>,
+    /// Of destinations that clients name.
+    passing: HashMap<EndpointKey, Arc<EndpointCounters>>,
+    /// How many of these were in use when they were looked through last.
+    passing_used: usize,
+}
 
 impl EndpointTable {
-    /// The cells of an endpoint, made when missing.
+    /// The cells of an endpoint that configuration names, made when missing.
     pub fn get(&self, cluster: &Arc<str>, address: SocketAddr) -> Arc<EndpointCounters> {
-        self.lock().entry((cluster.clone(), address)).or_default().clone()
+        self.lock().named.entry((cluster.clone(), address)).or_default().clone()
+    }
+
+    /// The cells of a destination that a client named.
+    pub fn get_passing(&self, cluster: &Arc<str>, address: SocketAddr) -> Arc<EndpointCounters> {
+        let mut cells = self.lock();
+        // Twice what was in use: looking through them costs each new one little.
+        if cells.passing.len() >= UNUSED_MAX + 2 * cells.passing_used {
+            cells.passing.retain(|_, counters| Arc::strong_count(counters) > 1);
+            cells.passing_used = cells.passing.len();
+            cells.passing.shrink_to(UNUSED_MAX);
+        }
+        cells.passing.entry((cluster.clone(), address)).or_default().clone()
     }
 
     /// Adds this worker's numbers to `totals`.
     pub fn add_to(&self, totals: &mut HashMap<EndpointKey, [u64; 8]>) {
-        for (key, counters) in self.lock().iter() {
+        let cells = self.lock();
+        for (key, counters) in cells.named.iter().chain(&cells.passing) {
             let EndpointCounters {
                 cx_active,
                 cx_total,
@@ -118,11 +145,14 @@ impl EndpointTable {
 
     /// Forgets endpoints that `keep` refuses, unless they are in use.
     pub fn retain(&self, keep: impl Fn(&EndpointKey) -> bool) {
-        self.lock().retain(|key, counters| Arc::strong_count(counters) > 1 || keep(key));
+        let mut cells = self.lock();
+        let used = |counters: &Arc<_>| Arc::strong_count(counters) > 1;
+        cells.named.retain(|key, counters| used(counters) || keep(key));
+        cells.passing.retain(|key, counters| used(counters) || keep(key));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointKey, Arc<EndpointCounters>>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Cells> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,3 +168,26 @@ pub const COUNTER_NAMES: [&str; 8] = [
     "rq_error",
     "rq_timeout",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_that_nothing_uses_are_forgotten() {
+        let table = EndpointTable::default();
+        let cluster: Arc<str> = Arc::from("PassthroughCluster");
+        let address = |n: u32| SocketAddr::from((std::net::Ipv4Addr::from(n), 80));
+        let used: Vec<_> = (0..100).map(|n| table.get_passing(&cluster, address(n))).collect();
+        for n in 0..50_000 {
+            table.get_passing(&cluster, address(n)).cx_total.inc();
+            assert!(table.lock().passing.len() <= UNUSED_MAX + 2 * used.len());
+        }
+        assert!(used.iter().all(|counters| counters.cx_total.get() == 1), "the same cells");
+        drop(used);
+        for n in 0..5_000 {
+            table.get_passing(&cluster, address(n));
+        }
+        assert!(table.lock().passing.len() <= UNUSED_MAX);
+    }
+}

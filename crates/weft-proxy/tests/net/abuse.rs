@@ -1,7 +1,7 @@
 //! A scan of junk, and passthrough to many destinations, against a proxy of its own process: its
 //! resident memory and its metric series stay bounded, also when they are scraped. Sizes are small;
-//! `WEFT_ABUSE_CONNECTIONS` and `WEFT_ABUSE_DESTINATIONS` make them real, and `WEFT_PROXY_BINARY`
-//! takes another build.
+//! `WEFT_ABUSE_CONNECTIONS` and `WEFT_ABUSE_DESTINATIONS` make them real, and `WEFT_BINARY`
+//! takes another build of `weft`.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -41,9 +41,12 @@ struct Abused {
 impl Abused {
     async fn start(control: &Control) -> Abused {
         let dir = tempfile::tempdir().unwrap();
-        let binary = std::env::var("WEFT_PROXY_BINARY")
-            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_weft-proxy").to_owned());
         let file = dir.path().join("admin");
+        // Another build is of the whole program, which has the proxy as a command.
+        let (binary, command) = match std::env::var("WEFT_BINARY") {
+            Ok(binary) => (binary, Some("proxy".to_owned())),
+            Err(_) => (env!("CARGO_BIN_EXE_weft-proxy").to_owned(), None),
+        };
         let args = [
             "sidecar".to_owned(),
             format!("--xds={}", control.address),
@@ -53,7 +56,7 @@ impl Abused {
             "--admin-address=127.0.0.1:0".to_owned(),
             format!("--admin-address-file={}", file.display()),
         ];
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let args: Vec<String> = command.into_iter().chain(args).collect();
         let process = Process::start("weft-proxy", dir.path(), Path::new(&binary), &args);
         let admin = wait::until("the admin address", LIMIT, || async {
             std::fs::read_to_string(&file).ok()?.trim().parse().ok()
