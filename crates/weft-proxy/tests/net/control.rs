@@ -88,6 +88,12 @@ impl Control {
         self.world.version.send_modify(|version| *version += 1);
     }
 
+    /// How many responses of a type were accepted.
+    pub fn accepted(&self, ty: ResourceType) -> usize {
+        let answers = self.world.answers.borrow();
+        answers.iter().filter(|answer| answer.ty == ty && answer.refused.is_none()).count()
+    }
+
     /// Waits for the first refusal of a type.
     pub async fn refusal(&self, ty: ResourceType) -> String {
         let mut answers = self.world.answers.subscribe();

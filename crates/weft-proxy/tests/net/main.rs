@@ -8,6 +8,7 @@ mod rig;
 
 mod abuse;
 mod capture;
+mod changes;
 mod config;
 mod http;
 mod keep_alive;

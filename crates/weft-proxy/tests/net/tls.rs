@@ -179,35 +179,44 @@ async fn strangers_are_refused_and_alpn_without_overlap_is_not() {
     tokio::task::block_in_place(|| control.kill());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pushed_certificate_serves_by_name_and_is_replaced_for_new_handshakes() {
-    let backend = backend("app").await;
-    let control = tokio::task::block_in_place(|| Control::start(0));
-    let secret = |names: &[&str]| {
-        let (chain, key) = control.ca.issue(names);
-        json!({
-            "name": "kubernetes://shop",
-            "tls_certificate": {
-                "certificate_chain": { "inline_string": chain },
-                "private_key": { "inline_string": key },
-            },
-        })
-    };
-    control.set(Secret, secret(&["first.example"]));
-    control.set(Cluster, static_cluster("c", &[backend]));
-    let mut listener = tcp_listener("l", "c");
-    listener["filter_chains"][0]["transport_socket"] = json!({
+/// A certificate for some names, to be pushed.
+pub fn site_secret(control: &Control, names: &[&str]) -> serde_json::Value {
+    let (chain, key) = control.ca.issue(names);
+    json!({
+        "name": "kubernetes://shop",
+        "tls_certificate": {
+            "certificate_chain": { "inline_string": chain },
+            "private_key": { "inline_string": key },
+        },
+    })
+}
+
+/// Transport socket of a server with that certificate.
+pub fn site_tls(alpn: &[&str]) -> serde_json::Value {
+    json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
             "common_tls_context": {
+                "alpn_protocols": alpn,
                 "tls_certificate_sds_secret_configs": [{
                     "name": "kubernetes://shop",
                     "sds_config": { "ads": {}, "resource_api_version": "V3" },
                 }],
             },
         },
-    });
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pushed_certificate_serves_by_name_and_is_replaced_for_new_handshakes() {
+    let backend = backend("app").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let secret = |names: &[&str]| site_secret(&control, names);
+    control.set(Secret, secret(&["first.example"]));
+    control.set(Cluster, static_cluster("c", &[backend]));
+    let mut listener = tcp_listener("l", "c");
+    listener["filter_chains"][0]["transport_socket"] = site_tls(&[]);
     control.set(Listener, listener);
     let proxy = plain(&control);
     proxy.ready().await;
