@@ -21,7 +21,7 @@ pub use names::{
     resolve_gateway, resolve_host,
 };
 pub use object::{Kind, Labels, Meta, Object, Origin, OwnerReference, Resource, ResourceKey};
-pub use parse::{FILE_BYTES_MAX, analyze, parse_yaml};
+pub use parse::{FILE_BYTES_MAX, analyze, load, parse_yaml};
 pub use snapshot::{
     Address, Change, ChangeKind, Cidr, Endpoint, MeshService, MtlsMode, Protocol, Resolution,
     ServiceAccount, ServiceKind, ServicePort, Snapshot, TargetPort, Touched, Visibility, Workload,

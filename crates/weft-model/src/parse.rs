@@ -50,6 +50,11 @@ pub fn parse_yaml(file: &str, text: &str) -> (Vec<Object>, Vec<Diagnostic>) {
 /// All findings on a set of files `(name, text)`, in their own documents and across resources;
 /// the same as the control plane reports. Sorted by file, document, then severity.
 pub fn analyze(files: &[(String, String)]) -> Vec<Diagnostic> {
+    load(files).1
+}
+
+/// The world that files describe, and every finding on them, in the order of the files.
+pub fn load(files: &[(String, String)]) -> (Snapshot, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
     let mut changes = Vec::new();
     let mut seen: std::collections::HashMap<ResourceKey, Origin> = Default::default();
@@ -71,7 +76,7 @@ pub fn analyze(files: &[(String, String)]) -> Vec<Diagnostic> {
     diagnostics.sort_by(|a, b| {
         (&a.file, a.document, a.severity, a.line).cmp(&(&b.file, b.document, b.severity, b.line))
     });
-    diagnostics
+    (snapshot, diagnostics)
 }
 
 /// The error on the second definition of `key`.

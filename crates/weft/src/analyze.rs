@@ -11,13 +11,7 @@ const DEPTH_MAX: usize = 32;
 
 /// Fails (exit code 1) when any finding is an error.
 pub(crate) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
-    let mut files = Vec::new();
-    for path in &args.files {
-        read(path, &mut files)?;
-    }
-    if files.is_empty() {
-        bail!("no .yaml, .yml or .json file in what -f names");
-    }
+    let files = read_all(&args.files)?;
     let findings = weft_model::analyze(&files);
     match args.output {
         Output::Text => crate::print(&weft_model::render_human(&findings))?,
@@ -25,6 +19,18 @@ pub(crate) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     }
     let failed = findings.iter().any(weft_model::Diagnostic::is_error);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Names and texts of the files that `-f` names.
+pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for path in paths {
+        read(path, &mut files)?;
+    }
+    if files.is_empty() {
+        bail!("no .yaml, .yml or .json file in what -f names");
+    }
+    Ok(files)
 }
 
 /// Adds a named file whatever its ending, or the YAML and JSON below a directory.

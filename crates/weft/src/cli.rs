@@ -30,6 +30,8 @@ pub(crate) enum Command {
     },
     /// Check configuration files; the findings are those of the control plane.
     Analyze(AnalyzeArgs),
+    /// Where a request goes, and which resource decided it.
+    Why(WhyArgs),
     /// What each proxy was sent and has acknowledged.
     ProxyStatus(ProxyStatusArgs),
     /// Make a join token: the proof of a workload's name, for `weft proxy --token-file`.
@@ -120,6 +122,28 @@ pub(crate) struct AnalyzeArgs {
     /// File or directory; may be repeated. `-` reads standard input.
     #[arg(long = "filename", short = 'f', required = true, value_name = "PATH")]
     pub(crate) files: Vec<PathBuf>,
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// Request method.
+    #[arg(value_name = "METHOD")]
+    pub(crate) method: String,
+    /// `http://reviews:9080/path`; `https://` for TLS that the client itself begins.
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// File or directory of configuration; may be repeated. `-` reads standard input.
+    #[arg(long = "filename", short = 'f', required = true, value_name = "PATH")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The Pod or WorkloadEntry that asks (`NAMESPACE/NAME`, or a name in `default`). Without it the
+    /// request comes from outside, through a gateway.
+    #[arg(long, value_name = "WORKLOAD")]
+    pub(crate) from: Option<String>,
+    /// A request header; may be repeated.
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
     #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: Output,
 }

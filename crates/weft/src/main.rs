@@ -7,6 +7,7 @@ mod control;
 mod demo;
 mod proxy_status;
 mod token;
+mod why;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -39,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             weft_proxy::run(&args)?;
         }
         Command::Analyze(args) => return analyze::run(&args),
+        Command::Why(args) => return why::run(&args),
         Command::ProxyStatus(args) => proxy_status::run(&args)?,
         Command::Token(args) => token::run(&args)?,
         Command::Version => print(&format!("weft {}\n", env!("CARGO_PKG_VERSION")))?,

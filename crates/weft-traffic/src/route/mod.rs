@@ -86,6 +86,8 @@ pub struct Route {
     /// Istio's resource that made the route
     /// (`/apis/networking.istio.io/v1/namespaces/NS/virtual-service/NAME`).
     pub origin: Option<Arc<str>>,
+    /// Which of its rules: `http[1]`.
+    pub rule: Option<Arc<str>>,
     /// Span name (`decorator.operation`).
     pub operation: Option<Arc<str>>,
     /// Overrides the listener's tracing percentages.

@@ -26,6 +26,7 @@ fn route(name: &str, matches: RouteMatch, action: Action) -> Arc<Route> {
         action,
         edits: Edits::default(),
         origin: None,
+        rule: None,
         operation: None,
         tracing: None,
         cors: None,

@@ -56,9 +56,9 @@ pub(crate) fn list_value(values: Vec<wkt::Value>) -> wkt::Value {
     wkt::Value { kind: Some(wkt::value::Kind::ListValue(wkt::ListValue { values })) }
 }
 
-/// `filter_metadata.istio.config`: which resource decided this route.
-pub(crate) fn istio_config(path: &str) -> Option<core::Metadata> {
-    let fields = structure([("config", text(path))]);
+/// `filter_metadata.istio`: which resource (`config`) decided this route, and which of its rules.
+pub(crate) fn istio_config(path: &str, rule: &str) -> Option<core::Metadata> {
+    let fields = structure([("config", text(path)), ("rule", text(rule))]);
     Some(core::Metadata {
         filter_metadata: [("istio".to_owned(), fields)].into_iter().collect(),
         ..Default::default()

@@ -37,7 +37,7 @@ fn to_application(scope: &Scope<'_>, port: &WorkloadPort<'_>) -> pb::Cluster {
         name: names::inbound_cluster(port.port),
         connect_timeout: duration(CONNECT_TIMEOUT),
         circuit_breakers: Some(limits::breakers(port.pool, None)),
-        metadata: port.service.map(|service| metadata(service, "")),
+        metadata: port.service.map(|service| metadata(service, "", None)),
         ..Default::default()
     };
     cluster.typed_extension_protocol_options =

@@ -102,7 +102,7 @@ fn to_service<'a>(
     let mut cluster = pb::Cluster {
         name: names::outbound_cluster(port.number, subset_name, &service.host),
         connect_timeout: duration(connect_timeout(scope, &policy)),
-        metadata: Some(metadata(service, subset_name)),
+        metadata: Some(metadata(service, subset_name, rule)),
         ..Default::default()
     };
     let preference = Preference::new(scope, &policy);
@@ -251,8 +251,13 @@ fn for_grpc(
     cluster.transport_socket = tls::for_grpc(scope, service, policy.tls);
 }
 
-/// `istio.services` (and `subset`): what metrics and access logs call the destination.
-fn metadata(service: &MeshService, subset: &str) -> Metadata {
+/// `istio.services` (and `subset`): what metrics and access logs call the destination; `config`: the
+/// DestinationRule that shaped the cluster.
+fn metadata(
+    service: &MeshService,
+    subset: &str,
+    rule: Option<&Resource<DestinationRule>>,
+) -> Metadata {
     let named = structure([
         ("host", text(&service.host)),
         ("name", text(&service.name)),
@@ -261,6 +266,13 @@ fn metadata(service: &MeshService, subset: &str) -> Metadata {
     let mut fields = structure([("services", list_value(vec![struct_value(named)]))]);
     if !subset.is_empty() {
         fields.fields.insert("subset".to_owned(), text(subset));
+    }
+    if let Some(Resource { meta, .. }) = rule {
+        let path = format!(
+            "/apis/networking.istio.io/v1/namespaces/{}/destination-rule/{}",
+            meta.namespace, meta.name
+        );
+        fields.fields.insert("config".to_owned(), text(&path));
     }
     Metadata {
         filter_metadata: [("istio".to_owned(), fields)].into_iter().collect(),

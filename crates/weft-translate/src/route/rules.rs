@@ -32,12 +32,13 @@ pub(crate) fn of_virtual_service<'a>(
     {
         report_unsupported(scope, written_in, &rule, index, findings);
         let action = action::of_rule(scope, &rule, place.port);
+        let origin = istio_config(&config_path(written_in), &format!("http[{index}]"));
         for (name, matched) in matches(scope, &rule, place) {
             let everything = matching::is_everything(&matched);
             let mut built = action.clone();
             built.name = name;
             built.r#match = Some(matched);
-            built.metadata = istio_config(&config_path(written_in));
+            built.metadata = origin.clone();
             built.decorator = decorator(scope, &built, place);
             routes.push(built);
             if everything {

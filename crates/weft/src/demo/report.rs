@@ -75,11 +75,13 @@ Try:
   curl -k --resolve {WEBSITE}:{https_port}:127.0.0.1 https://{WEBSITE}:{https_port}/
   curl -H 'Host: {WEBSITE}' '{gateway}/stream?n=3'        gRPC streams (also /tcp, /plain)
   curl {plain}/                        a client without a sidecar
+  weft why GET http://{WEBSITE}:{http_port}/ -f {config}
   weft analyze -f {config}
   weft proxy-status --api {control}
 
 Proxies (admin: /config_dump, /clusters, /stats/prometheus):
 ",
+        http_port = layout.gateway_http().port(),
         https_port = https.port(),
         plain = format_args!("http://{}", layout.app(layout.instance(Role::PlainClient))),
     );

@@ -1,0 +1,118 @@
+//! Who asks: a workload beside its sidecar, or somebody outside at a gateway.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::Context as _;
+use weft_model::{Address, Snapshot, Workload, resolve_host};
+use weft_translate::{Flavor, Interception, ProxyKind, ProxyView};
+
+use super::request::Request;
+
+/// An address that no service has: what a name means that the mesh does not know.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 240, 255, 254));
+
+pub(super) struct Client {
+    /// The proxy that takes the request first.
+    pub(super) view: ProxyView,
+    pub(super) name: String,
+    pub(super) address: IpAddr,
+    /// Where the client connects to.
+    pub(super) to: SocketAddr,
+}
+
+/// The client, or every gateway a client outside might use.
+pub(super) fn find(
+    snapshot: &Snapshot,
+    from: Option<&str>,
+    request: &Request,
+) -> anyhow::Result<Vec<Client>> {
+    let Some(from) = from else { return Ok(outside(snapshot, request)) };
+    let (namespace, name) = from.split_once('/').unwrap_or(("default", from));
+    let workload = snapshot.workload_by_name(namespace, name).with_context(|| {
+        let known: Vec<String> = snapshot
+            .workloads()
+            .take(20)
+            .map(|one| format!("{}/{}", one.namespace, one.name))
+            .collect();
+        format!("no Pod or WorkloadEntry {namespace}/{name}; there are: {}", known.join(", "))
+    })?;
+    Ok(vec![inside(snapshot, workload, request)])
+}
+
+fn inside(snapshot: &Snapshot, workload: &Workload, request: &Request) -> Client {
+    let address = workload.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let view = ProxyView {
+        kind: ProxyKind::Sidecar,
+        flavor: Flavor::Weft,
+        name: workload.name.clone(),
+        namespace: workload.namespace.clone(),
+        service_account: workload.service_account.clone(),
+        addresses: workload.ips.clone(),
+        labels: workload.labels.as_ref().clone(),
+        cluster_id: workload.cluster.clone(),
+        locality: workload.locality.clone(),
+        interception: Interception::Redirect,
+    };
+    Client {
+        view,
+        name: format!("{}/{}", workload.namespace, workload.name),
+        address,
+        to: SocketAddr::new(resolve(snapshot, &workload.namespace, &request.host), request.port),
+    }
+}
+
+/// What DNS says to a workload of the namespace.
+fn resolve(snapshot: &Snapshot, namespace: &str, host: &str) -> IpAddr {
+    if let Ok(ip) = host.parse() {
+        return ip;
+    }
+    let full = resolve_host(host, namespace);
+    let service =
+        [host, &*full, &format!("{host}.cluster.local"), &format!("{host}.svc.cluster.local")]
+            .into_iter()
+            .find_map(|name| snapshot.service_from(name, namespace));
+    let Some(service) = service else { return UNKNOWN };
+    let own = service.addresses.first().copied();
+    // A headless service's name means its endpoints.
+    own.or_else(|| {
+        service.endpoints.iter().find_map(|endpoint| match &endpoint.address {
+            Address::Ip(ip) => Some(*ip),
+            Address::Host(_) | Address::Unix(_) => None,
+        })
+    })
+    .unwrap_or(UNKNOWN)
+}
+
+/// One client for each set of gateway proxies that a Gateway resource selects.
+fn outside(snapshot: &Snapshot, request: &Request) -> Vec<Client> {
+    let mut selected: BTreeMap<(String, String), Client> = BTreeMap::new();
+    for gateway in snapshot.all_gateways() {
+        let selector = &gateway.spec.selector;
+        let workload = snapshot.workloads().find(|workload| {
+            selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+        });
+        let namespace = workload.map_or(&gateway.meta.namespace, |workload| &workload.namespace);
+        let labels = workload.map_or(selector, |workload| &workload.labels);
+        let view = ProxyView {
+            kind: ProxyKind::Gateway,
+            flavor: Flavor::Weft,
+            name: workload.map_or("gateway".into(), |workload| workload.name.clone()),
+            namespace: namespace.clone(),
+            service_account: "default".into(),
+            addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            labels: labels.clone(),
+            cluster_id: "Kubernetes".into(),
+            locality: workload.map_or("".into(), |workload| workload.locality.clone()),
+            interception: Interception::None,
+        };
+        let client = Client {
+            name: "outside".to_owned(),
+            address: UNKNOWN,
+            to: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), request.port),
+            view,
+        };
+        selected.entry((namespace.to_string(), format!("{labels:?}"))).or_insert(client);
+    }
+    selected.into_values().collect()
+}
