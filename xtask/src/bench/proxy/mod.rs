@@ -117,13 +117,8 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let mut report = Report::default();
     if wants(Part::Load) || wants(Part::Latency) || wants(Part::Fairness) {
         for round in 1..=args.repetitions {
-            for &kind in &kinds {
-                eprintln!("repetition {round} of {}: {kind}", args.repetitions);
-                // One peer that fails must not cost the figures of the others.
-                if let Err(error) = measure_all(args, &tools, kind, &backend, &mut report) {
-                    eprintln!("FAILED: {kind}: {error:#}");
-                }
-            }
+            eprintln!("repetition {round} of {}", args.repetitions);
+            measure_all(args, &tools, &kinds, &backend, &mut report);
         }
     }
     if wants(Part::Memory) {
@@ -157,14 +152,15 @@ fn selected(args: &ProxyArgs, tools: &Tools) -> Vec<Kind> {
         .collect()
 }
 
-/// All loads and rates on one freshly started proxy.
+/// All loads and rates on freshly started proxies. They take turns at each load, so that what the
+/// machine does meanwhile falls on all of them; those that wait cost nothing.
 fn measure_all(
     args: &ProxyArgs,
     tools: &Tools,
-    kind: Kind,
+    kinds: &[Kind],
     backend: &Backend,
     report: &mut Report,
-) -> anyhow::Result<()> {
+) {
     let wants = |part| args.part.contains(&part);
     let asked = |row: &Row| {
         args.load.is_empty() || args.load.iter().any(|text| row.name().contains(text.as_str()))
@@ -177,31 +173,44 @@ fn measure_all(
     if wants(Part::Latency) {
         doors.extend(open_loop::DOORS);
     }
-    let proxy = tools.start(kind, backend.ports, Wanted::doors(&doors))?;
+    let mut proxies = Vec::new();
+    for &kind in kinds {
+        match tools.start(kind, backend.ports, Wanted::doors(&doors)) {
+            Ok(proxy) => proxies.push((kind, proxy)),
+            // One peer that fails must not cost the figures of the others.
+            Err(error) => eprintln!("FAILED: {kind}: {error:#}"),
+        }
+    }
     for row in rows {
-        let Some((port, processes)) = proxy.serving(row.door) else { continue };
-        match measure(tools, &processes, row, port, args.seconds) {
-            Ok(measured) => report.load(kind, row, measured),
-            Err(error) => eprintln!("  FAILED: {}: {error:#}", row.name()),
+        for (kind, proxy) in &proxies {
+            let Some((port, processes)) = proxy.serving(row.door) else { continue };
+            match measure(tools, &processes, row, port, args.seconds) {
+                Ok(measured) => report.load(*kind, row, measured),
+                Err(error) => eprintln!("  FAILED: {kind}, {}: {error:#}", row.name()),
+            }
         }
     }
     if wants(Part::Latency) {
-        for door in open_loop::DOORS.into_iter().filter(|&door| proxy.serving(door).is_some()) {
-            for &rate in &args.rates {
-                match open_loop::measure(tools, &proxy, door, rate, args.seconds) {
-                    Ok(latency) => report.latency(kind, door, rate, latency),
-                    Err(error) => eprintln!("  FAILED: {door:?} at {rate}/s: {error:#}"),
+        for (door, &rate) in open_loop::DOORS
+            .iter()
+            .flat_map(|door| args.rates.iter().map(move |rate| (*door, rate)))
+        {
+            for (kind, proxy) in proxies.iter().filter(|(_, proxy)| proxy.serving(door).is_some()) {
+                match open_loop::measure(tools, proxy, door, rate, args.seconds) {
+                    Ok(latency) => report.latency(*kind, door, rate, latency),
+                    Err(error) => eprintln!("  FAILED: {kind}, {door:?} at {rate}/s: {error:#}"),
                 }
             }
         }
     }
     if wants(Part::Fairness) {
-        match open_loop::fairness(tools, &proxy, args.seconds) {
-            Ok(fairness) => report.fairness(kind, fairness),
-            Err(error) => eprintln!("  FAILED: fairness: {error:#}"),
+        for (kind, proxy) in &proxies {
+            match open_loop::fairness(tools, proxy, args.seconds) {
+                Ok(fairness) => report.fairness(*kind, fairness),
+                Err(error) => eprintln!("  FAILED: {kind}, fairness: {error:#}"),
+            }
         }
     }
-    Ok(())
 }
 
 /// A short warm-up, then one measurement.

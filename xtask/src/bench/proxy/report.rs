@@ -29,7 +29,7 @@ pub struct Verdict {
 impl Report {
     pub fn load(&mut self, kind: Kind, row: Row, measured: Measured) {
         eprintln!(
-            "  {}: {:.1} µs CPU per request, {:.0}/s",
+            "  {}, {kind}: {:.1} µs CPU per request, {:.0}/s",
             row.name(),
             measured.cpu_us_per_request,
             measured.per_second
@@ -38,13 +38,16 @@ impl Report {
     }
 
     pub fn latency(&mut self, kind: Kind, door: Door, rate: u32, latency: Latency) {
-        eprintln!("  {door:?} {rate}/s: p50 {:.0} µs, p99 {:.0} µs", latency.p50, latency.p99);
+        eprintln!(
+            "  {door:?} {rate}/s, {kind}: p50 {:.0} µs, p99 {:.0} µs",
+            latency.p50, latency.p99
+        );
         self.latencies.entry((door, rate, kind)).or_default().push(latency);
     }
 
     pub fn fairness(&mut self, kind: Kind, fairness: Fairness) {
         let (alone, beside) = (fairness.alone.p99, fairness.beside.p99);
-        eprintln!("  fairness: p99 {alone:.0} µs alone, {beside:.0} µs beside a download");
+        eprintln!("  fairness, {kind}: p99 {alone:.0} µs alone, {beside:.0} µs beside a download");
         self.fairness.entry(kind).or_default().push(fairness);
     }
 
