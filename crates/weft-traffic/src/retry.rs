@@ -150,7 +150,7 @@ impl RetryPolicy {
 
     fn retries_response(&self, status: u16, headers: &HeaderList) -> bool {
         let on = self.on;
-        if headers.contains("x-envoy-ratelimited") {
+        if headers.contains_known(weft_http::Known::XEnvoyRatelimited) {
             return on.has(RetryOn::RATELIMITED);
         }
         let by_status = match status {

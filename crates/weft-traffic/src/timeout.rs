@@ -81,11 +81,11 @@ impl RouteTimeouts {
             (None, _) => limits.request = self.request,
         }
         if trusted {
-            if let Some(asked) = header_ms(headers, "x-envoy-upstream-rq-timeout-ms") {
+            if let Some(asked) = header_ms(headers, Known::XEnvoyUpstreamRqTimeoutMs) {
                 limits.request = some_unless_zero(asked);
                 limits.deadline = false;
             }
-            if let Some(asked) = header_ms(headers, "x-envoy-upstream-rq-per-try-timeout-ms") {
+            if let Some(asked) = header_ms(headers, Known::XEnvoyUpstreamRqPerTryTimeoutMs) {
                 limits.per_try = some_unless_zero(asked);
             }
         }
@@ -186,8 +186,8 @@ pub fn format_grpc_timeout(limit: Duration) -> String {
     format!("{}H", (milliseconds / 3_600_000).min(GRPC_TIMEOUT_MAX))
 }
 
-fn header_ms(headers: &HeaderList, name: &str) -> Option<Duration> {
-    let text = std::str::from_utf8(headers.get(name)?).ok()?;
+fn header_ms(headers: &HeaderList, name: Known) -> Option<Duration> {
+    let text = std::str::from_utf8(headers.get_known(name)?).ok()?;
     text.parse().ok().map(Duration::from_millis)
 }
 

@@ -59,6 +59,9 @@ known_headers! {
     XEnvoyUpstreamServiceTime = "x-envoy-upstream-service-time",
     XEnvoyExternalAddress = "x-envoy-external-address",
     XEnvoyOverloaded = "x-envoy-overloaded",
+    XEnvoyRatelimited = "x-envoy-ratelimited",
+    XEnvoyUpstreamRqTimeoutMs = "x-envoy-upstream-rq-timeout-ms",
+    XEnvoyUpstreamRqPerTryTimeoutMs = "x-envoy-upstream-rq-per-try-timeout-ms",
     XWeftSpelling = "x-weft-spelling",
 }
 
@@ -83,10 +86,10 @@ const EMPTY: u8 = u8::MAX;
 /// lower-cases letters and leaves digits and the dash alone.
 const fn hash(len: usize, first: u8, middle: u8, last: u8) -> usize {
     let (first, middle, last) = (first | 0x20, middle | 0x20, last | 0x20);
-    (len.wrapping_mul(143)
-        ^ (first as usize).wrapping_mul(67)
-        ^ (last as usize).wrapping_mul(21)
-        ^ (middle as usize).wrapping_mul(233))
+    (len.wrapping_mul(51)
+        ^ (first as usize).wrapping_mul(159)
+        ^ (last as usize).wrapping_mul(193)
+        ^ (middle as usize).wrapping_mul(153))
         % SLOT_COUNT
 }
 

@@ -90,12 +90,57 @@ static TOKEN: [bool; 256] = {
 
 /// RFC 9110 §5.5 lets a recipient replace control characters with SP; blanks around go.
 pub(super) fn push_value(overlay: &mut Vec<u8>, value: &[u8]) {
-    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
-    // Without an early end, so that many bytes are compared at once.
-    if !value.iter().fold(false, |found, byte| found | is_control(byte)) {
+    if !may_hold_control(value) {
         return overlay.extend_from_slice(value.trim_ascii());
     }
+    let is_control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
     let clean: Vec<u8> =
-        value.iter().map(|byte| if is_control(byte) { b' ' } else { *byte }).collect();
+        value.iter().map(|&byte| if is_control(byte) { b' ' } else { byte }).collect();
     overlay.extend_from_slice(clean.trim_ascii());
+}
+
+/// Whether a byte is below SP (tabs included) or DEL: eight at a time, since every line written
+/// comes through here.
+fn may_hold_control(value: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGH;
+    let found = |word: u64| below(word, 0x20) | below(word ^ (ONES * 0x7f), 1) != 0;
+    let words = value.as_chunks::<8>().0;
+    match value.last_chunk::<8>() {
+        // The last one overlaps the one before it.
+        Some(last) => {
+            words.iter().any(|word| found(u64::from_ne_bytes(*word)))
+                || found(u64::from_ne_bytes(*last))
+        }
+        None => value.iter().any(|&byte| byte < b' ' || byte == 0x7f),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{may_hold_control, push_value};
+
+    #[test]
+    fn control_bytes_are_found_wherever_they_stand() {
+        for length in 0..30 {
+            let mut value: Vec<u8> = (0..length).map(|at| b"!~ \x80\xff9az"[at % 8]).collect();
+            assert!(!may_hold_control(&value), "{length}");
+            for at in 0..length {
+                for byte in 0..=u8::MAX {
+                    let before = std::mem::replace(&mut value[at], byte);
+                    let control = byte < b' ' || byte == 0x7f;
+                    assert_eq!(may_hold_control(&value), control, "{byte} at {at} of {length}");
+                    value[at] = before;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn controls_become_spaces_and_a_tab_stays() {
+        let mut out = Vec::new();
+        push_value(&mut out, b" one\ttwo\r\nthree\x7f ");
+        assert_eq!(out, b"one\ttwo  three");
+    }
 }

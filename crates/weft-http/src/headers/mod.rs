@@ -26,6 +26,8 @@ pub struct HeaderList {
     first: FirstIndex,
     /// Entries not removed.
     live: usize,
+    /// Some name may have a capital letter: always so for what came over HTTP/1.
+    capitals: bool,
 }
 
 /// One field of a list.
@@ -59,7 +61,12 @@ impl HeaderList {
     /// The list of a parsed head.
     pub(crate) fn from_block(block: Bytes, entries: Vec<Entry>, first: FirstIndex) -> Self {
         let live = entries.len();
-        HeaderList { block, overlay: Vec::new(), entries, first, live }
+        HeaderList { block, overlay: Vec::new(), entries, first, live, capitals: true }
+    }
+
+    /// The list of a head that came over HTTP/2, whose names are all in lower case.
+    pub(crate) fn from_lower_block(block: Bytes, entries: Vec<Entry>, first: FirstIndex) -> Self {
+        HeaderList { capitals: false, ..HeaderList::from_block(block, entries, first) }
     }
 
     /// Number of lines.
@@ -196,8 +203,16 @@ impl HeaderList {
         }
     }
 
+    /// Whether a name has a capital letter.
+    pub fn has_capitals(&self) -> bool {
+        self.capitals && self.iter().any(|header| header.name.iter().any(u8::is_ascii_uppercase))
+    }
+
     /// Lower-cases every name, as HTTP/2 wants them (RFC 9113 §8.2.1).
     pub fn lowercase_names(&mut self) {
+        if !std::mem::take(&mut self.capitals) {
+            return;
+        }
         for index in 0..self.entries.len() {
             let entry = self.entries[index];
             if entry.place == Place::Removed
@@ -255,6 +270,7 @@ impl HeaderList {
 
     /// Gives a line's name another spelling of the same letters.
     fn respell(&mut self, index: usize, name: &[u8]) {
+        self.capitals = true;
         if self.name_of(&self.entries[index]) != name {
             let start = self.overlay.len();
             self.replace_value_from(index, ValueSource::Same);
@@ -407,6 +423,7 @@ impl HeaderList {
     fn write_line(&mut self, name: &[u8], value: &[u8]) -> Entry {
         let start = self.write_name(name, value.len());
         for byte in &mut self.overlay[start..] {
+            self.capitals |= byte.is_ascii_uppercase();
             if !is_token_byte(*byte) {
                 *byte = b'-';
             }

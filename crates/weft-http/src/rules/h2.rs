@@ -123,8 +123,11 @@ fn path_target(method: &Method, path: Bytes) -> Result<Target, H2Error> {
 
 /// RFC 9113 §8.3.1: `host` may stand in for `:authority` and must not differ from it.
 fn authority_of(pseudo: Option<Bytes>, headers: &mut HeaderList) -> Result<Option<Bytes>, H2Error> {
-    let host = headers.get_bytes("host");
-    if host.is_some() && headers.remove("host") > 1 {
+    let host = match headers.contains_known(Known::Host) {
+        true => headers.get_bytes(Known::Host.name()),
+        false => None,
+    };
+    if host.is_some() && headers.remove_known(Known::Host) > 1 {
         return Err(H2Error::Authority);
     }
     let authority = match (pseudo, host) {
@@ -226,8 +229,8 @@ pub fn request_to_h1(head: &mut RequestHead) {
 /// `:authority`.
 pub fn request_to_h2(head: &mut RequestHead, conn: &Connection) {
     hop::strip_request(&mut head.headers, conn, Version::H2);
-    head.headers.remove("transfer-encoding");
-    head.headers.remove("host");
+    head.headers.remove_known(Known::TransferEncoding);
+    head.headers.remove_known(Known::Host);
     head.headers.lowercase_names();
     head.version = Version::H2;
 }
@@ -235,7 +238,7 @@ pub fn request_to_h2(head: &mut RequestHead, conn: &Connection) {
 /// Makes a response fit for HTTP/2. The reason phrase has no place there.
 pub fn response_to_h2(head: &mut ResponseHead, conn: &Connection) {
     hop::strip_response(&mut head.headers, conn, Version::H2);
-    head.headers.remove("transfer-encoding");
+    head.headers.remove_known(Known::TransferEncoding);
     head.headers.lowercase_names();
     head.reason = None;
     head.version = Version::H2;

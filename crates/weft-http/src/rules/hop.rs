@@ -52,7 +52,15 @@ fn upgrades(conn: &Connection, to: Version) -> bool {
     conn.upgrade.is_some() && to == Version::H11
 }
 
+/// The fields that [`strip`] removes or changes when none is nominated.
+const OF_THE_CONNECTION: [Known; 5] =
+    [Known::Connection, Known::Te, Known::Upgrade, Known::KeepAlive, Known::ProxyConnection];
+
 fn strip(headers: &mut HeaderList, upgrade: bool, trailers: bool, to: Version) {
+    // Most messages have none of them.
+    if !upgrade && !OF_THE_CONNECTION.iter().any(|&known| headers.contains_known(known)) {
+        return;
+    }
     let nominated = nominated(headers);
     let options = match (upgrade, trailers && to != Version::H2) {
         (false, false) => None,
@@ -126,6 +134,9 @@ fn is_protected(known: Known) -> bool {
         | Known::KeepAlive
         | Known::ProxyConnection
         | Known::Trailer => false,
+        Known::XEnvoyRatelimited
+        | Known::XEnvoyUpstreamRqTimeoutMs
+        | Known::XEnvoyUpstreamRqPerTryTimeoutMs => false,
         Known::UserAgent | Known::Server | Known::Date | Known::Location => false,
         Known::Host
         | Known::ContentLength

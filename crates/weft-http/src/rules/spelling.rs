@@ -17,8 +17,7 @@ pub const SPELLING_BYTES_MAX: usize = 4 * 1024;
 /// The list for these lines; `None` when lower case loses nothing, or it would be too long. Ask
 /// before the names are lower-cased and after hop-by-hop fields are gone.
 pub fn note_spelling(headers: &HeaderList) -> Option<Vec<u8>> {
-    let upper = |name: &[u8]| name.iter().any(u8::is_ascii_uppercase);
-    if !headers.iter().any(|header| upper(header.name)) {
+    if !headers.has_capitals() {
         return None;
     }
     let mut list = Vec::with_capacity(256);

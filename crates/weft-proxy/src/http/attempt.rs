@@ -121,7 +121,10 @@ async fn until_answered(
             reused: false,
         };
         let result = attempt(forward, request, exchange, &picked, &mut one).await;
-        worker.tick();
+        // Only outlier detection and another attempt ask for the time.
+        if result.is_err() || forward.cluster.config.outlier.is_some() {
+            worker.tick();
+        }
         report(forward, &picked.host, &result);
         if let Err(error) = &result
             && exchange.repeatable()
@@ -242,12 +245,12 @@ async fn attempt(
     };
     prepare(forward, request, to, &picked.endpoint);
     if forward.found.host.attempt_count_upstream {
-        request.head.headers.set("x-envoy-attempt-count", one.count.to_string());
+        request.head.headers.set_known(Known::XEnvoyAttemptCount, one.count.to_string());
     }
     if request.grpc
         && let Some(limit) = exchange.grpc_timeout(one.count == 1)
     {
-        request.head.headers.set("grpc-timeout", format_grpc_timeout(limit));
+        request.head.headers.set_known(Known::GrpcTimeout, format_grpc_timeout(limit));
     }
     let framing = rules::request_framing(
         &request.head.method,

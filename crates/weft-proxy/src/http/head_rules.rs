@@ -219,7 +219,7 @@ fn client_cert(headers: &mut HeaderList, rules: &ClientCert, conn: &HttpConn) {
         ForwardClientCert::Sanitize | ForwardClientCert::SanitizeSet => false,
     };
     if !keep {
-        headers.remove(CLIENT_CERT);
+        headers.remove_known(Known::XForwardedClientCert);
     }
     let adds =
         matches!(rules.forward, ForwardClientCert::AppendForward | ForwardClientCert::SanitizeSet);

@@ -22,6 +22,8 @@ use crate::error::ProxyError;
 /// One request's record.
 pub(crate) struct Record {
     pub(crate) received: Instant,
+    /// When the response had been passed on, if it was.
+    pub(crate) ended: Option<Instant>,
     /// How long the client may leave us waiting.
     pub(crate) client_stall: Duration,
     protocol: Protocol,
@@ -73,6 +75,7 @@ impl Record {
         let peers = &conn.worker.pools.peers;
         Self {
             received,
+            ended: None,
             client_stall: conn.worker.limits.client_stall,
             protocol,
             web: None,
@@ -173,7 +176,10 @@ impl Record {
         let grpc_status = if grpc { grpc_status } else { None };
         let outcome = Outcome { code, grpc_status, flags };
         let amounts = Amounts {
-            duration: conn.worker.tick().saturating_duration_since(self.received),
+            duration: self
+                .ended
+                .unwrap_or_else(|| conn.worker.tick())
+                .saturating_duration_since(self.received),
             request_bytes: self.tally.request_bytes,
             response_bytes: self.tally.response_bytes,
             request_messages: self.tally.messages.as_ref().map_or(0, |both| both.request.count),

@@ -173,7 +173,9 @@ async fn answer(
     deliver(&mut answered, &forward, request, &mut exchange, &mut record.response).await?;
     let Answered { guard, upstream, .. } = answered;
     guard.finish();
-    upstream.finish(conn.worker.tick());
+    let now = conn.worker.tick();
+    record.ended = Some(now);
+    upstream.finish(now);
     Ok(())
 }
 

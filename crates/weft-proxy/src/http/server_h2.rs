@@ -154,7 +154,8 @@ fn start(incoming: conn::Incoming, link: Rc<Link>, conn: Rc<HttpConn>, received:
         Err(_) => Method::Get,
     };
     let mut side = H2Server { link, key, method, head_sent: false, malformed: false };
-    tokio::task::spawn_local(async move {
+    // Boxed: a task moves its future several times between cells of the future's size.
+    tokio::task::spawn_local(Box::pin(async move {
         match head {
             Ok(mut head) => {
                 if conn.is_tls() {
@@ -185,7 +186,7 @@ fn start(incoming: conn::Incoming, link: Rc<Link>, conn: Rc<HttpConn>, received:
                 local_reply::refuse(&mut Downstream::H2(&mut side), error, received, &conn).await;
             }
         }
-    });
+    }));
 }
 
 /// The framing of a message with content.

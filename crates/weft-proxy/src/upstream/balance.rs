@@ -80,11 +80,14 @@ impl Balancers {
         run: impl FnOnce(&mut State) -> T,
     ) -> T {
         let mut clusters = self.clusters.borrow_mut();
-        // Looked up first: `entry` would clone the name on every request.
-        if !clusters.contains_key(&cluster.name) {
-            clusters.insert(cluster.name.clone(), self.fresh(cluster, seed, now));
-        }
-        let state = clusters.get_mut(&cluster.name).expect("inserted above");
+        // Looked up first: `entry` alone would clone the name on every request.
+        let state = match clusters.get_mut(&cluster.name) {
+            Some(state) => state,
+            None => {
+                let fresh = self.fresh(cluster, seed, now);
+                clusters.entry(cluster.name.clone()).or_insert(fresh)
+            }
+        };
         state.balancer.update(cluster, now);
         if !Arc::ptr_eq(&state.config, &cluster.config) {
             state.config = cluster.config.clone();

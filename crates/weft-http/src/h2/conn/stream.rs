@@ -91,6 +91,16 @@ pub(super) struct Stream {
     pub(super) answers_head: bool,
 }
 
+/// The queue without its content, and without its memory if that is much.
+fn emptied(queue: &mut VecDeque<Bytes>) -> VecDeque<Bytes> {
+    let mut queue = std::mem::take(queue);
+    queue.clear();
+    if queue.capacity() > KEPT_PLACES_MAX {
+        return VecDeque::new();
+    }
+    queue
+}
+
 /// Queues kept with a vacant slot hold at most this many places.
 const KEPT_PLACES_MAX: usize = 8;
 
@@ -123,17 +133,9 @@ impl Stream {
 
     /// Makes a vacant slot ready for its next stream; small queues keep their memory.
     fn vacate(&mut self) {
-        let mut data = std::mem::take(&mut self.data);
-        let mut pending = std::mem::take(&mut self.pending);
-        data.clear();
-        pending.clear();
-        *self = Stream::new();
-        if data.capacity() <= KEPT_PLACES_MAX {
-            self.data = data;
-        }
-        if pending.capacity() <= KEPT_PLACES_MAX {
-            self.pending = pending;
-        }
+        let data = emptied(&mut self.data);
+        let pending = emptied(&mut self.pending);
+        *self = Stream { data, pending, ..Stream::new() };
     }
 
     /// Neither side has anything left to say.

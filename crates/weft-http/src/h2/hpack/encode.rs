@@ -149,6 +149,12 @@ impl Encoder {
         if indexing == Indexing::Never || SECRET.contains(&name.static_index) {
             return literal(self.name_index(name), 0x10, name.text, value, out);
         }
+        if name.is_unique() {
+            let index = self.name_index(name);
+            if index != 0 {
+                return literal(index, 0x00, name.text, value, out);
+            }
+        }
         let pair_hash = name.hash_with(value);
         let found = self.lookup.as_ref().and_then(|l| l.find(&self.table, pair_hash, name, value));
         match found {

@@ -132,6 +132,13 @@ impl<'a> Name<'a> {
         Class { name, value_fault: None }
     }
 
+    /// Whether its values hardly ever come twice: one that the request path makes for each request.
+    #[inline]
+    pub(super) fn is_unique(&self) -> bool {
+        let known = usize::from(self.identity).wrapping_sub(statics::COUNT + 1);
+        UNIQUE.get(known).copied().unwrap_or(false)
+    }
+
     /// The hash of a field with this name.
     #[inline]
     pub(super) fn hash_with(&self, value: &[u8]) -> u64 {
@@ -144,6 +151,16 @@ impl<'a> Name<'a> {
         identity == self.identity && (identity != UNKNOWN || entry.name() == self.text)
     }
 }
+
+static UNIQUE: [bool; KNOWN_COUNT] = {
+    let mut unique = [false; KNOWN_COUNT];
+    unique[Known::XRequestId as usize] = true;
+    unique[Known::Traceparent as usize] = true;
+    unique[Known::XB3TraceId as usize] = true;
+    unique[Known::XB3SpanId as usize] = true;
+    unique[Known::XB3ParentSpanId as usize] = true;
+    unique
+};
 
 static STATIC_INDEX_OF_KNOWN: [u8; KNOWN_COUNT] = {
     let mut indexes = [0; KNOWN_COUNT];

@@ -262,6 +262,6 @@ impl FieldSink {
         let mut entries = Vec::with_capacity(self.entries.len() + SPARE_ENTRIES);
         entries.extend_from_slice(&self.entries);
         let first = std::mem::take(&mut self.first);
-        (block.clone(), HeaderList::from_block(block, entries, first))
+        (block.clone(), HeaderList::from_lower_block(block, entries, first))
     }
 }
