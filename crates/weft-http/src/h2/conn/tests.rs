@@ -449,6 +449,21 @@ fn streams_wait_for_the_peers_limit() {
 }
 
 #[test]
+fn a_connection_without_stream_identifiers_takes_no_more_requests() {
+    let mut pair = Pair::new();
+    // RFC 9113 §5.1.1: identifiers are 31 bits, and a client's are odd.
+    pair.client.last_stream = (1 << 31) - 3;
+    let (last, there) = pair.opened(true);
+    assert_eq!(last.id(), (1 << 31) - 1);
+    assert!(!pair.client.accepts_streams());
+    assert_eq!(pair.client.poll_reserve(&cx()), Poll::Ready(Err(StreamError::Refused)));
+    // What is open goes on to its end.
+    pair.server.send_head(there, &response(204), true).unwrap();
+    pair.run();
+    assert_eq!(answer(&mut pair.client, last).status, 204);
+}
+
+#[test]
 fn windows_change_while_streams_are_open() {
     let mut raw = Raw::new();
     write::settings(&mut raw.out, [Setting::InitialWindowSize(10)].into_iter());
