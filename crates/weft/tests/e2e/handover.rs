@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
+use h2::client::SendRequest;
 use http::Method;
 use serde_json::Value;
 use tokio::{
@@ -243,10 +244,11 @@ impl Client {
             _ => None,
         };
         let mut kept = None;
+        let mut kept_h2 = None;
         while !self.stop.load(Ordering::Relaxed) {
             match self.kind {
-                Kind::Kept | Kind::Idle => self.on_kept(Wire::H1, &mut kept, "server:8080").await?,
-                Kind::H2 => self.on_kept(Wire::H2, &mut kept, "server:8081").await?,
+                Kind::Kept | Kind::Idle => self.on_kept(&mut kept).await?,
+                Kind::H2 => while !self.on_kept_h2(&mut kept_h2).await? {},
                 Kind::New => {
                     let reply = client::get(self.http, "/", &[("host", "server:8080")]).await?;
                     ensure!(reply.status == 200, "{}: {}", reply.status, reply.text());
@@ -264,24 +266,44 @@ impl Client {
 
     /// A connection that said it ends is replaced, as every client does; a request that was sent
     /// must be answered.
-    async fn on_kept(
-        &self,
-        wire: Wire,
-        kept: &mut Option<Connection>,
-        host: &str,
-    ) -> anyhow::Result<()> {
+    async fn on_kept(&self, kept: &mut Option<Connection>) -> anyhow::Result<()> {
         if let Some(connection) = kept
             && !connection.is_ready().await
         {
             *kept = None;
         }
         if kept.is_none() {
-            *kept = Some(Connection::connect(wire, self.http).await?);
+            *kept = Some(Connection::connect(Wire::H1, self.http).await?);
         }
         let connection = kept.as_mut().context("connected above")?;
-        let reply = connection.get("/", &[("host", host)]).await?;
+        let reply = connection.get("/", &[("host", "server:8080")]).await?;
         ensure!(reply.status == 200, "{}: {}", reply.status, reply.text());
         Ok(())
+    }
+
+    /// The same over HTTP/2, by the library that knows what has left: false when the connection had
+    /// said that it ends before the request was sent.
+    async fn on_kept_h2(&self, kept: &mut Option<SendRequest<Bytes>>) -> anyhow::Result<bool> {
+        let sender = match kept.take() {
+            Some(sender) => sender,
+            None => {
+                let stream = TcpStream::connect(self.http).await?;
+                let (sender, connection) = h2::client::handshake(stream).await?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        let Ok(mut sender) = sender.ready().await else { return Ok(false) };
+        let request = http::Request::get("http://server:8081/").body(())?;
+        let Ok((response, _)) = sender.send_request(request, true) else { return Ok(false) };
+        let response = response.await.context("a request that was sent")?;
+        ensure!(response.status() == 200, "{}", response.status());
+        let mut body = response.into_body();
+        while let Some(part) = body.data().await {
+            body.flow_control().release_capacity(part?.len())?;
+        }
+        *kept = Some(sender);
+        Ok(true)
     }
 
     async fn grpc(&self) -> anyhow::Result<()> {

@@ -1,7 +1,8 @@
 //! The end of a connection in order (RFC 9113 §6.8), and PINGs of ours.
 //!
-//! A server leaves in two steps: it announces, and once the client has surely heard that (a PING
-//! came back) says which stream was the last; requests sent in between are served.
+//! A server leaves in two steps: it announces, and once the client has surely heard that says which
+//! stream was the last; requests sent in between are served. Two PINGs in a row must come back
+//! before: clients are seen to answer the first ahead of requests they had queued before.
 
 use super::super::error::ErrorCode;
 use super::super::frame::{GoAway, MAX_31};
@@ -20,6 +21,8 @@ enum Stage {
     #[default]
     Staying,
     Announced,
+    /// The first PING came back: the client opens no more streams.
+    Heard,
     /// Streams above this are ignored.
     Last(u32),
 }
@@ -31,7 +34,7 @@ impl Leaving {
     }
 }
 
-/// The PING that follows the announcement; keep-alive PINGs count up from 1.
+/// The PINGs that follow the announcement; keep-alive PINGs count up from 1.
 const LEAVING_PING: [u8; 8] = [0xff; 8];
 
 impl Connection {
@@ -98,12 +101,21 @@ impl Connection {
             if number <= self.pings.sent {
                 self.pings.answered = self.pings.answered.max(number);
             }
-        } else if self.leaving.stage == Stage::Announced {
-            let last = self.last_stream;
-            self.leaving.stage = Stage::Last(last);
-            self.output.stage_with(|out| write::goaway(out, last, ErrorCode::NO_ERROR, b""));
-            self.notice();
+            return;
         }
+        match self.leaving.stage {
+            Stage::Announced => {
+                self.leaving.stage = Stage::Heard;
+                self.output.stage_with(|out| write::ping(out, false, LEAVING_PING));
+            }
+            Stage::Heard => {
+                let last = self.last_stream;
+                self.leaving.stage = Stage::Last(last);
+                self.output.stage_with(|out| write::goaway(out, last, ErrorCode::NO_ERROR, b""));
+            }
+            Stage::Staying | Stage::Last(_) => return,
+        }
+        self.notice();
     }
 
     pub(super) fn recv_goaway(&mut self, goaway: GoAway) {
@@ -127,7 +139,7 @@ impl Connection {
         match (self.role, self.leaving.stage) {
             (Role::Client, _) => 0,
             (Role::Server, Stage::Last(last)) => last,
-            (Role::Server, Stage::Staying | Stage::Announced) => self.last_stream,
+            (Role::Server, Stage::Staying | Stage::Announced | Stage::Heard) => self.last_stream,
         }
     }
 }

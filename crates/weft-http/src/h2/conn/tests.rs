@@ -407,6 +407,24 @@ fn leaving_serves_what_was_sent_before_the_client_heard() {
 }
 
 #[test]
+fn a_request_queued_behind_the_first_answer_to_a_ping_is_served() {
+    let mut raw = Raw::new();
+    raw.send().unwrap();
+    raw.server.shutdown();
+    write::ping(&mut raw.out, true, [0xff; 8]);
+    raw.request(1, true).send().unwrap();
+    let key = raw.server.next_request().expect("it was under way").key;
+    write::ping(&mut raw.out, true, [0xff; 8]);
+    raw.send().unwrap();
+    raw.request(3, true).send().unwrap();
+    assert!(raw.server.next_request().is_none(), "it was told that 1 is the last");
+    raw.server.send_head(key, &response(200), true).unwrap();
+    raw.server.close(key);
+    raw.said();
+    assert!(raw.server.is_drained());
+}
+
+#[test]
 fn requests_beyond_an_abrupt_goaway_were_not_processed() {
     let mut pair = Pair::new();
     let (first, _) = pair.opened(true);
