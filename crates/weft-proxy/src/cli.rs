@@ -244,5 +244,28 @@ mod tests {
         for counter in words("envoy_").chain(words("weft_")) {
             assert!(sources.contains(&format!("\"{counter}\"")), "{counter} is no counter");
         }
+        // And every counter of a limit is on the page, as is what ends an HTTP/2 connection.
+        let limits = include_str!("limits.rs");
+        let counters = limits.split('"').filter(|text| {
+            text.starts_with("envoy_") || (text.starts_with("weft_") && text.ends_with("_total"))
+        });
+        for counter in counters {
+            assert!(page.contains(counter), "{counter} is not on the page");
+        }
+        use weft_http::h2::conn::Abuse;
+        for abuse in [
+            Abuse::Resets,
+            Abuse::Errors,
+            Abuse::Control,
+            Abuse::Empty,
+            Abuse::Continuations,
+            Abuse::ControlQueued,
+        ] {
+            assert!(page.contains(&format!("`{}`", abuse.name())), "{abuse:?} is not on the page");
+        }
+        for flag in page.split("flag `").skip(1).filter_map(|rest| rest.split('`').next()) {
+            let known = weft_telemetry::ResponseFlags::from_name(flag);
+            assert!(known.is_some(), "{flag} is no response flag");
+        }
     }
 }

@@ -119,7 +119,8 @@ pub struct LimitCounters {
     pub tcp_duration: LocalCounter,
     /// TCP connections that a circuit breaker refused.
     pub tcp_overflow: LocalCounter,
-    request_head: LocalCounter,
+    /// Requests whose head did not come in time.
+    pub request_head: LocalCounter,
     request: LocalCounter,
     stream_idle: LocalCounter,
     stream_duration: LocalCounter,

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
-use weft_http::h2::ErrorCode;
 use weft_http::h2::conn::{Connection, Failure};
+use weft_http::h2::{ErrorCode, FrameType};
 
 use crate::net::Io;
 
@@ -91,6 +91,13 @@ impl<'l> Wire<'l> {
     /// `read` is what was read of the connection already.
     pub(crate) fn new(link: &'l Link, io: Io, read: BytesMut) -> Self {
         Self { link, io, rest: read, held_back: false }
+    }
+
+    /// Whether the peer is in the middle of a head: of its frame, or of a block of several.
+    pub(crate) fn in_head(&self) -> bool {
+        let started = self.rest.get(3).copied().map(FrameType::from_byte);
+        matches!(started, Some(FrameType::Headers | FrameType::Continuation))
+            || self.link.with(|connection| connection.in_head())
     }
 
     /// Reads what is there; `received` is called after each read that brought something.
@@ -226,12 +233,18 @@ impl<'l> Wire<'l> {
 pub(crate) struct Watch {
     /// Close when nothing was open for so long.
     pub(crate) idle_limit: Option<Duration>,
+    /// A head that has begun must have come whole within this (server).
+    pub(crate) head_limit: Option<Duration>,
     /// Say GOAWAY then, whatever is open.
     pub(crate) expires: Option<Instant>,
     /// Ask whether the peer is alive this often.
     pub(crate) ping_interval: Option<Duration>,
     /// How long the answer may take.
     pub(crate) ping_timeout: Duration,
+    /// Since when the peer has been in the middle of a head.
+    head_since: Option<Instant>,
+    /// It was for too long.
+    head_late: bool,
     /// Since when all that is open waits for the peer to take it, and how much that was. Bytes.
     stalled: Option<(Instant, usize)>,
     started: Instant,
@@ -252,9 +265,12 @@ impl Watch {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             idle_limit: None,
+            head_limit: None,
             expires: None,
             ping_interval: None,
             ping_timeout: PING_TIMEOUT,
+            head_since: None,
+            head_late: false,
             stalled: None,
             started: now,
             established: false,
@@ -266,14 +282,16 @@ impl Watch {
         }
     }
 
-    /// Call in every turn, before writing.
+    /// Call in every turn, before writing. `in_head`: the peer is in the middle of a head.
     pub(crate) fn poll(
         &mut self,
         connection: &mut Connection,
+        in_head: bool,
         mut timer: Pin<&mut Sleep>,
         cx: &mut Context<'_>,
     ) {
         self.note_activity(connection, timer.as_mut());
+        self.note_head(in_head, timer.as_mut());
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             if now >= self.due {
@@ -305,6 +323,24 @@ impl Watch {
         }
     }
 
+    fn note_head(&mut self, in_head: bool, mut timer: Pin<&mut Sleep>) {
+        match (in_head, self.head_since) {
+            (false, None) | (true, Some(_)) => {}
+            (false, Some(_)) => self.head_since = None,
+            (true, None) => {
+                let now = Instant::now();
+                self.head_since = Some(now);
+                self.due = self.due.min(now + TICK);
+                timer.as_mut().reset(self.due.into());
+            }
+        }
+    }
+
+    /// Whether the connection was ended because a head did not come whole in time.
+    pub(crate) fn is_head_late(&self) -> bool {
+        self.head_late
+    }
+
     fn tick(&mut self, connection: &mut Connection, now: Instant) {
         let seconds = now.saturating_duration_since(self.refilled).as_secs();
         (0..seconds.min(5)).for_each(|_| connection.refill());
@@ -329,6 +365,12 @@ impl Watch {
             connection.shutdown();
         }
         if connection.is_leaving() && idle.is_some_and(|idle| idle >= LEAVE_TIMEOUT) {
+            connection.shutdown_now(ErrorCode::NO_ERROR);
+        }
+        if let (Some(since), Some(limit)) = (self.head_since, self.head_limit)
+            && now >= since + limit
+        {
+            self.head_late = true;
             connection.shutdown_now(ErrorCode::NO_ERROR);
         }
         if self.is_stalled(connection, now) {
@@ -373,7 +415,8 @@ impl Watch {
     }
 
     fn next(&self, now: Instant) -> Instant {
-        if !self.released || !self.established || self.ping_interval.is_some() {
+        let looks = self.ping_interval.is_some() || self.head_since.is_some();
+        if !self.released || !self.established || looks {
             return now + TICK;
         }
         match (self.idle_since, self.idle_limit) {

@@ -32,7 +32,7 @@ use crate::net::Io;
 /// How an HTTP/2 client without ALPN opens (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A client must finish its head within this, unless the listener says otherwise.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a closed connection is read so that our last response is not lost to a reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much is read and thrown away meanwhile.

@@ -24,6 +24,7 @@ use super::downstream::Downstream;
 use super::h2_link::{CONNECTION, Link, PING_TIMEOUT, Turn, Watch, Wire};
 use super::local_reply;
 use super::request::{self, Incoming};
+use super::server_h1::HEAD_TIMEOUT;
 use crate::drain::DrainState;
 use crate::error::{ErrorKind, ProxyError};
 use crate::net::Io;
@@ -65,6 +66,9 @@ pub(crate) async fn serve(io: Io, read: BytesMut, conn: Rc<HttpConn>) {
             }
         })
         .await;
+        if watch.is_head_late() {
+            conn.worker.counters.limits.request_head.inc();
+        }
     }
     if let Some(failure) = link.with(|connection| connection.failure()) {
         ended(&conn, failure);
@@ -79,7 +83,8 @@ fn poll_rest(
     timer: Pin<&mut Sleep>,
     cx: &mut Context<'_>,
 ) -> Turn {
-    link.with(|connection| watch.poll(connection, timer, cx));
+    let in_head = wire.in_head();
+    link.with(|connection| watch.poll(connection, in_head, timer, cx));
     let turn = wire.poll_write(cx);
     watch.written(link);
     turn
@@ -120,6 +125,7 @@ fn watch(conn: &HttpConn, now: Instant) -> Watch {
     let rules = &conn.http.http2;
     let mut watch = Watch::new(now);
     watch.idle_limit = conn.http.timeouts.idle;
+    watch.head_limit = Some(conn.http.timeouts.request_headers.unwrap_or(HEAD_TIMEOUT));
     watch.expires = conn.expires();
     watch.ping_interval = rules.keepalive_interval;
     watch.ping_timeout = rules.keepalive_timeout.unwrap_or(PING_TIMEOUT);

@@ -120,7 +120,7 @@ async fn drive(state: Rc<State>, io: Io, mut watch: Watch, permit: ConnectionPer
         let mut timer = pin!(tokio::time::sleep(TICK));
         poll_fn(|cx| {
             wire.poll_read(cx, || {});
-            state.link.with(|connection| watch.poll(connection, timer.as_mut(), cx));
+            state.link.with(|connection| watch.poll(connection, false, timer.as_mut(), cx));
             let turn = wire.poll_write(cx);
             watch.written(&state.link);
             match turn {

@@ -40,6 +40,11 @@ struct Abused {
 
 impl Abused {
     async fn start(control: &Control) -> Abused {
+        Self::start_with(control, None, &[]).await
+    }
+
+    /// `open_files`: so many descriptors and no more.
+    async fn start_with(control: &Control, open_files: Option<u32>, extra: &[&str]) -> Abused {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("admin");
         // Another build is of the whole program, which has the proxy as a command.
@@ -56,8 +61,16 @@ impl Abused {
             "--admin-address=127.0.0.1:0".to_owned(),
             format!("--admin-address-file={}", file.display()),
         ];
-        let args: Vec<String> = command.into_iter().chain(args).collect();
-        let process = Process::start("weft-proxy", dir.path(), Path::new(&binary), &args);
+        let limit = open_files.map(|files| [format!("--nofile={files}"), binary.clone()]);
+        let program = if limit.is_some() { "prlimit".to_owned() } else { binary };
+        let args: Vec<String> = limit
+            .into_iter()
+            .flatten()
+            .chain(command)
+            .chain(args)
+            .chain(extra.iter().map(|&more| more.to_owned()))
+            .collect();
+        let process = Process::start("weft-proxy", dir.path(), Path::new(&program), &args);
         let admin = wait::until("the admin address", LIMIT, || async {
             std::fs::read_to_string(&file).ok()?.trim().parse().ok()
         })
@@ -256,5 +269,38 @@ async fn passthrough_to_many_destinations_costs_no_memory() {
     let base = proxy.resident_kib();
     let peak = proxy.peak_during(size("WEFT_ABUSE_CONNECTIONS", 4000), pass).await;
     proxy.settles(base, peak, "passthrough").await;
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accepting_goes_on_after_descriptors_ran_out() {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], weft_testkit::free_port()));
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("any", &[nobody]));
+    let mut listener = tcp_listener("l", "any");
+    listener["filter_chains"] = json!([{ "filters": [http("any")] }]);
+    control.set(Listener, listener);
+    let proxy = Abused::start_with(&control, Some(100), &["--connections-max=1000"]).await;
+    let address = proxy.listener("l").await;
+    let mut open = Vec::new();
+    for number in 0..200 {
+        open.push(connect_from(number, address).await);
+    }
+    // The last ones wait in the kernel until there is room; the admin server is in the same need.
+    drop(open);
+    let errors = wait::until("the errors to be counted", LIMIT, || async {
+        let reply = client::get(proxy.admin, "/stats/prometheus", &[]).await.ok()?.text();
+        let line =
+            reply.lines().find(|line| line.starts_with("weft_proxy_accept_errors_total "))?;
+        let count: u64 = line.rsplit_once(' ')?.1.parse().ok()?;
+        (count > 0).then_some(count)
+    })
+    .await;
+    assert!(errors < 1000, "{errors} errors: it does not wait in between");
+    let mut stream = connect_from(1, address).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(LIMIT, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 503");
     tokio::task::block_in_place(|| control.kill());
 }

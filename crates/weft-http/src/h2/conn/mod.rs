@@ -311,6 +311,11 @@ impl Connection {
         self.peer_settled
     }
 
+    /// Whether the peer is in the middle of a header block: CONTINUATION has to follow.
+    pub fn in_head(&self) -> bool {
+        self.heads.unfinished().is_some()
+    }
+
     /// Whether the connection is over. Its output may hold the last word.
     pub fn failure(&self) -> Option<Failure> {
         self.failed

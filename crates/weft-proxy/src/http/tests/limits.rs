@@ -46,6 +46,25 @@ fn a_head_that_does_not_come_whole_is_given_up() {
 }
 
 #[test]
+fn an_http2_head_that_does_not_come_whole_is_given_up() {
+    run(hcm(&json!({"requestHeadersTimeout": "0.1s"})), |mesh| async move {
+        let opening: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        // A block that CONTINUATION should follow, and the start of a frame with one.
+        for (which, head) in
+            [&b"\0\0\x01\x01\x01\0\0\0\x01\x82"[..], b"\0\0\x09\x01\x05\0\0\0\x01\x82"]
+                .into_iter()
+                .enumerate()
+        {
+            let mut client = mesh.client().await;
+            client.stream.write_all(&[opening, head].concat()).await.unwrap();
+            let mut answer = Vec::new();
+            client.stream.read_to_end(&mut answer).await.unwrap();
+            mesh.expect_counter("envoy_http_downstream_rq_header_timeout", which as u64 + 1).await;
+        }
+    });
+}
+
+#[test]
 fn a_request_that_does_not_come_whole_is_given_up() {
     run(hcm(&json!({"requestTimeout": "0.1s"})), |mesh| async move {
         let mut client = mesh.client().await;
