@@ -12,6 +12,7 @@ use weft_xds::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use weft_xds::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use weft_xds::pb::envoy::extensions::filters::http::router::v3::Router;
 use weft_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use weft_xds::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::{ads, any, boolean, duration, filter};
@@ -82,6 +83,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
             ..Default::default()
         }),
         normalize_path: boolean(true),
+        http_protocol_options: http1_options(options.flavor),
         route_specifier: Some(match options.routes {
             Routes::Rds(name) => manager::RouteSpecifier::Rds(hcm::Rds {
                 config_source: Some(ads()),
@@ -92,6 +94,30 @@ pub(crate) fn http(options: Http) -> listener::Filter {
         ..Default::default()
     };
     filter("envoy.filters.network.http_connection_manager", &config)
+}
+
+/// What our own proxy does with HTTP/1 unasked, stock Envoy only when told: HTTP/1.0 is served, the
+/// spelling of names is kept, trailers pass.
+pub(crate) fn http1_options(flavor: Flavor) -> Option<core::Http1ProtocolOptions> {
+    use core::http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat};
+    let formatter = core::TypedExtensionConfig {
+        name: "preserve_case".to_owned(),
+        typed_config: Some(any(&PreserveCaseFormatterConfig {
+            forward_reason_phrase: true,
+            ..Default::default()
+        })),
+    };
+    match flavor {
+        Flavor::Weft | Flavor::Grpc => None,
+        Flavor::Envoy => Some(core::Http1ProtocolOptions {
+            accept_http_10: true,
+            header_key_format: Some(HeaderKeyFormat {
+                header_format: Some(HeaderFormat::StatefulFormatter(formatter)),
+            }),
+            enable_trailers: true,
+            ..Default::default()
+        }),
+    }
 }
 
 fn client_certificate(

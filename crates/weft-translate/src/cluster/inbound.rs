@@ -22,7 +22,7 @@ pub(crate) fn clusters(scope: &Scope<'_>) -> Vec<pb::Cluster> {
     let mut clusters: Vec<_> =
         ports::of_workload(scope).iter().map(|port| to_application(scope, port)).collect();
     if scope.view.interception != Interception::None {
-        let mut undeclared = passthrough(names::INBOUND_PASSTHROUGH_CLUSTER);
+        let mut undeclared = passthrough(scope, names::INBOUND_PASSTHROUGH_CLUSTER);
         undeclared.upstream_bind_config = loop_guard(scope);
         clusters.push(undeclared);
     }
@@ -41,7 +41,7 @@ fn to_application(scope: &Scope<'_>, port: &WorkloadPort<'_>) -> pb::Cluster {
         ..Default::default()
     };
     cluster.typed_extension_protocol_options =
-        limits::protocol_options(upstream, port.pool).into_iter().collect();
+        limits::protocol_options(upstream, port.pool, scope.view.flavor).into_iter().collect();
     let kind = match &port.application {
         Application::Captured => {
             cluster.lb_policy = LbPolicy::ClusterProvided as i32;

@@ -14,7 +14,9 @@ use weft_xds::pb::envoy::extensions::upstreams::http::v3 as http;
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::Upstream;
+use crate::build::hcm::http1_options;
 use crate::build::{any, duration, uint32};
+use crate::view::Flavor;
 
 /// "No limit" in Envoy's thresholds.
 const UNLIMITED: u32 = u32::MAX;
@@ -159,10 +161,11 @@ pub(crate) fn upstream_of(declared: Upstream, pool: Option<&ConnectionPoolSettin
     }
 }
 
-/// Protocol options, or nothing where Envoy's default (HTTP/1.1, no limits) is meant.
+/// Protocol options, or nothing where the reader's default (HTTP/1.1, no limits) is meant.
 pub(crate) fn protocol_options(
     upstream: Upstream,
     pool: Option<&ConnectionPoolSettings>,
+    flavor: Flavor,
 ) -> Option<(String, weft_xds::pb::google::protobuf::Any)> {
     use http::http_protocol_options::{
         ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
@@ -170,15 +173,18 @@ pub(crate) fn protocol_options(
     };
     let settings = pool.and_then(|pool| pool.http.as_ref());
     let common = pool.and_then(common_options);
-    if upstream == Upstream::Tcp || (upstream == Upstream::Http1 && common.is_none()) {
-        return None;
+    let http1 = http1_options(flavor);
+    match upstream {
+        Upstream::Tcp => return None,
+        Upstream::Http1 if common.is_none() && http1.is_none() => return None,
+        Upstream::Http1 | Upstream::Http2 | Upstream::AsClient => {}
     }
+    let http1 = http1.unwrap_or_default();
     let streams = settings.and_then(|http| positive(http.max_concurrent_streams));
     let http2 = core::Http2ProtocolOptions {
         max_concurrent_streams: uint32(streams.unwrap_or(STREAMS_MAX)),
         ..Default::default()
     };
-    let http1 = core::Http1ProtocolOptions::default();
     let choice = match upstream {
         Upstream::Http2 => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),

@@ -58,7 +58,7 @@ pub(crate) fn outbound(scope: &Scope<'_>, findings: &mut Findings) -> Vec<pb::Cl
         ProxyKind::Gateway => clusters.push(black_hole()),
         ProxyKind::Sidecar => {
             clusters.push(black_hole());
-            clusters.push(passthrough(names::PASSTHROUGH_CLUSTER));
+            clusters.push(passthrough(scope, names::PASSTHROUGH_CLUSTER));
         }
     }
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
@@ -230,7 +230,7 @@ fn apply_limits(
         });
     }
     cluster.typed_extension_protocol_options =
-        limits::protocol_options(upstream, pool).into_iter().collect();
+        limits::protocol_options(upstream, pool, scope.view.flavor).into_iter().collect();
 }
 
 /// grpc's client knows round robin and ring hash, breakers of requests, and TLS in the cluster's
@@ -294,7 +294,7 @@ fn black_hole() -> pb::Cluster {
 }
 
 /// To wherever the client wanted to go.
-fn passthrough(name: &str) -> pb::Cluster {
+fn passthrough(scope: &Scope<'_>, name: &str) -> pb::Cluster {
     let mut cluster = pb::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32)),
@@ -304,6 +304,6 @@ fn passthrough(name: &str) -> pb::Cluster {
         ..Default::default()
     };
     cluster.typed_extension_protocol_options =
-        limits::protocol_options(Upstream::AsClient, None).into_iter().collect();
+        limits::protocol_options(Upstream::AsClient, None, scope.view.flavor).into_iter().collect();
     cluster
 }

@@ -6,6 +6,7 @@ mod harness;
 
 mod conformance;
 mod control_restart;
+mod crossings;
 mod demo_on_envoy;
 mod faithful;
 mod grpc_core;
