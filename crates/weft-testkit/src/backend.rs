@@ -62,6 +62,8 @@ pub async fn http(name: &str, address: &str) -> Backend {
     let task = tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
+            // What is measured through a proxy must not wait for a delayed acknowledgement.
+            let _ = stream.set_nodelay(true);
             let (name, count) = (name.clone(), count.clone());
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
