@@ -26,7 +26,7 @@ const BOUNDED: (u32, usize) = (12, 30);
 const FULL: (u32, usize) = (100, 1000);
 
 /// Answers requests, and echoes after an upgrade.
-async fn app() -> SocketAddr {
+pub async fn app() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -189,7 +189,7 @@ impl Load {
     }
 }
 
-async fn web_socket(to: SocketAddr) -> TcpStream {
+pub async fn web_socket(to: SocketAddr) -> TcpStream {
     let mut stream = connect(to).await;
     let upgrade = "GET /ws HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
@@ -202,7 +202,7 @@ async fn web_socket(to: SocketAddr) -> TcpStream {
     stream
 }
 
-async fn each_echoes(long: &mut [TcpStream], round: u32) {
+pub async fn each_echoes(long: &mut [TcpStream], round: u32) {
     for stream in &mut *long {
         stream.write_all(&round.to_be_bytes()).await.unwrap();
     }

@@ -1,19 +1,24 @@
 //! Start and stop.
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_testkit::client::Wire;
 use weft_testkit::{client, wait};
 use weft_xds::ResourceType::{Cluster, Listener};
 
 use crate::control::Control;
 use crate::rig::*;
+use crate::{changes, http};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ready_comes_with_the_first_configuration_and_goes_with_the_drain() {
     let one = backend("one").await;
-    let control = tokio::task::block_in_place(|| Control::start(0));
-    let proxy = plain(&control);
+    // Even an empty configuration would be one.
+    let xds = std::net::SocketAddr::from(([127, 0, 0, 1], weft_testkit::free_port()));
+    let proxy = start(&Wish { xds, account: None, dir: None, extra: &[] });
     let reply = client::get(proxy.admin(), "/ready", &[]).await.unwrap();
     assert_eq!((reply.status, reply.text().as_str()), (503, "PRE_INITIALIZING\n"));
+    let control = tokio::task::block_in_place(|| Control::start(xds.port()));
     control.set(Cluster, static_cluster("one", &[one]));
     control.set(Listener, tcp_listener("l", "one"));
     proxy.ready().await;
@@ -23,7 +28,7 @@ async fn ready_comes_with_the_first_configuration_and_goes_with_the_drain() {
 
     let drain = async |path| {
         let body = bytes::Bytes::new();
-        client::send(client::Wire::H1, proxy.admin(), http::Method::POST, path, &[], body).await
+        client::send(client::Wire::H1, proxy.admin(), ::http::Method::POST, path, &[], body).await
     };
     assert_eq!(drain("/drain_listeners").await.unwrap().status, 200);
     let reply = client::get(proxy.admin(), "/healthz/ready", &[]).await.unwrap();
@@ -44,6 +49,66 @@ async fn ready_comes_with_the_first_configuration_and_goes_with_the_drain() {
         tokio::net::TcpStream::connect(address).await.is_err().then_some(())
     })
     .await;
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_ready_it_stays_ready_without_the_control_plane() {
+    let one = backend("one").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("one", &[one]));
+    control.set(Listener, tcp_listener("l", "one"));
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    proxy.shows("/stats", "weft_proxy_control_plane_connected: 1").await;
+    tokio::task::block_in_place(|| control.kill());
+    proxy.shows("/stats", "weft_proxy_control_plane_connected: 0").await;
+    let reply = client::get(proxy.admin(), "/ready", &[]).await.unwrap();
+    assert_eq!((reply.status, reply.text().as_str()), (200, "LIVE\n"));
+    assert_eq!(greeting(&mut connect(address).await).await.unwrap(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_leaves_ends_each_kind_of_connection_in_its_own_way() {
+    let (app, one) = (changes::app().await, backend("one").await);
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set_all([
+        (Cluster, static_cluster("web", &[app])),
+        (Cluster, static_cluster("one", &[one])),
+    ]);
+    let mut web = http::listener("web", "INBOUND", "web", None);
+    web["filter_chains"][0]["filters"][0]["typed_config"]["upgrade_configs"] =
+        json!([{ "upgrade_type": "websocket" }]);
+    control.set_all([(Listener, web), (Listener, tcp_listener("tcp", "one"))]);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let to = proxy.listener("web").await;
+    let mut h1 = client::Connection::connect(Wire::H1, to).await.unwrap();
+    let mut h2 = client::Connection::connect(Wire::H2, to).await.unwrap();
+    for kept in [&mut h1, &mut h2] {
+        assert_eq!(kept.get("/", &[("host", "app")]).await.unwrap().status, 200);
+    }
+    let mut tcp = connect(proxy.listener("tcp").await).await;
+    assert_eq!(greeting(&mut tcp).await.unwrap(), "one");
+    let mut long = [changes::web_socket(to).await, tcp];
+
+    // As SIGTERM does.
+    proxy.proxy().shutdown();
+    let last =
+        h1.get("/", &[("host", "app")]).await.expect("a kept connection is served once more");
+    assert_eq!((last.status, last.header("connection")), (200, "close"));
+    let told = async {
+        while h2.is_ready().await {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, told).await.expect("GOAWAY");
+    for round in 0..3 {
+        changes::each_echoes(&mut long, round).await;
+    }
+    drop(long);
+    tokio::time::timeout(LIMIT, proxy.proxy().ended()).await.expect("nothing is left");
     tokio::task::block_in_place(|| control.kill());
 }
 
