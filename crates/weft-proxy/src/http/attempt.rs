@@ -108,67 +108,112 @@ async fn until_answered(
     let worker = &forward.conn.worker;
     let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
     let mut tried: Vec<Rc<Host>> = Vec::new();
-    let mut retries = 0;
-    let mut races = 0;
-    let mut retry_permit = None;
+    let mut tries = Tries { retries: 0, races: 0, permit: None };
     loop {
         attempts.count += 1;
         let picked = pick(forward, request, policy.map(|policy| &**policy), hash, &tried)?;
         let mut one = Attempt {
             count: attempts.count,
-            retry: retry_permit.take(),
-            certain: races > 0,
+            retry: tries.permit.take(),
+            certain: tries.races > 0,
             reused: false,
         };
+        // Given away at once: an answer must not have its own place in every request's state.
         let result = attempt(forward, request, exchange, &picked, &mut one).await;
-        // Only outlier detection and another attempt ask for the time.
-        if result.is_err() || forward.cluster.config.outlier.is_some() {
-            worker.tick();
-        }
-        report(forward, &picked.host, &result);
-        if let Err(error) = &result
-            && exchange.repeatable()
-            && lost_race(error, &request.head, one.reused, races)
-        {
-            races += 1;
-            continue;
-        }
-        let wanted = match policy {
-            Some(policy) => wants_retry(policy, &result).then_some(policy),
-            None => None,
-        };
-        retry_permit = match wanted {
-            Some(policy) if !exchange.timed_out() && exchange.repeatable() => {
-                attempts.exhausted = retries >= policy.retries_max;
-                if attempts.exhausted { None } else { circuit.acquire(Resource::Retries) }
+        let judge = Judge { forward, request, exchange, circuit, picked: &picked, one: &one };
+        let policy = match judge.conclude(result, policy.map(|policy| &**policy), &mut tries) {
+            Next::Again => continue,
+            Next::Retry(policy) => policy,
+            Next::Over { result, exhausted } => {
+                attempts.exhausted = exhausted;
+                return match result {
+                    Ok((upstream, answer, guard)) => {
+                        Ok(Answered { upstream, answer, picked, guard, set_cookie: None })
+                    }
+                    Err(error) => {
+                        attempts.host = Some(picked.endpoint);
+                        Err(error)
+                    }
+                };
             }
-            _ => None,
         };
-        let (Some(policy), Some(_)) = (wanted, &retry_permit) else {
-            return match result {
-                Ok((upstream, answer, guard)) => {
-                    Ok(Answered { upstream, answer, picked, guard, set_cookie: None })
-                }
-                Err(error) => {
-                    attempts.host = Some(picked.endpoint);
-                    Err(error)
-                }
-            };
-        };
-        // The answer nobody gets; its connection is closed, since its body was not read.
-        drop(result);
         exchange.end_attempt();
-        retries += 1;
         if policy.avoid_previous {
             tried.push(picked.host);
         }
-        let delay = policy.backoff.delay(retries, worker.random());
+        let delay = policy.backoff.delay(tries.retries, worker.random());
         let slept = async {
             tokio::time::sleep(delay).await;
             Ok(())
         };
         exchange.unless_interrupted(Box::pin(slept)).await?;
         worker.tick();
+    }
+}
+
+/// What a request has used up of its right to further attempts.
+struct Tries {
+    retries: u32,
+    races: u32,
+    /// The circuit breaker's, for the next attempt.
+    permit: Option<Permit>,
+}
+
+/// What follows an attempt.
+#[expect(clippy::large_enum_variant, reason = "it lives for one match")]
+enum Next<'p> {
+    /// It is the last. `exhausted`: because the policy allows no more.
+    Over { result: Outcome, exhausted: bool },
+    /// The same at once: it lost a race with the endpoint's end of the connection.
+    Again,
+    /// Another as the policy says.
+    Retry(&'p RetryPolicy),
+}
+
+/// What an attempt is judged by.
+struct Judge<'j, 'x, 'c> {
+    forward: &'j Forward<'j>,
+    request: &'j Request,
+    exchange: &'j Exchange<'x, 'c>,
+    circuit: &'j Rc<Circuit>,
+    picked: &'j Picked,
+    one: &'j Attempt,
+}
+
+impl Judge<'_, '_, '_> {
+    fn conclude<'p>(
+        self,
+        result: Outcome,
+        policy: Option<&'p RetryPolicy>,
+        tries: &mut Tries,
+    ) -> Next<'p> {
+        let Judge { forward, request, exchange, circuit, picked, one } = self;
+        // Only outlier detection and another attempt ask for the time.
+        if result.is_err() || forward.cluster.config.outlier.is_some() {
+            forward.conn.worker.tick();
+        }
+        report(forward, &picked.host, &result);
+        if let Err(error) = &result
+            && exchange.repeatable()
+            && lost_race(error, &request.head, one.reused, tries.races)
+        {
+            tries.races += 1;
+            return Next::Again;
+        }
+        let wanted = policy.filter(|policy| wants_retry(policy, &result));
+        let Some(policy) = wanted.filter(|_| !exchange.timed_out() && exchange.repeatable()) else {
+            return Next::Over { result, exhausted: false };
+        };
+        if tries.retries >= policy.retries_max {
+            return Next::Over { result, exhausted: true };
+        }
+        tries.permit = circuit.acquire(Resource::Retries);
+        if tries.permit.is_none() {
+            return Next::Over { result, exhausted: false };
+        }
+        tries.retries += 1;
+        // The answer nobody gets is dropped; its connection is closed, since its body was not read.
+        Next::Retry(policy)
     }
 }
 

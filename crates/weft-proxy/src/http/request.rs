@@ -56,34 +56,55 @@ pub(crate) struct Request {
     pub(crate) spelling: Option<Vec<u8>>,
 }
 
-/// Serves one request: answers it, or says why not, and records it exactly once.
+/// One request while it is served, and what is recorded of it.
+pub(crate) struct Served {
+    request: Request,
+    record: Record,
+}
+
+impl Served {
+    pub(crate) fn new(incoming: Incoming, received: Instant, conn: &HttpConn) -> Self {
+        let request = Request::new(incoming, conn);
+        let record = Record::new(received, &request, conn);
+        Self { request, record }
+    }
+
+    /// Answers it, or says why not. [`finish`](Self::finish) then records it, exactly once.
+    pub(crate) async fn run(&mut self, down: &mut Downstream<'_>, conn: &HttpConn) {
+        let Self { request, record } = self;
+        let Err(error) = answer(down, request, record, conn).await else { return };
+        record.failed(&error);
+        conn.worker.counters.limits.failed(&error);
+        conn.worker.policy.note_failure(&error, &conn.worker.counters);
+        if down.head_sent() || error.status() == 0 {
+            down.abort(error.reset_code);
+            return;
+        }
+        if error.side == Side::Downstream {
+            // What follows on its connection is as doubtful: a refused CONNECT or upgrade
+            // may have its tunnel's bytes behind it, which would be read as requests.
+            down.close_after();
+        }
+        Box::pin(local_reply::error(down, &error, record)).await;
+    }
+
+    pub(crate) fn finish(self, conn: &HttpConn) {
+        self.record.finish(conn);
+    }
+}
+
+/// Serves one request. What is rare is boxed, here and below, and nothing is kept twice: every
+/// request under way holds this state.
 pub(crate) fn serve<'s>(
     down: &'s mut Downstream<'_>,
     incoming: Incoming,
     received: Instant,
     conn: &'s HttpConn,
 ) -> impl Future<Output = ()> {
-    let mut request = Request::new(incoming, conn);
-    let mut record = Record::new(received, &request, conn);
-    // A block of its own, so that arguments are not kept beside what was made of them. What is rare
-    // is boxed, here and below: every request under way holds this state.
+    let mut served = Served::new(incoming, received, conn);
     async move {
-        if let Err(error) = answer(down, &mut request, &mut record, conn).await {
-            record.failed(&error);
-            conn.worker.counters.limits.failed(&error);
-            conn.worker.policy.note_failure(&error, &conn.worker.counters);
-            if down.head_sent() || error.status() == 0 {
-                down.abort(error.reset_code);
-            } else {
-                if error.side == Side::Downstream {
-                    // What follows on its connection is as doubtful: a refused CONNECT or upgrade
-                    // may have its tunnel's bytes behind it, which would be read as requests.
-                    down.close_after();
-                }
-                Box::pin(local_reply::error(down, &error, &mut record)).await;
-            }
-        }
-        record.finish(conn);
+        served.run(down, conn).await;
+        served.finish(conn);
     }
 }
 

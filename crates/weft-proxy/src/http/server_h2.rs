@@ -10,20 +10,20 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Sleep;
 use weft_http::h2::ErrorCode;
 use weft_http::h2::conn::{
     self, Budgets, Config, Connection, Failure, Role, StreamError, StreamKey,
 };
 use weft_http::h2::hpack::{HeadError, HeadLimits};
-use weft_http::{BodyLength, Frame, Known, Method, ResponseHead, Scheme, rules};
+use weft_http::{BodyLength, Frame, Known, Method, RequestHead, ResponseHead, Scheme, rules};
 
 use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::h2_link::{CONNECTION, Link, PING_TIMEOUT, Turn, Watch, Wire};
 use super::local_reply;
-use super::request::{self, Incoming};
+use super::request::{Incoming, Served};
 use super::server_h1::HEAD_TIMEOUT;
 use crate::drain::DrainState;
 use crate::error::{ErrorKind, ProxyError};
@@ -159,40 +159,51 @@ fn start(incoming: conn::Incoming, link: Rc<Link>, conn: Rc<HttpConn>, received:
         Ok(head) => head.method.clone(),
         Err(_) => Method::Get,
     };
-    let mut side = H2Server { link, key, method, head_sent: false, malformed: false };
-    // Boxed: a task moves its future several times between cells of the future's size.
-    tokio::task::spawn_local(Box::pin(async move {
-        match head {
-            Ok(mut head) => {
-                if conn.is_tls() {
-                    head.scheme = Scheme::Https;
-                }
-                let (body, connection) = match protocol {
-                    // What follows is the tunnel's, and nothing of it leaves before there is one.
-                    Some(protocol) => {
-                        (BodyLength::None, rules::h2_connect_to_h1(&mut head, &protocol))
-                    }
-                    None if ended => (BodyLength::None, CONNECTION),
-                    None => {
-                        let length = head.headers.get_known(Known::ContentLength);
-                        (length_or_streamed(length), CONNECTION)
-                    }
-                };
-                let incoming = Incoming { body, connection, head };
-                request::serve(&mut Downstream::H2(&mut side), incoming, received, &conn).await;
-            }
-            Err(error) => {
-                let status = match error {
-                    HeadError::TooLarge => 431,
-                    HeadError::Malformed(_) => 400,
-                };
-                side.malformed = true;
-                let error =
-                    ProxyError::new(ErrorKind::DownstreamProtocol(status)).with_source(error);
-                local_reply::refuse(&mut Downstream::H2(&mut side), error, received, &conn).await;
-            }
+    let malformed = head.is_err();
+    let mut side = H2Server { link, key, method, head_sent: false, malformed };
+    // Boxed: a task moves its future several times between cells of the future's size. What is made
+    // of the head is made before, so that the future does not hold the head as well.
+    match head {
+        Ok(head) => {
+            let incoming = incoming_of(head, protocol, ended, &conn);
+            let mut served = Served::new(incoming, received, &conn);
+            tokio::task::spawn_local(Box::pin(async move {
+                served.run(&mut Downstream::H2(&mut side), &conn).await;
+                served.finish(&conn);
+            }));
         }
-    }));
+        Err(error) => {
+            let status = match error {
+                HeadError::TooLarge => 431,
+                HeadError::Malformed(_) => 400,
+            };
+            let error = ProxyError::new(ErrorKind::DownstreamProtocol(status)).with_source(error);
+            tokio::task::spawn_local(Box::pin(async move {
+                local_reply::refuse(&mut Downstream::H2(&mut side), error, received, &conn).await;
+            }));
+        }
+    }
+}
+
+fn incoming_of(
+    mut head: RequestHead,
+    protocol: Option<Bytes>,
+    ended: bool,
+    conn: &HttpConn,
+) -> Incoming {
+    if conn.is_tls() {
+        head.scheme = Scheme::Https;
+    }
+    let (body, connection) = match protocol {
+        // What follows is the tunnel's, and nothing of it leaves before there is one.
+        Some(protocol) => (BodyLength::None, rules::h2_connect_to_h1(&mut head, &protocol)),
+        None if ended => (BodyLength::None, CONNECTION),
+        None => {
+            let length = head.headers.get_known(Known::ContentLength);
+            (length_or_streamed(length), CONNECTION)
+        }
+    };
+    Incoming { head, body, connection }
 }
 
 /// The framing of a message with content.

@@ -38,6 +38,7 @@ impl Connection {
         }
         if let Some(head) = stream.answer.take() {
             let ended = stream.nothing_left();
+            let head = self.answers.unboxed(head);
             return Poll::Ready(Ok(Answer::Final { head, ended }));
         }
         match stream.failed {

@@ -192,11 +192,12 @@ impl Connection {
             if end_stream {
                 return wrong("informational_end");
             }
-            if stream.informational.len() >= self.credits.max().informational_max {
+            let waiting = &mut stream.informational;
+            if waiting.len() >= self.credits.max().informational_max {
                 return Err(Abuse::Informational.into());
             }
             self.credits.control()?;
-            stream.informational.push_back(head);
+            waiting.push_back(head);
             stream.wake();
             return Ok(());
         }
@@ -207,7 +208,7 @@ impl Connection {
         }
         self.credits.useful();
         stream.recv = Half::Body;
-        stream.answer = Some(head);
+        stream.answer = Some(self.answers.boxed(head));
         stream.wake();
         if end_stream {
             self.recv_ended(key);

@@ -42,7 +42,7 @@ use budget::Credits;
 use flow::Window;
 use goaway::Leaving;
 use heads::Heads;
-use stream::Streams;
+use stream::{AnswerBoxes, Streams};
 
 /// Which end of the connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,7 @@ pub struct Connection {
     opening: VecDeque<Waker>,
 
     heads: Heads,
+    answers: AnswerBoxes,
     decoder: Decoder,
     encoder: Encoder,
 
@@ -229,6 +230,7 @@ impl Connection {
             reserved: 0,
             opening: VecDeque::new(),
             heads: Heads::new(),
+            answers: AnswerBoxes::default(),
             decoder: Decoder::new(TABLE_BYTES_MAX),
             encoder: Encoder::new(TABLE_BYTES_MAX),
             recv_window: Window::new(config.connection_window_bytes),
@@ -354,6 +356,7 @@ impl Connection {
             self.reset = VecDeque::new();
         }
         self.heads.release();
+        self.answers.release();
     }
 
     fn notice(&mut self) {

@@ -67,8 +67,8 @@ pub(super) struct Stream {
     pub(super) recv: Half,
     /// Client: 1xx heads not taken yet.
     pub(super) informational: VecDeque<ResponseHead>,
-    /// Client: the final head, until it is taken.
-    pub(super) answer: Option<ResponseHead>,
+    /// Client: the final head, until it is taken. Boxed: most streams hold none.
+    pub(super) answer: Option<Box<ResponseHead>>,
     pub(super) data: VecDeque<Bytes>,
     pub(super) trailers: Option<Box<HeaderList>>,
     /// Content the head promised that has not come, if it said how much.
@@ -193,6 +193,41 @@ impl Stream {
         self.pending.clear();
         self.pending_bytes = 0;
         self.ending = Ending::None;
+    }
+}
+
+/// Boxes of answers that have been taken, for the next: a connection at work allocates none.
+#[derive(Debug, Default)]
+pub(super) struct AnswerBoxes {
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    spare: Vec<Box<ResponseHead>>,
+}
+
+/// Boxes kept.
+const SPARE_BOXES_MAX: usize = 128;
+
+impl AnswerBoxes {
+    pub(super) fn boxed(&mut self, head: ResponseHead) -> Box<ResponseHead> {
+        match self.spare.pop() {
+            Some(mut boxed) => {
+                *boxed = head;
+                boxed
+            }
+            None => Box::new(head),
+        }
+    }
+
+    pub(super) fn unboxed(&mut self, mut boxed: Box<ResponseHead>) -> ResponseHead {
+        if self.spare.len() >= SPARE_BOXES_MAX {
+            return *boxed;
+        }
+        let head = std::mem::replace(&mut *boxed, ResponseHead::new(0));
+        self.spare.push(boxed);
+        head
+    }
+
+    pub(super) fn release(&mut self) {
+        self.spare = Vec::new();
     }
 }
 
