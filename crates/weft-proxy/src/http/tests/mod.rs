@@ -5,6 +5,7 @@ mod flow;
 mod forwarded;
 mod grpc;
 mod grpc_web;
+mod headers;
 mod http1;
 mod http2;
 mod limits;
