@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use weft_telemetry::Budget;
 
 use crate::http::policy::HttpPolicy;
-use crate::limits::Limits;
+use crate::limits::{H2cUpgrade, Limits};
 
 /// The data plane.
 #[derive(Debug, Clone, Args)]
@@ -121,6 +121,10 @@ pub struct LimitArgs {
     /// some of its response; 0 is no limit [default: 5m].
     #[arg(long, env = "WEFT_CLIENT_STALL_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub client_stall_timeout: Option<Duration>,
+    /// Where HTTP/1's upgrade to HTTP/2 (`Upgrade: h2c`) is taken; a proxy in front that passes the
+    /// field on could be tunnelled through [default: outbound].
+    #[arg(long, env = "WEFT_H2C_UPGRADE", value_name = "WHERE")]
+    pub h2c_upgrade: Option<H2cUpgrade>,
     /// Label sets of Istio's metrics; what comes after is counted together, as `other` [default: 4096].
     #[arg(long, env = "WEFT_METRIC_SERIES_MAX", value_name = "N")]
     pub metric_series_max: Option<usize>,
@@ -141,6 +145,7 @@ impl LimitArgs {
                 .unwrap_or(default.connections_per_source_max),
             url_bytes_max: self.url_bytes_max.unwrap_or(default.url_bytes_max),
             client_stall: self.client_stall_timeout.unwrap_or(default.client_stall),
+            h2c_upgrade: self.h2c_upgrade.unwrap_or(default.h2c_upgrade),
         }
     }
 

@@ -25,6 +25,19 @@ pub struct Limits {
     /// How long a client may leave us waiting: for more of an HTTP/1 request body, or until it takes
     /// some of its response. Zero: without limit.
     pub client_stall: Duration,
+    /// Whose upgrade to HTTP/2 is taken.
+    pub h2c_upgrade: H2cUpgrade,
+}
+
+/// Where `Upgrade: h2c` is taken; elsewhere such a request is an ordinary one of HTTP/1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum H2cUpgrade {
+    Never,
+    /// From the workload's own client: nobody stands in front of us there.
+    #[default]
+    Outbound,
+    /// A proxy in front of us that passes `Upgrade` on can then be tunnelled through.
+    Everywhere,
 }
 
 impl Limits {
@@ -37,6 +50,7 @@ impl Limits {
             connections_per_source_max: half.max(1),
             url_bytes_max: weft_http::h1::Limits::DEFAULT.request_line_bytes_max,
             client_stall: Duration::from_secs(300),
+            h2c_upgrade: H2cUpgrade::default(),
         }
     }
 }

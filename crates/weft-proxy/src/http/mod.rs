@@ -16,6 +16,7 @@ mod filter;
 mod gateway;
 mod grpc;
 mod grpc_web;
+mod h2c;
 mod head_rules;
 mod inbound;
 mod outbound;
@@ -54,15 +55,15 @@ pub async fn serve_connection(io: Io, context: Rc<ConnContext>, worker: Rc<Worke
     // HTTP/2's state is the larger and lives for fewer connections: boxed.
     match (conn.http.codec, alpn) {
         (Codec::H2, _) | (Codec::Auto, Some("h2" | SPELLING_ALPN)) => {
-            Box::pin(server_h2::serve(io, BytesMut::new(), conn)).await;
+            Box::pin(server_h2::serve(io, BytesMut::new(), conn, None)).await;
         }
         (Codec::H1, _) | (Codec::Auto, Some("http/1.1" | "http/1.0")) => {
             server_h1::serve(io, conn).await;
         }
         // Without ALPN the first bytes tell.
         (Codec::Auto, _) => {
-            if let Some((io, read)) = server_h1::serve_unless_h2(io, conn.clone()).await {
-                Box::pin(server_h2::serve(io, read, conn)).await;
+            if let Some(h2) = server_h1::serve_unless_h2(io, conn.clone()).await {
+                Box::pin(server_h2::serve(h2.io, h2.read, conn, h2.upgraded)).await;
             }
         }
     }

@@ -15,14 +15,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Sleep;
 use weft_http::h1::{self, Limits, ParseError, Parsed, write_response};
+use weft_http::h2::conn::Connection;
 use weft_http::{BodyLength, Frame, Method, ResponseHead, Scheme, Version, rules};
 
 use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::h1_body::{BodyError, H1};
+use super::h2c;
 use super::local_reply;
 use super::request::{self, Incoming};
 use crate::error::{ErrorKind, ProxyError};
@@ -56,17 +58,23 @@ pub(crate) struct H1Server {
     requests: u32,
 }
 
+/// A connection that goes on as HTTP/2.
+pub(crate) struct H2Start {
+    pub(crate) io: Io,
+    /// What was read of it.
+    pub(crate) read: BytesMut,
+    /// The client asked for it with a request, which is in here.
+    pub(crate) upgraded: Option<Box<Connection>>,
+}
+
 /// Serves the connection until it ends; gives nothing back.
-pub(crate) fn serve(io: Io, conn: Rc<HttpConn>) -> impl Future<Output = Option<(Io, BytesMut)>> {
+pub(crate) fn serve(io: Io, conn: Rc<HttpConn>) -> impl Future<Output = Option<H2Start>> {
     run(io, conn, false)
 }
 
-/// Serves the connection until it ends, unless it opens as HTTP/2: then gives it back with what
-/// was read of it.
-pub(crate) fn serve_unless_h2(
-    io: Io,
-    conn: Rc<HttpConn>,
-) -> impl Future<Output = Option<(Io, BytesMut)>> {
+/// Serves the connection until it ends, unless it opens as HTTP/2 or asks for it: then gives it
+/// back.
+pub(crate) fn serve_unless_h2(io: Io, conn: Rc<HttpConn>) -> impl Future<Output = Option<H2Start>> {
     run(io, conn, true)
 }
 
@@ -82,18 +90,13 @@ struct Session {
 enum Rest {
     /// Nothing more is there: the connection idles.
     Idle(Io),
-    /// It opened as HTTP/2, with these bytes.
-    H2(Io, BytesMut),
+    H2(H2Start),
     Closed,
 }
 
 // Not an async function, which would keep its arguments beside what it made of them: an idle
 // connection is little more than this state.
-fn run(
-    mut io: Io,
-    conn: Rc<HttpConn>,
-    detect: bool,
-) -> impl Future<Output = Option<(Io, BytesMut)>> {
+fn run(mut io: Io, conn: Rc<HttpConn>, detect: bool) -> impl Future<Output = Option<H2Start>> {
     let mut session = Session { requests: 0, detect };
     async move {
         let limit = conn.http.timeouts.idle.unwrap_or(FOREVER);
@@ -104,7 +107,7 @@ fn run(
         loop {
             io = match Box::pin(serve_while_busy(io, &conn, &mut session, limit)).await {
                 Rest::Idle(io) => io,
-                Rest::H2(io, read) => return Some((io, read)),
+                Rest::H2(start) => return Some(start),
                 Rest::Closed => return None,
             };
             let since = conn.worker.now();
@@ -142,17 +145,28 @@ fn serve_while_busy(
                     return Rest::Idle(server.h1.wire.into_idle());
                 }
             }
-            if std::mem::take(&mut session.detect) && Box::pin(server.opens_h2()).await {
-                let (io, read) = server.h1.wire.into_parts();
-                return Rest::H2(io, read);
+            let first = std::mem::take(&mut session.detect);
+            if first && Box::pin(server.opens_h2()).await {
+                return Rest::H2(server.into_h2(None));
             }
-            if !server.serve_one(conn).await {
-                break;
+            match server.serve_one(conn, first).await {
+                Served::Next => {}
+                Served::Last => break,
+                Served::Upgraded(connection) => return Rest::H2(server.into_h2(Some(connection))),
             }
         }
         Box::pin(server.leave(conn, limit)).await;
         Rest::Closed
     }
+}
+
+/// What follows a request.
+enum Served {
+    Next,
+    /// The connection is to be closed.
+    Last,
+    /// HTTP/2, and the request in it.
+    Upgraded(Box<Connection>),
 }
 
 impl H1Server {
@@ -203,23 +217,44 @@ impl H1Server {
         .await
     }
 
-    /// Reads one request and answers it. False: the connection is to be closed.
-    async fn serve_one(&mut self, conn: &HttpConn) -> bool {
+    /// Reads one request and answers it. `first`: it may ask for HTTP/2.
+    async fn serve_one(&mut self, conn: &HttpConn, first: bool) -> Served {
         let received = Instant::now();
         self.head_sent = false;
         self.requests = self.requests.saturating_add(1);
         let incoming = match self.read_head(conn).await {
             Ok(Some(incoming)) => incoming,
-            Ok(None) => return false,
+            Ok(None) => return Served::Last,
             Err(error) => {
                 self.keep_alive = false;
                 let mut down = Downstream::H1(self);
                 Box::pin(local_reply::refuse(&mut down, error, received, conn)).await;
-                return false;
+                return Served::Last;
             }
         };
+        if first && let Some(connection) = h2c::asked(&incoming, conn) {
+            return match Box::pin(self.switch()).await {
+                true => Served::Upgraded(connection),
+                false => Served::Last,
+            };
+        }
         request::serve(&mut Downstream::H1(self), incoming, received, conn).await;
-        self.keep_alive && !self.aborted && self.h1.input_done() && self.h1.output_done()
+        match self.keep_alive && !self.aborted && self.h1.input_done() && self.h1.output_done() {
+            true => Served::Next,
+            false => Served::Last,
+        }
+    }
+
+    /// Tells the client that HTTP/2 begins; false when it does not take it.
+    async fn switch(&mut self) -> bool {
+        self.h1.wire.output.push(Bytes::from_static(h2c::SWITCHING));
+        let sent = poll_fn(|cx| self.h1.wire.poll_flush(cx));
+        matches!(tokio::time::timeout(HEAD_TIMEOUT, sent).await, Ok(Ok(())))
+    }
+
+    fn into_h2(self, upgraded: Option<Box<Connection>>) -> H2Start {
+        let (io, read) = self.h1.wire.into_parts();
+        H2Start { io, read, upgraded }
     }
 
     async fn read_head(&mut self, conn: &HttpConn) -> Result<Option<Incoming>, ProxyError> {

@@ -49,8 +49,18 @@ pub(crate) struct H2Server {
 
 /// Serves the connection until it ends.
 /// `read` is what was read of it to find out that it is HTTP/2.
-pub(crate) async fn serve(io: Io, read: BytesMut, conn: Rc<HttpConn>) {
-    let link = Rc::new(Link::new(Connection::new(Role::Server, config(&conn))));
+/// `upgraded`: HTTP/1 was upgraded to this connection, which has its first request already.
+pub(crate) async fn serve(
+    io: Io,
+    read: BytesMut,
+    conn: Rc<HttpConn>,
+    upgraded: Option<Box<Connection>>,
+) {
+    let link = Rc::new(Link::new(match upgraded {
+        Some(connection) => *connection,
+        None => Connection::new(Role::Server, config(&conn)),
+    }));
+    take_requests(&link, &conn);
     let mut wire = Wire::new(&link, io, read);
     {
         let now = Instant::now();
@@ -99,7 +109,7 @@ fn ended(conn: &HttpConn, failure: Failure) {
     }
 }
 
-fn config(conn: &HttpConn) -> Config {
+pub(crate) fn config(conn: &HttpConn) -> Config {
     let rules = &conn.http.http2;
     let limits = &conn.http.limits;
     let fields_max = limits.headers_max as usize + PSEUDO_FIELDS;
@@ -316,7 +326,7 @@ impl H2Server {
     /// Cuts the response; `code` is with what an endpoint reset its stream.
     pub(crate) fn abort(&mut self, code: Option<u32>) {
         let code = code.map_or(ErrorCode::INTERNAL_ERROR, ErrorCode);
-        self.link.with(|connection| connection.reset(self.key, code));
+        self.link.with(|connection| connection.cut(self.key, code));
     }
 }
 

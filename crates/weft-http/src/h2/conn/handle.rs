@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use super::super::error::ErrorCode;
 use super::super::write;
-use super::stream::{Half, StreamKey};
+use super::stream::{Ending, Half, StreamKey};
 use super::{Answer, Connection, Incoming, Role, StreamError};
 use crate::message::Frame;
 
@@ -141,6 +141,19 @@ impl Connection {
         self.remember_reset(id);
         self.notice();
         self.fail_stream(key, StreamError::Closed);
+    }
+
+    /// Server: resets the stream after what was said of the response, if the peer has the window to
+    /// take it; at once if not.
+    pub fn cut(&mut self, key: StreamKey, code: ErrorCode) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let window = stream.send_window.min(self.send_window);
+        let leaves = stream.pending_bytes > 0 && stream.pending_bytes as i64 <= window;
+        if stream.failed.is_some() || !leaves {
+            return self.reset(key, code);
+        }
+        stream.ending = Ending::Reset(code);
+        self.enter_ring(key);
     }
 
     /// Gives the stream up. What was said to its end still leaves; a stream in the middle of

@@ -160,7 +160,7 @@ impl Connection {
         Ok(())
     }
 
-    fn accept(&mut self, id: u32, length: Option<u64>, ended: bool) -> StreamKey {
+    pub(super) fn accept(&mut self, id: u32, length: Option<u64>, ended: bool) -> StreamKey {
         self.active += 1;
         let (theirs, ours) = (i64::from(self.peer.initial_window_size), self.first_recv_window());
         let (key, stream) = self.streams.insert(id);

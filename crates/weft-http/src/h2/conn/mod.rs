@@ -30,7 +30,7 @@ use bytes::Bytes;
 use super::error::{ErrorCode, FrameError};
 use super::frame::PREFACE;
 use super::hpack::{Decoder, Encoder, HeadError, HeadLimits};
-use super::settings::Settings;
+use super::settings::{Setting, Settings, parse_settings};
 use super::write;
 use crate::h1::OutBuf;
 use crate::message::{RequestHead, ResponseHead};
@@ -68,6 +68,10 @@ pub struct Config {
     pub budgets: Budgets,
 }
 
+/// A parameter in SETTINGS.
+const SETTING_BYTES: usize = 6;
+/// Settings that an upgrade from HTTP/1 may bring: far more than there are.
+const UPGRADE_SETTINGS_BYTES_MAX: usize = 64 * SETTING_BYTES;
 /// Streams a client opens before it has seen the server's limit.
 const STREAMS_BEFORE_SETTINGS: u32 = 100;
 /// Header tables, either way: the protocol's default, which we neither raise nor lower.
@@ -248,6 +252,36 @@ impl Connection {
         };
         connection.send_opening();
         connection
+    }
+
+    /// Server: a connection that HTTP/1 was upgraded to (RFC 7540 §3.2). The client's request is its
+    /// first stream; `settings` is the payload of its `HTTP2-Settings`. The 101 is the caller's.
+    ///
+    /// # Errors
+    /// When the settings are none.
+    pub fn upgraded(
+        config: Config,
+        settings: &[u8],
+        head: RequestHead,
+    ) -> Result<Connection, FrameError> {
+        if !settings.len().is_multiple_of(SETTING_BYTES)
+            || settings.len() > UPGRADE_SETTINGS_BYTES_MAX
+        {
+            return Err(FrameError::connection(ErrorCode::FRAME_SIZE_ERROR, "settings"));
+        }
+        let mut connection = Self::new(Role::Server, config);
+        for setting in parse_settings(settings) {
+            let setting = setting?;
+            if let Setting::HeaderTableSize(size) = setting {
+                connection.encoder.peer_table_max(size);
+            }
+            connection.peer.apply(setting);
+        }
+        connection.last_stream = 1;
+        let key = connection.accept(1, None, true);
+        let request = Incoming { key, head: Ok(head), protocol: None, ended: true };
+        connection.requests.push_back(request);
+        Ok(connection)
     }
 
     fn send_opening(&mut self) {

@@ -290,6 +290,7 @@ impl Connection {
                 stream.send = Half::Ended;
                 write::data(&mut self.output, key.id(), Bytes::new(), true);
             }
+            Ending::Reset(code) => self.reset(key, code),
             Ending::Trailers(trailers) => {
                 stream.send = Half::Ended;
                 self.write_trailers(key, &trailers);

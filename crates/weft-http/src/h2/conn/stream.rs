@@ -15,6 +15,7 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
+use super::super::error::ErrorCode;
 use super::StreamError;
 use crate::headers::HeaderList;
 use crate::message::ResponseHead;
@@ -51,6 +52,8 @@ pub(super) enum Ending {
     None,
     Plain,
     Trailers(Box<HeaderList>),
+    /// The message is cut here.
+    Reset(ErrorCode),
 }
 
 #[derive(Debug)]

@@ -330,3 +330,97 @@ fn a_callers_deadline_ends_in_deadline_exceeded() {
         mesh.expect_requests(&["grpc_response_status=\"4\"", "response_flags=\"DT\""], 2).await;
     });
 }
+
+/// The retry conditions that are gRPC statuses.
+const RETRIED: [(&str, u8); 5] = [
+    ("cancelled", 1),
+    ("deadline-exceeded", 4),
+    ("resource-exhausted", 8),
+    ("internal", 13),
+    ("unavailable", 14),
+];
+
+fn retry_routes() -> Setup {
+    let all = RETRIED.map(|(on, _)| on).join(",");
+    let conditions = RETRIED.iter().map(|(on, _)| *on).chain([all.as_str()]);
+    let routes: Vec<Value> = conditions
+        .enumerate()
+        .map(|(index, on)| {
+            json!({
+                "match": {"prefix": format!("/on-{index}/")},
+                "route": {"cluster": "app", "timeout": "0s", "retryPolicy": {
+                    "retryOn": on, "numRetries": 2,
+                    "retryBackOff": {"baseInterval": "0.001s", "maxInterval": "0.002s"},
+                }},
+            })
+        })
+        .collect();
+    Setup { host: json!({"routes": routes}), cluster: h2_cluster(), ..Setup::default() }
+}
+
+/// `/on-I/now/N` ends with status N at once (trailers only), `/on-I/late/N` after a message.
+async fn status_app(mesh: Rc<Mesh>, calls: Rc<std::cell::Cell<usize>>) {
+    loop {
+        let (stream, _) = mesh.apps[0].accept().await.unwrap();
+        let calls = calls.clone();
+        tokio::task::spawn_local(async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                calls.set(calls.get() + 1);
+                let path = request.uri().path().to_owned();
+                let (kind, status) = path.rsplit_once('/').unwrap();
+                let head = http::Response::builder().header("content-type", "application/grpc");
+                if kind.ends_with("now") {
+                    let head = head.header("grpc-status", status).body(()).unwrap();
+                    respond.send_response(head, true).unwrap();
+                    continue;
+                }
+                let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                stream.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).unwrap();
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", status.parse().unwrap());
+                stream.send_trailers(trailers).unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn retries_on_grpc_statuses_are_envoys() {
+    let binary = peer::envoy("retries_on_grpc_statuses_are_envoys");
+    run(retry_routes(), |mesh| async move {
+        let calls = Rc::new(std::cell::Cell::new(0));
+        tokio::task::spawn_local(status_app(mesh.clone(), calls.clone()));
+        let envoy = match &binary {
+            Some(binary) => Some(Stock::start(binary, &mesh).await),
+            None => None,
+        };
+        let grpc = [("content-type", "application/grpc"), ("te", "trailers")];
+        for index in 0..=RETRIED.len() {
+            for status in 0..=16 {
+                let retried = match RETRIED.get(index) {
+                    Some((_, code)) => *code == status,
+                    None => RETRIED.iter().any(|(_, code)| *code == status),
+                };
+                for (kind, attempts) in [("now", if retried { 3 } else { 1 }), ("late", 1)] {
+                    let path = format!("/on-{index}/{kind}/{status}");
+                    let ours = ask(mesh.address, Wire::H2, &path, &grpc, b"").await;
+                    assert_eq!(calls.replace(0), attempts, "{path}");
+                    // The last answer is passed on as it is.
+                    let said = format!("grpc-status: {status}");
+                    assert!(
+                        ours.headers.contains(&said) || ours.trailers.contains(&said),
+                        "{ours:?}"
+                    );
+                    let Some(envoy) = &envoy else { continue };
+                    assert_eq!(
+                        ours,
+                        ask(envoy.address, Wire::H2, &path, &grpc, b"").await,
+                        "{path}"
+                    );
+                    assert_eq!(calls.replace(0), attempts, "Envoy: {path}");
+                }
+            }
+        }
+    });
+}

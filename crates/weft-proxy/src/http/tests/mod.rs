@@ -16,6 +16,7 @@ mod retry;
 mod retry_h2;
 mod stock;
 mod upgrade;
+mod versions;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -8,6 +8,7 @@ use weft_testkit::peer;
 
 use super::stock::Stock;
 use super::*;
+use crate::limits::H2cUpgrade;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Speaks {
@@ -406,4 +407,106 @@ fn a_101_that_nobody_asked_for_is_no_answer() {
         .await;
         assert!(client.head().await.starts_with("HTTP/1.1 502"));
     });
+}
+
+/// HTTP/1's upgrade to HTTP/2, as Java's client asks for it; windows of 4 KiB.
+const H2C: &str = "GET /up HTTP/1.1\r\nHost: app\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                   Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAABAA\r\n\r\n";
+
+fn h2c_setup(direction: &'static str, h2c_upgrade: H2cUpgrade) -> Setup {
+    Setup { direction, limits: Limits { h2c_upgrade, ..Limits::of(1000) }, ..Setup::default() }
+}
+
+/// Type, flags, stream and payload of the next frame.
+async fn frame(raw: &mut Raw) -> (u8, u8, u8, Vec<u8>) {
+    while raw.read.len() < 9 {
+        assert!(raw.more().await);
+    }
+    let length = usize::from(raw.read[1]) << 8 | usize::from(raw.read[2]);
+    while raw.read.len() < 9 + length {
+        assert!(raw.more().await);
+    }
+    let head: Vec<u8> = raw.read.drain(..9).collect();
+    (head[3], head[4], head[8], raw.read.drain(..length).collect())
+}
+
+/// The content of a stream to its end.
+async fn content(raw: &mut Raw, stream: u8) -> Vec<u8> {
+    let mut content = Vec::new();
+    loop {
+        let (kind, flags, id, payload) = frame(raw).await;
+        assert!(kind != 3 && kind != 7, "reset or GOAWAY");
+        if (kind, id) == (0, stream) {
+            content.extend_from_slice(&payload);
+        }
+        if kind <= 1 && id == stream && flags & 1 == 1 {
+            return content;
+        }
+    }
+}
+
+#[test]
+fn http_1_is_upgraded_to_http_2_for_the_workloads_own_client() {
+    let own = h2c_setup("OUTBOUND", H2cUpgrade::default());
+    let any = h2c_setup("INBOUND", H2cUpgrade::Everywhere);
+    for setup in [own, any] {
+        run(setup, |mesh| async move {
+            let mut client = mesh.client().await;
+            client.send(H2C).await;
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+            assert!(head.contains("\r\nUpgrade: h2c\r\n"), "{head}");
+            // The request is on its way before the client says more.
+            let mut app = mesh.app().await;
+            let head = app.head().await;
+            assert!(head.starts_with("GET /up HTTP/1.1\r\n"), "{head}");
+            let lower = head.to_lowercase();
+            assert!(!lower.contains("upgrade") && !lower.contains("settings"), "{head}");
+            client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+            // More than the window that came with the request: the rest waits for the client.
+            app.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{:5000}", "x")).await;
+            // Frame sizes below 16 KiB; WINDOW_UPDATE of 4 KiB on the first stream.
+            client.send(b"\0\0\x04\x08\0\0\0\0\x01\0\0\x10\0").await;
+            assert_eq!(content(&mut client, 1).await.len(), 5000);
+            // The next stream is an ordinary one: GET http://app/ by HPACK's static table.
+            client.send(b"\0\0\x08\x01\x05\0\0\0\x03\x82\x86\x84\x41\x03app").await;
+            assert!(app.head().await.starts_with("GET / HTTP/1.1\r\n"));
+            app.send(OK).await;
+            assert_eq!(content(&mut client, 3).await, b"ok");
+            mesh.expect_requests(&["response_code=\"200\""], 2).await;
+        });
+    }
+}
+
+#[test]
+fn an_upgrade_to_http_2_that_does_not_fit_is_an_ordinary_request() {
+    let own = || h2c_setup("OUTBOUND", H2cUpgrade::default());
+    let post = H2C.replace("\r\n\r\n", "\r\nContent-Length: 2\r\n\r\nhi").replace("GET", "POST");
+    let twice = H2C.replace("Upgrade: h2c", "Upgrade: h2c\r\nHTTP2-Settings: ");
+    let long = format!("HTTP2-Settings: {}", "AAMAAABk".repeat(100));
+    for (setup, request) in [
+        (h2c_setup("INBOUND", H2cUpgrade::default()), H2C.to_owned()),
+        (h2c_setup("OUTBOUND", H2cUpgrade::Never), H2C.to_owned()),
+        (own(), post),
+        (own(), twice),
+        (own(), H2C.replace("Upgrade, HTTP2-Settings", "Upgrade")),
+        (own(), H2C.replace("Upgrade, HTTP2-Settings", "HTTP2-Settings")),
+        (own(), H2C.replace("AAMAAABkAAQAABAA", "no base64!")),
+        (own(), H2C.replace("AAMAAABkAAQAABAA", "AAMAAABkAA")),
+        // A window beyond 2^31 - 1.
+        (own(), H2C.replace("AAMAAABkAAQAABAA", "AAT_____")),
+        (own(), H2C.replace("HTTP2-Settings: AAMAAABkAAQAABAA", &long)),
+        (own(), H2C.replace("HTTP/1.1", "HTTP/1.0")),
+    ] {
+        run(setup, |mesh| async move {
+            let mut client = mesh.client().await;
+            client.send(&request).await;
+            let mut app = mesh.app().await;
+            let head = app.head().await.to_lowercase();
+            assert!(!head.contains("h2c"), "{request}: {head}");
+            app.send(OK).await;
+            let head = client.head().await;
+            assert!(head.contains(" 200 OK\r\n"), "{request}: {head}");
+        });
+    }
 }
