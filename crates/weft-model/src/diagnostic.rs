@@ -48,12 +48,16 @@ pub(crate) mod code {
     pub(crate) const NOT_FOUND: &str = "IST0101";
     /// Istio: ConflictingMeshGatewayVirtualServiceHosts.
     pub(crate) const DUPLICATE_MESH_HOST: &str = "IST0109";
-    /// Istio: ConflictingSidecarWorkloadSelectors and MultipleSidecarsWithoutWorkloadSelectors.
+    /// Istio: ConflictingSidecarWorkloadSelectors.
+    pub(crate) const CONFLICTING_SIDECARS: &str = "IST0110";
+    /// Istio: MultipleSidecarsWithoutWorkloadSelectors.
     pub(crate) const SIDECARS_WITHOUT_SELECTOR: &str = "IST0111";
     /// Istio: VirtualServiceDestinationPortSelectorRequired.
     pub(crate) const DESTINATION_PORT_REQUIRED: &str = "IST0112";
     /// Istio: PortNameIsNotUnderNamingConvention.
     pub(crate) const PORT_NAME: &str = "IST0118";
+    /// Istio: NoMatchingWorkloadsFound.
+    pub(crate) const NO_WORKLOAD: &str = "IST0127";
     /// Istio: NoServerCertificateVerificationDestinationLevel.
     pub(crate) const NO_SERVER_VERIFICATION: &str = "IST0128";
     /// Istio: NoServerCertificateVerificationPortLevel.
@@ -66,6 +70,18 @@ pub(crate) mod code {
     pub(crate) const HOST_NOT_IN_GATEWAY: &str = "IST0132";
     /// Istio: ServiceEntryAddressesRequired.
     pub(crate) const SERVICE_ENTRY_ADDRESSES: &str = "IST0134";
+    /// Istio: GatewayDuplicateCertificate.
+    pub(crate) const DUPLICATE_CERTIFICATE: &str = "IST0138";
+    /// Istio: ConflictingGateways.
+    pub(crate) const CONFLICTING_GATEWAYS: &str = "IST0145";
+    /// Istio: GatewayPortNotDefinedOnService.
+    pub(crate) const GATEWAY_PORT: &str = "IST0162";
+    /// Istio: DestinationRuleSubsetNotSelectPods.
+    pub(crate) const EMPTY_SUBSET: &str = "IST0173";
+    /// Istio: UnknownDestinationRuleHost.
+    pub(crate) const UNKNOWN_RULE_HOST: &str = "IST0174";
+    /// Istio: ConflictingServiceEntryProtocol.
+    pub(crate) const SERVICE_ENTRY_PROTOCOLS: &str = "IST0177";
     /// Ours: the text is not YAML, or passes a limit.
     pub(crate) const SYNTAX: &str = "WEFT0001";
     /// Ours: a kind that Weft does not read.
@@ -76,6 +92,22 @@ pub(crate) mod code {
     pub(crate) const DESTINATION_RULE_CONFLICT: &str = "WEFT0004";
     /// Ours: a field that is understood but not acted on by this version.
     pub(crate) const NOT_IMPLEMENTED: &str = "WEFT0005";
+
+    /// Severity of a finding that takes several resources to see: the catalogue's level.
+    pub(crate) fn severity(code: &str) -> super::Severity {
+        match code {
+            NOT_FOUND
+            | DUPLICATE_MESH_HOST
+            | CONFLICTING_SIDECARS
+            | SIDECARS_WITHOUT_SELECTOR
+            | DESTINATION_PORT_REQUIRED
+            | CONFLICTING_GATEWAYS
+            | EMPTY_SUBSET
+            | SCHEMA => super::Severity::Error,
+            INEFFECTIVE_MATCH => super::Severity::Info,
+            _ => super::Severity::Warning,
+        }
+    }
 }
 
 impl Diagnostic {
@@ -223,7 +255,7 @@ Error [IST0106] Service default/serviceA (release.yaml:3, document 0) metadata.n
 ";
         assert!(human.starts_with(expect), "{human}");
         assert!(human.contains("so 100 % of the traffic goes to it"), "{human}");
-        assert!(human.ends_with("1 error, 3 warnings, 0 notes\n"), "{human}");
+        assert!(human.ends_with("3 errors, 1 warning, 0 notes\n"), "{human}");
         let json = render_json(&found);
         assert_eq!(json[0]["severity"], "error");
         assert_eq!(json[0]["resource"]["name"], "serviceA");

@@ -438,12 +438,12 @@ fn references_to_nothing() {
             ),
         ),
         &[
-            "Warning IST0101 spec.gateways[0]: Gateway ns/none is not defined; nothing serves these routes",
+            "Error IST0101 spec.gateways[0]: Gateway ns/none is not defined; nothing serves these routes",
             "Warning IST0132 spec.hosts[0]: no server of Gateway ns/gw has the host \"shop.example\"",
-            "Warning IST0112 spec.http[0].route[0].destination: \"a.ns.svc.cluster.local\" has the ports [80, 90], and none is chosen",
-            "Warning IST0101 spec.http[0].route[0].destination.subset: no DestinationRule for \"a.ns.svc.cluster.local\" has the subset \"v9\"; requests fail with 503",
-            "Warning IST0101 spec.http[0].route[1].destination.host: the host \"ghost.ns.svc.cluster.local\" is no known service; requests fail with 503",
-            "Warning IST0101 spec.http[0].route[2].destination.port.number: \"a.ns.svc.cluster.local\" has no port 1; it has [80, 90]",
+            "Error IST0112 spec.http[0].route[0].destination: \"a.ns.svc.cluster.local\" has the ports [80, 90], and none is chosen",
+            "Error IST0101 spec.http[0].route[0].destination.subset: no DestinationRule for \"a.ns.svc.cluster.local\" has the subset \"v9\"; requests fail with 503",
+            "Error IST0101 spec.http[0].route[1].destination.host: the host \"ghost.ns.svc.cluster.local\" is no known service; requests fail with 503",
+            "Error IST0101 spec.http[0].route[2].destination.port.number: \"a.ns.svc.cluster.local\" has no port 1; it has [80, 90]",
         ],
     );
 }
@@ -469,8 +469,9 @@ fn collisions() {
             ),
         ),
         &[
-            "Warning IST0131 spec.http[1].match[0]: the match is never used: http rule 0 has the same one",
-            "Warning IST0109 spec.hosts: the host \"a.ns.svc.cluster.local\" is also in VirtualService ns/v, which is older and wins on the mesh",
+            "Info IST0131 spec.http[1].match[0]: the match is never used: http rule 0 has the same one",
+            "Error IST0109 spec.hosts: the host \"a.ns.svc.cluster.local\" is in several VirtualServices on the mesh (ns/v, ns/w); the oldest, ns/v, wins",
+            "Error IST0109 spec.hosts: the host \"a.ns.svc.cluster.local\" is in several VirtualServices on the mesh (ns/v, ns/w); the oldest, ns/v, wins",
             "Warning WEFT0004 spec.trafficPolicy: DestinationRule ns/d has a traffic policy for the same host and wins",
             "Warning WEFT0004 spec.subsets[0]: DestinationRule ns/d defines the subset \"v1\" otherwise and wins",
         ],
@@ -490,6 +491,68 @@ fn rules_without_hosts_are_for_delegation() {
         ),
         &[
             "Error IST0106 spec.hosts: at least one host is required: no VirtualService delegates to this one, so its rules apply to nothing",
+        ],
+    );
+}
+
+#[test]
+fn selectors_and_subsets_that_pick_nothing() {
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a-1, namespace: ns, labels: {app: a}}\n\
+               spec: {containers: [{name: app}]}\nstatus: {podIP: 10.0.0.1, phase: Running}\n";
+    let selector = |app: &str| {
+        format!("workloadSelector: {{labels: {{app: {app}}}}}, egress: [{{hosts: ['./*']}}]")
+    };
+    let rule = "host: a, subsets: [{name: v1, labels: {version: v1}}]";
+    let policy = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                  metadata: {name: p, namespace: ns}\n\
+                  spec: {selector: {matchLabels: {app: ghost}}, mtls: {mode: STRICT}}\n";
+    let all = format!(
+        "{}{}{}{policy}",
+        networking("Sidecar", "ns/one", &selector("a")),
+        networking("Sidecar", "ns/two", &selector("a")),
+        networking("DestinationRule", "ns/d", rule),
+    );
+    check(
+        &format!("{SERVICE}{pod}{all}"),
+        &[
+            "Warning IST0127 spec.selector.matchLabels: no Pod or WorkloadEntry has these labels",
+            "Error IST0173 spec.subsets[0].labels: the subset \"v1\" has no Pod of a.ns.svc.cluster.local",
+            "Error IST0110 spec.workloadSelector: Sidecar ns/two selects some of the same workloads",
+            "Error IST0110 spec.workloadSelector: Sidecar ns/one selects some of the same workloads",
+        ],
+    );
+    // Without anything that runs, the files are a part only.
+    check(&format!("{SERVICE}{all}"), &[]);
+}
+
+#[test]
+fn gateways_and_entries_that_disagree() {
+    let gateway = |host: &str| {
+        let tls = "tls: {mode: SIMPLE, credentialName: cert}";
+        let port = "port: {number: 443, name: https, protocol: HTTPS}";
+        format!("selector: {{x: z}}, servers: [{{{port}, hosts: ['{host}'], {tls}}}]")
+    };
+    let entry = |protocol: &str| {
+        format!(
+            "hosts: [far.example], location: MESH_EXTERNAL, resolution: DNS, \
+             ports: [{{number: 80, name: p, protocol: {protocol}}}]"
+        )
+    };
+    check(
+        &format!(
+            "{}{}{}{}",
+            networking("Gateway", "ns/one", &gateway("*.example")),
+            networking("Gateway", "ns/two", &gateway("shop.example")),
+            networking("ServiceEntry", "ns/far", &entry("HTTP")),
+            networking("ServiceEntry", "m/far", &entry("TLS")),
+        ),
+        &[
+            "Error IST0145 spec.servers[0]: Gateway ns/two has the same selector, port 443 and an overlapping host",
+            "Error IST0145 spec.servers[0]: Gateway ns/one has the same selector, port 443 and an overlapping host",
+            "Warning IST0138 spec.servers: the certificate \"cert\" is also that of ns/two; clients that reuse HTTP/2 connections may get 404",
+            "Warning IST0138 spec.servers: the certificate \"cert\" is also that of ns/one; clients that reuse HTTP/2 connections may get 404",
+            "Warning IST0177 spec.ports[0].protocol: far.example:80 is TLS here and HTTP in ServiceEntry ns/far",
+            "Warning IST0177 spec.ports[0].protocol: far.example:80 is HTTP here and TLS in ServiceEntry m/far",
         ],
     );
 }

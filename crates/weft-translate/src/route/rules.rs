@@ -8,7 +8,7 @@ use super::{action, delegate, matching};
 use crate::build::istio_config;
 use crate::findings::Findings;
 use crate::scope::Scope;
-use crate::view::{Flavor, ProxyKind};
+use crate::view::ProxyKind;
 
 /// Where requests are when the rules are asked.
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +150,7 @@ fn operation(host: &str, port: u16) -> route::Decorator {
     route::Decorator { operation: format!("{host}:{port}/*"), ..Default::default() }
 }
 
-/// Fields that stock Envoy acts on, but our own proxy or gRPC clients do not.
+/// Fields that proxies act on and gRPC's own clients do not.
 fn report_unsupported(
     scope: &Scope<'_>,
     rules: &Resource<VirtualService>,
@@ -158,26 +158,17 @@ fn report_unsupported(
     index: usize,
     findings: &mut Findings,
 ) {
-    if scope.view.flavor == Flavor::Envoy {
+    if scope.view.kind != ProxyKind::Grpc {
         return;
     }
-    let mut report = |field: &str| {
+    let unread = [
+        (rule.fault.is_some(), "fault"),
+        (rule.cors_policy.is_some(), "corsPolicy"),
+        (rule.mirror.is_some(), "mirror"),
+        (!rule.mirrors.is_empty(), "mirrors"),
+    ];
+    for (_, field) in unread.into_iter().filter(|(set, _)| *set) {
         let path = format!("spec.http[{index}].{field}");
         findings.not_implemented(Kind::VirtualService, &rules.meta, &path);
-    };
-    if scope.view.kind == ProxyKind::Grpc {
-        for (set, field) in
-            [(rule.fault.is_some(), "fault"), (rule.cors_policy.is_some(), "corsPolicy")]
-        {
-            if set {
-                report(field);
-            }
-        }
-    }
-    if rule.mirror.is_some() {
-        report("mirror");
-    }
-    if !rule.mirrors.is_empty() {
-        report("mirrors");
     }
 }

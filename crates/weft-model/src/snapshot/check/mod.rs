@@ -1,14 +1,17 @@
 //! Findings that need more than one resource: references to nothing, rules that never apply,
 //! definitions that collide. The resources stay in force; an error says that they do nothing.
 
+mod gateways;
+mod workloads;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Snapshot, selects};
-use crate::diagnostic::{Diagnostic, Severity, code};
+use super::{Protocol, Snapshot};
+use crate::diagnostic::{Diagnostic, code};
 use crate::names::{MESH_GATEWAY, hosts_overlap};
 use crate::object::{Kind, Meta, Resource, ResourceKey};
 use crate::spec::{
-    Destination, DestinationRule, Gateway, HttpMatchRequest, HttpRoute, Sidecar, StringMatch,
+    Destination, DestinationRule, Gateway, HttpMatchRequest, HttpRoute, ServiceEntry, StringMatch,
     TcpRoute, VirtualService,
 };
 
@@ -21,10 +24,9 @@ pub(crate) fn all(snapshot: &Snapshot) -> Vec<Diagnostic> {
     delegates(snapshot, &mut out);
     mesh_hosts(snapshot, &mut out);
     destination_rules(snapshot, &mut out);
-    for gateway in snapshot.all_gateways() {
-        gateway_secrets(snapshot, gateway, &mut out);
-    }
-    sidecars(snapshot, &mut out);
+    gateways::check(snapshot, &mut out);
+    workloads::check(snapshot, &mut out);
+    service_entries(snapshot, &mut out);
     out
 }
 
@@ -46,15 +48,13 @@ fn delegates(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
                            so its rules apply to nothing";
             let help = "Name the service or domain the rules are for.";
             let kind = Kind::VirtualService;
-            let found =
-                finding(Severity::Error, code::SCHEMA, kind, &vs.meta, "spec.hosts", message);
+            let found = finding(code::SCHEMA, kind, &vs.meta, "spec.hosts", message);
             out.push(found.with_help(help));
         }
     }
 }
 
 fn finding(
-    severity: Severity,
     code: &'static str,
     kind: Kind,
     meta: &Meta,
@@ -62,7 +62,7 @@ fn finding(
     message: impl Into<String>,
 ) -> Diagnostic {
     let key = ResourceKey { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
-    Diagnostic::new(severity, code, &meta.origin, path, message).with_resource(key)
+    Diagnostic::new(code::severity(code), code, &meta.origin, path, message).with_resource(key)
 }
 
 fn virtual_service(snapshot: &Snapshot, vs: &Resource<VirtualService>, out: &mut Vec<Diagnostic>) {
@@ -109,9 +109,9 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn warn(&mut self, code: &'static str, path: String, message: String, help: &str) {
+    fn report(&mut self, code: &'static str, path: String, message: String, help: &str) {
         let kind = Kind::VirtualService;
-        let found = finding(Severity::Warning, code, kind, &self.vs.meta, path, message);
+        let found = finding(code, kind, &self.vs.meta, path, message);
         self.out.push(found.with_help(help));
     }
 
@@ -126,7 +126,7 @@ impl Check<'_> {
                 name.split_once('/').and_then(|(ns, name)| self.snapshot.gateway(ns, name));
             let Some(gateway) = gateway else {
                 let message = format!("Gateway {name} is not defined; nothing serves these routes");
-                self.warn(code::NOT_FOUND, path, message, "Define it, or correct its name.");
+                self.report(code::NOT_FOUND, path, message, "Define it, or correct its name.");
                 continue;
             };
             let gateway = gateway.clone();
@@ -135,7 +135,7 @@ impl Check<'_> {
                     let path = format!("spec.hosts[{index}]");
                     let message = format!("no server of Gateway {name} has the host {host:?}");
                     let help = "Add the host to a server of the Gateway.";
-                    self.warn(code::HOST_NOT_IN_GATEWAY, path, message, help);
+                    self.report(code::HOST_NOT_IN_GATEWAY, path, message, help);
                 }
             }
         }
@@ -149,7 +149,7 @@ impl Check<'_> {
                 format!("the host {:?} is no known service; requests fail with 503", to.host);
             let help =
                 "Define a Service or ServiceEntry for it; a short name means this namespace.";
-            self.warn(code::NOT_FOUND, format!("{path}.host"), message, help);
+            self.report(code::NOT_FOUND, format!("{path}.host"), message, help);
             return;
         };
         let ports: Vec<u16> = service.ports.iter().map(|port| port.number).collect();
@@ -157,13 +157,13 @@ impl Check<'_> {
             Some(port) if !ports.iter().any(|number| u32::from(*number) == port.number) => {
                 let message =
                     format!("{:?} has no port {}; it has {ports:?}", to.host, port.number);
-                self.warn(code::NOT_FOUND, format!("{path}.port.number"), message, "");
+                self.report(code::NOT_FOUND, format!("{path}.port.number"), message, "");
             }
             // A sidecar takes the port that was called; a gateway cannot know.
             None if ports.len() > 1 && self.vs.spec.gateways.iter().any(|g| g != MESH_GATEWAY) => {
                 let message = format!("{:?} has the ports {ports:?}, and none is chosen", to.host);
                 let help = "Set destination.port.number.";
-                self.warn(code::DESTINATION_PORT_REQUIRED, path.to_string(), message, help);
+                self.report(code::DESTINATION_PORT_REQUIRED, path.to_string(), message, help);
             }
             Some(_) | None => {}
         }
@@ -178,7 +178,7 @@ impl Check<'_> {
                 to.host, to.subset
             );
             let help = "Add the subset to the host's DestinationRule.";
-            self.warn(code::NOT_FOUND, format!("{path}.subset"), message, help);
+            self.report(code::NOT_FOUND, format!("{path}.subset"), message, help);
         }
     }
 
@@ -199,7 +199,7 @@ impl Check<'_> {
             );
             let help = "For a split write one rule with several destinations and weights, such as \
                         50 and 50; otherwise give the earlier rule a narrower match.";
-            self.warn(code::UNREACHABLE_RULE, format!("spec.{field}[{index}]"), message, help);
+            self.report(code::UNREACHABLE_RULE, format!("spec.{field}[{index}]"), message, help);
         }
     }
 
@@ -224,7 +224,7 @@ impl Check<'_> {
         for (rule, at, earlier) in repeats {
             let path = format!("spec.http[{rule}].match[{at}]");
             let message = format!("the match is never used: http rule {earlier} has the same one");
-            self.warn(code::INEFFECTIVE_MATCH, path, message, "Remove it.");
+            self.report(code::INEFFECTIVE_MATCH, path, message, "Remove it.");
         }
     }
 }
@@ -282,20 +282,27 @@ fn mesh_hosts(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
         all.sort_by(|a, b| a.meta.age_order(&b.meta));
         // Those that only their own namespaces see do not meet.
         let private = |vs: &Resource<VirtualService>| vs.spec.export_to == ["."];
-        for (index, vs) in all.iter().enumerate() {
+        for vs in &all {
             let meets = |other: &&&Resource<VirtualService>| {
                 other.meta.namespace == vs.meta.namespace || !(private(vs) || private(other))
             };
-            let Some(winner) = all[..index].iter().find(meets) else { continue };
-            let (kind, path) = (Kind::VirtualService, "spec.hosts");
+            let names: Vec<String> = all
+                .iter()
+                .filter(meets)
+                .map(|vs| format!("{}/{}", vs.meta.namespace, vs.meta.name))
+                .collect();
+            if names.len() < 2 {
+                continue;
+            }
             let message = format!(
-                "the host {host:?} is also in VirtualService {}/{}, which is older and wins on \
-                 the mesh",
-                winner.meta.namespace, winner.meta.name
+                "the host {host:?} is in several VirtualServices on the mesh ({}); the oldest, {}, \
+                 wins",
+                names.join(", "),
+                names[0]
             );
-            let severity = Severity::Warning;
-            let found = finding(severity, code::DUPLICATE_MESH_HOST, kind, &vs.meta, path, message);
-            out.push(found.with_help("Merge the two into one VirtualService."));
+            let (kind, path) = (Kind::VirtualService, "spec.hosts");
+            let found = finding(code::DUPLICATE_MESH_HOST, kind, &vs.meta, path, message);
+            out.push(found.with_help("Merge them into one VirtualService."));
         }
     }
 }
@@ -335,8 +342,8 @@ fn unknown_rule_host(
     };
     if !known {
         let message = format!("the host {host:?} is no known service; the rule has no effect");
-        let (severity, kind) = (Severity::Warning, Kind::DestinationRule);
-        let found = finding(severity, code::NOT_FOUND, kind, &rule.meta, "spec.host", message);
+        let kind = Kind::DestinationRule;
+        let found = finding(code::UNKNOWN_RULE_HOST, kind, &rule.meta, "spec.host", message);
         let help = "Define a Service or ServiceEntry for it; a short name means this namespace.";
         out.push(found.with_help(help));
     }
@@ -347,13 +354,13 @@ fn conflict(
     rule: &Resource<DestinationRule>,
     out: &mut Vec<Diagnostic>,
 ) {
-    let (severity, kind) = (Severity::Warning, Kind::DestinationRule);
+    let kind = Kind::DestinationRule;
     let code = code::DESTINATION_RULE_CONFLICT;
     let other = format!("DestinationRule {}/{}", earlier.meta.namespace, earlier.meta.name);
     if rule.spec.traffic_policy.is_some() && earlier.spec.traffic_policy.is_some() {
         let message = format!("{other} has a traffic policy for the same host and wins");
         let path = "spec.trafficPolicy";
-        let found = finding(severity, code, kind, &rule.meta, path, message);
+        let found = finding(code, kind, &rule.meta, path, message);
         out.push(found.with_help("Keep one traffic policy for the host."));
     }
     for (index, subset) in rule.spec.subsets.iter().enumerate() {
@@ -362,58 +369,47 @@ fn conflict(
             let message =
                 format!("{other} defines the subset {:?} otherwise and wins", subset.name);
             let path = format!("spec.subsets[{index}]");
-            let found = finding(severity, code, kind, &rule.meta, path, message);
+            let found = finding(code, kind, &rule.meta, path, message);
             out.push(found.with_help("Give the subsets different names, or merge the rules."));
         }
     }
 }
 
-/// `credentialName` names a Secret in the namespace of the proxies that serve the Gateway.
-fn gateway_secrets(snapshot: &Snapshot, gateway: &Resource<Gateway>, out: &mut Vec<Diagnostic>) {
-    let mut homes: BTreeSet<&str> = BTreeSet::new();
-    for workload in snapshot.workloads() {
-        if selects(&gateway.spec.selector, &workload.labels) {
-            homes.insert(&workload.namespace);
-        }
-    }
-    for (index, server) in gateway.spec.servers.iter().enumerate() {
-        let Some(tls) = &server.tls else { continue };
-        let names = std::iter::once(&tls.credential_name).chain(&tls.credential_names);
-        for name in names.filter(|name| !name.is_empty()) {
-            for home in homes.iter().filter(|home| snapshot.secret(home, name).is_none()) {
-                let path = format!("spec.servers[{index}].tls.credentialName");
-                let message =
-                    format!("Secret {home}/{name} is not defined; the server cannot start TLS");
-                let (severity, kind) = (Severity::Warning, Kind::Gateway);
-                let found = finding(severity, code::NOT_FOUND, kind, &gateway.meta, path, message);
-                out.push(found.with_help("Create the Secret beside the gateway's proxies."));
+/// One host and port in several ServiceEntries that disagree about the protocol.
+fn service_entries(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
+    let mut by_port: BTreeMap<(&str, u32), Vec<(&Resource<ServiceEntry>, usize)>> = BTreeMap::new();
+    for entry in snapshot.inner.service_entries.iter() {
+        for host in &entry.spec.hosts {
+            for (index, port) in entry.spec.ports.iter().enumerate() {
+                by_port.entry((host, port.number)).or_default().push((entry, index));
             }
         }
     }
-}
-
-/// Several Sidecars of one namespace without a selector: the oldest wins.
-fn sidecars(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
-    let general = |sidecar: &Sidecar| {
-        sidecar.workload_selector.as_ref().is_none_or(|selector| selector.labels.is_empty())
-    };
-    let mut by_namespace: BTreeMap<&str, Vec<&Resource<Sidecar>>> = BTreeMap::new();
-    for sidecar in snapshot.all_sidecars().filter(|sidecar| general(&sidecar.spec)) {
-        by_namespace.entry(&sidecar.meta.namespace).or_default().push(sidecar);
-    }
-    for mut all in by_namespace.into_values() {
-        all.sort_by(|a, b| a.meta.age_order(&b.meta));
-        let Some((winner, losers)) = all.split_first() else { continue };
-        for loser in losers {
+    for ((host, number), all) in by_port {
+        let protocol = |(entry, index): &(&Resource<ServiceEntry>, usize)| {
+            Protocol::parse(&entry.spec.ports[*index].protocol)
+        };
+        if all.iter().all(|one| protocol(one) == protocol(&all[0])) {
+            continue;
+        }
+        for (entry, index) in &all {
+            let is_other = |(other, _): &&(&Resource<ServiceEntry>, usize)| {
+                (&other.meta.namespace, &other.meta.name)
+                    != (&entry.meta.namespace, &entry.meta.name)
+            };
+            let Some((other, at)) = all.iter().find(is_other) else { continue };
             let message = format!(
-                "Sidecar {}/{} has no selector either, is older and wins",
-                winner.meta.namespace, winner.meta.name
+                "{host}:{number} is {} here and {} in ServiceEntry {}/{}",
+                entry.spec.ports[*index].protocol,
+                other.spec.ports[*at].protocol,
+                other.meta.namespace,
+                other.meta.name
             );
-            let (severity, kind) = (Severity::Warning, Kind::Sidecar);
-            let code = code::SIDECARS_WITHOUT_SELECTOR;
-            let path = "spec.workloadSelector";
-            let found = finding(severity, code, kind, &loser.meta, path, message);
-            out.push(found.with_help("Keep one, or give this one a selector."));
+            let kind = Kind::ServiceEntry;
+            let path = format!("spec.ports[{index}].protocol");
+            let code = code::SERVICE_ENTRY_PROTOCOLS;
+            let found = finding(code, kind, &entry.meta, path, message);
+            out.push(found.with_help("Give the port one protocol."));
         }
     }
 }
