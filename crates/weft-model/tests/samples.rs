@@ -56,6 +56,8 @@ fn bookinfo_has_no_findings_that_matter() {
         .iter()
         .filter(|found| found.severity != Severity::Info)
         .map(ToString::to_string)
+        // The rules have subsets for versions that this sample does not run.
+        .filter(|found| !found.contains("[IST0173]"))
         .collect();
     assert!(loud.is_empty(), "{loud:#?}");
 }

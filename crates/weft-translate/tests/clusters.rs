@@ -272,6 +272,5 @@ fn findings_name_the_resource_and_the_field_once() {
     };
     let warmup = "WEFT0005 DestinationRule shop/reviews spec.trafficPolicy.loadBalancer.warmup";
     assert_eq!(findings(Flavor::Envoy), [warmup]);
-    let mirror = "WEFT0005 VirtualService shop/reviews spec.http[0].mirror";
-    assert_eq!(findings(Flavor::Weft), [mirror, warmup]);
+    assert_eq!(findings(Flavor::Weft), [warmup]);
 }
