@@ -56,6 +56,8 @@ pub fn start(
             "--admin-address=127.0.0.1:0".into(),
             format!("--concurrency={}", wanted.workers),
             "--log-level=warn".into(),
+            // All connections of the load come from one address.
+            "--connections-per-source-max=100000".into(),
         ];
         let log = folder.join(format!("weft-{name}.log"));
         Pinned::start(wanted.cores, &release.join("weft-proxy"), &args, &log)
