@@ -10,6 +10,9 @@ use crate::object::{Kind, Resource};
 use crate::snapshot::{Snapshot, selects};
 use crate::spec::{Gateway, Server};
 
+/// A server, as its Gateway and its index there.
+type Served<'a> = (&'a Resource<Gateway>, usize);
+
 pub(super) fn check(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
     for gateway in snapshot.all_gateways() {
         gateway_secrets(snapshot, gateway, out);
@@ -75,7 +78,7 @@ fn ports(snapshot: &Snapshot, gateway: &Resource<Gateway>, out: &mut Vec<Diagnos
 
 /// The same selector, port and host in two Gateways: only one of them gets the requests.
 fn conflicts(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
-    let mut by_place: BTreeMap<(String, u32), Vec<(&Resource<Gateway>, usize)>> = BTreeMap::new();
+    let mut by_place: BTreeMap<(String, u32), Vec<Served<'_>>> = BTreeMap::new();
     for gateway in snapshot.all_gateways() {
         for (index, server) in gateway.spec.servers.iter().enumerate() {
             let Some(port) = &server.port else { continue };
@@ -86,7 +89,7 @@ fn conflicts(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
     for ((_, port), servers) in by_place {
         for (gateway, index) in &servers {
             let server = &gateway.spec.servers[*index];
-            let is_rival = |(other, at): &&(&Resource<Gateway>, usize)| {
+            let is_rival = |(other, at): &&Served<'_>| {
                 let same = std::ptr::eq(*other, *gateway);
                 !same && rivals(server, gateway, &other.spec.servers[*at], other)
             };
