@@ -192,7 +192,10 @@ async fn answer(
     let forward = attempt::Forward { found, action, cluster, conn };
     let mut answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
     deliver(&mut answered, &forward, request, &mut exchange, &mut record.response).await?;
-    let Answered { guard, upstream, .. } = answered;
+    let Answered { guard, upstream, answer, .. } = answered;
+    // Its lines are slices of the connection's read buffer, which serves another request only when
+    // nobody else has it.
+    drop(answer);
     guard.finish();
     let now = conn.worker.tick();
     record.ended = Some(now);

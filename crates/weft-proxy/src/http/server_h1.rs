@@ -391,6 +391,7 @@ impl H1Server {
         if head.status != 101 {
             rules::set_connection(&mut head.headers, self.version, self.keep_alive);
         }
+        self.h1.wire.warm_output();
         write_response(head, framing.length, &mut self.h1.wire.output);
         self.h1.start_output(framing.length);
         self.head_sent = true;

@@ -94,7 +94,13 @@ impl Wire {
     /// Starts counting sent bytes anew; output will follow.
     pub(crate) fn start_message(&mut self) {
         self.sent_bytes = 0;
-        if self.output.capacity() == 0
+        self.warm_output();
+    }
+
+    /// Takes a spare output buffer, if there is one and none is in use: output will follow.
+    pub(crate) fn warm_output(&mut self) {
+        if self.output.is_empty()
+            && self.output.capacity() == 0
             && let Some(spare) = SPARE.with_borrow_mut(|spare| spare.output.pop())
         {
             self.output = spare;

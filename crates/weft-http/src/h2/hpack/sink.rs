@@ -61,7 +61,7 @@ pub struct FieldSink {
 }
 
 /// Room for lines that the request path adds.
-const SPARE_ENTRIES: usize = 4;
+const SPARE_ENTRIES: usize = 8;
 /// Memory heads share, in bytes. A stream that stays open for long may hold one such piece.
 const CHUNK: usize = 2048;
 /// Less left than this, and the next head starts a new piece.
