@@ -501,13 +501,16 @@ async fn serve_h1(mut stream: TcpStream, script: Rc<Script>) {
 // HTTP/2 on either side.
 
 /// Head lines, content, trailer lines.
-fn parts(text: &str) -> (Vec<(&str, &str)>, &str, Vec<(&str, &str)>) {
+fn parts(text: &str) -> (Lines<'_>, &str, Lines<'_>) {
     let (head, rest) = text.split_once("\n\n").unwrap_or((text, ""));
     let (body, trailers) = rest.split_once('\n').unwrap_or((rest, ""));
     (lines(head), body, lines(trailers))
 }
 
-fn lines(text: &str) -> Vec<(&str, &str)> {
+/// Names and values.
+type Lines<'a> = Vec<(&'a str, &'a str)>;
+
+fn lines(text: &str) -> Lines<'_> {
     text.lines().filter_map(|line| line.split_once(": ")).collect()
 }
 
