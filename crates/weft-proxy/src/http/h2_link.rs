@@ -364,6 +364,10 @@ impl Watch {
         if self.expires.is_some_and(|expires| expires <= now) {
             connection.shutdown();
         }
+        if connection.is_leaving() {
+            // A first request has been waited for long enough.
+            connection.shutdown();
+        }
         if connection.is_leaving() && idle.is_some_and(|idle| idle >= LEAVE_TIMEOUT) {
             connection.shutdown_now(ErrorCode::NO_ERROR);
         }

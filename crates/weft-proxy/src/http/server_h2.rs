@@ -228,6 +228,7 @@ pub(crate) fn length_or_streamed(content_length: Option<&[u8]>) -> BodyLength {
 /// between is one load.
 struct WayOut<'c, D, C> {
     conn: &'c HttpConn,
+    started: Instant,
     seen: Option<DrainState>,
     draining: D,
     closing: C,
@@ -236,7 +237,8 @@ struct WayOut<'c, D, C> {
 impl<'c> WayOut<'c, crate::drain::Reached<'c>, crate::drain::Reached<'c>> {
     fn new(conn: &'c HttpConn) -> Self {
         let drain = &conn.worker.drain;
-        Self { conn, seen: None, draining: drain.draining(), closing: drain.closing() }
+        let started = Instant::now();
+        Self { conn, started, seen: None, draining: drain.draining(), closing: drain.closing() }
     }
 
     fn poll(mut self: Pin<&mut Self>, connection: &mut Connection, cx: &mut Context<'_>) {
@@ -245,7 +247,11 @@ impl<'c> WayOut<'c, crate::drain::Reached<'c>, crate::drain::Reached<'c>> {
             return;
         }
         if Pin::new(&mut self.draining).poll(cx).is_ready() {
-            connection.shutdown();
+            // A young connection's first request may be on its way; the first tick ends the wait.
+            match self.started.elapsed() < super::h2_link::TICK {
+                true => connection.shutdown_after_first(),
+                false => connection.shutdown(),
+            }
         }
         if Pin::new(&mut self.closing).poll(cx).is_ready() {
             connection.shutdown_now(ErrorCode::NO_ERROR);

@@ -20,6 +20,9 @@ pub(super) struct Leaving {
 enum Stage {
     #[default]
     Staying,
+    /// To be announced with the client's first request: a client that hears it before drops what it
+    /// was about to ask.
+    Expecting,
     Announced,
     /// The first PING came back: the client opens no more streams.
     Heard,
@@ -38,26 +41,47 @@ impl Leaving {
 const LEAVING_PING: [u8; 8] = [0xff; 8];
 
 impl Connection {
+    /// As [`shutdown`](Self::shutdown), but a server that has had no request yet lets the first one
+    /// in.
+    pub fn shutdown_after_first(&mut self) {
+        match (self.leaving.stage, self.role) {
+            (Stage::Staying, Role::Server) if self.last_stream == 0 => {
+                self.leaving.stage = Stage::Expecting;
+            }
+            _ => self.shutdown(),
+        }
+    }
+
     /// Starts to leave: no new streams after those under way.
     pub fn shutdown(&mut self) {
-        if self.leaving.stage != Stage::Staying || self.failed.is_some() {
+        if self.failed.is_some() {
             return;
         }
-        match self.role {
-            Role::Server => {
-                self.leaving.stage = Stage::Announced;
-                self.output.stage_with(|out| {
-                    write::goaway(out, MAX_31, ErrorCode::NO_ERROR, b"");
-                    write::ping(out, false, LEAVING_PING);
-                });
-            }
-            Role::Client => {
+        match (self.leaving.stage, self.role) {
+            (Stage::Staying | Stage::Expecting, Role::Server) => self.announce(),
+            (Stage::Staying, Role::Client) => {
                 self.leaving.stage = Stage::Last(0);
                 self.output.stage_with(|out| write::goaway(out, 0, ErrorCode::NO_ERROR, b""));
                 self.opening.drain(..).for_each(std::task::Waker::wake);
             }
+            _ => return,
         }
         self.notice();
+    }
+
+    /// The first request has come; says what was put off until then.
+    pub(super) fn asked(&mut self) {
+        if self.leaving.stage == Stage::Expecting {
+            self.announce();
+        }
+    }
+
+    fn announce(&mut self) {
+        self.leaving.stage = Stage::Announced;
+        self.output.stage_with(|out| {
+            write::goaway(out, MAX_31, ErrorCode::NO_ERROR, b"");
+            write::ping(out, false, LEAVING_PING);
+        });
     }
 
     /// Ends the connection: streams under way are cut.
@@ -113,7 +137,7 @@ impl Connection {
                 self.leaving.stage = Stage::Last(last);
                 self.output.stage_with(|out| write::goaway(out, last, ErrorCode::NO_ERROR, b""));
             }
-            Stage::Staying | Stage::Last(_) => return,
+            Stage::Staying | Stage::Expecting | Stage::Last(_) => return,
         }
         self.notice();
     }
@@ -139,7 +163,9 @@ impl Connection {
         match (self.role, self.leaving.stage) {
             (Role::Client, _) => 0,
             (Role::Server, Stage::Last(last)) => last,
-            (Role::Server, Stage::Staying | Stage::Announced | Stage::Heard) => self.last_stream,
+            (Role::Server, Stage::Staying | Stage::Expecting | Stage::Announced | Stage::Heard) => {
+                self.last_stream
+            }
         }
     }
 }

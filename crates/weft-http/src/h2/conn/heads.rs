@@ -129,6 +129,7 @@ impl Connection {
             return Ok(());
         }
         self.last_stream = id;
+        self.asked();
         if block.self_dependent {
             return Err(Wrong::Stream(id, ErrorCode::PROTOCOL_ERROR, "self_dependency"));
         }

@@ -407,6 +407,24 @@ fn leaving_serves_what_was_sent_before_the_client_heard() {
 }
 
 #[test]
+fn a_connection_that_has_asked_nothing_may_ask_once_before_it_hears_of_the_leave() {
+    let mut pair = Pair::new();
+    pair.server.shutdown_after_first();
+    assert!(pair.server.is_leaving());
+    pair.run();
+    assert!(pair.client.accepts_streams());
+    let (key, there) = pair.opened(true);
+    pair.run();
+    assert!(!pair.client.accepts_streams());
+    pair.server.send_head(there, &response(200), true).unwrap();
+    pair.server.close(there);
+    pair.run();
+    assert_eq!(answer(&mut pair.client, key).status, 200);
+    pair.client.close(key);
+    assert!(pair.server.is_drained() && pair.client.is_drained());
+}
+
+#[test]
 fn a_request_queued_behind_the_first_answer_to_a_ping_is_served() {
     let mut raw = Raw::new();
     raw.send().unwrap();

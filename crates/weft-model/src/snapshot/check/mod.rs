@@ -375,9 +375,12 @@ fn conflict(
     }
 }
 
+/// A port: its entry, and its index there.
+type Entry<'a> = (&'a Resource<ServiceEntry>, usize);
+
 /// One host and port in several ServiceEntries that disagree about the protocol.
 fn service_entries(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
-    let mut by_port: BTreeMap<(&str, u32), Vec<(&Resource<ServiceEntry>, usize)>> = BTreeMap::new();
+    let mut by_port: BTreeMap<(&str, u32), Vec<Entry<'_>>> = BTreeMap::new();
     for entry in snapshot.inner.service_entries.iter() {
         for host in &entry.spec.hosts {
             for (index, port) in entry.spec.ports.iter().enumerate() {
@@ -386,14 +389,13 @@ fn service_entries(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
         }
     }
     for ((host, number), all) in by_port {
-        let protocol = |(entry, index): &(&Resource<ServiceEntry>, usize)| {
-            Protocol::parse(&entry.spec.ports[*index].protocol)
-        };
+        let protocol =
+            |(entry, index): &Entry<'_>| Protocol::parse(&entry.spec.ports[*index].protocol);
         if all.iter().all(|one| protocol(one) == protocol(&all[0])) {
             continue;
         }
         for (entry, index) in &all {
-            let is_other = |(other, _): &&(&Resource<ServiceEntry>, usize)| {
+            let is_other = |(other, _): &&Entry<'_>| {
                 (&other.meta.namespace, &other.meta.name)
                     != (&entry.meta.namespace, &entry.meta.name)
             };
