@@ -592,6 +592,10 @@ fn sidecars_without_capture_bind_what_is_declared() {
     let plain = connection("127.2.0.9:3306", None, &[], false);
     assert_eq!(chain(&tables, "127.2.0.9_3306", &plain), "outbound|3306||db.shop");
     assert!(tables.cluster("inbound|9080||").is_some());
+    // Among all services the one that has the port is meant, not the first with one port only.
+    let all = yaml.replace("['./db.shop.svc.cluster.local']", "['./*']");
+    let tables = built(&all, &uncaptured());
+    assert_eq!(chain(&tables, "127.2.0.9_3306", &plain), "outbound|3306||db.shop");
 }
 
 #[test]

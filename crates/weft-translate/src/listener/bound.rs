@@ -164,11 +164,19 @@ fn service_port(service: &MeshService, port: u16) -> Option<u16> {
     }
 }
 
-/// Bytes: VirtualService rules of the first imported service that fits, else that service.
+/// Bytes: VirtualService rules of the first imported service that has the port, else of the first
+/// whose only port it can mean; and that service.
 fn tcp_chains<'a>(scope: &Scope<'a>, egress: &Egress<'a>, port: u16) -> Vec<FilterChain> {
-    let fitting = egress.services(scope).into_iter().find_map(|service| {
-        let target = service_port(service, port)?;
-        (service.port(target)?.protocol != Protocol::Udp).then_some((service, target))
+    let imported = egress.services(scope);
+    let fits = |service: &Arc<MeshService>, target: u16| {
+        service.port(target).is_some_and(|port| port.protocol != Protocol::Udp)
+    };
+    let exact = imported.iter().find(|service| fits(service, port)).map(|service| (service, port));
+    let fitting = exact.or_else(|| {
+        imported.iter().find_map(|service| {
+            let target = service_port(service, port)?;
+            fits(service, target).then_some((service, target))
+        })
     });
     let Some((service, target)) = fitting else { return Vec::new() };
     let rules = egress.virtual_service(scope, &service.host);
