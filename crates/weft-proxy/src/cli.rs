@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 use weft_telemetry::Budget;
 
 use crate::http::policy::HttpPolicy;
+use weft_http::h2::conn::Budgets;
+
 use crate::limits::{H2cUpgrade, Limits};
 
 /// The data plane.
@@ -132,6 +134,55 @@ pub struct LimitArgs {
     /// ones are counted together, as `other` [default: 64].
     #[arg(long, env = "WEFT_METRIC_HOSTS_MAX", value_name = "N")]
     pub metric_hosts_max: Option<usize>,
+    #[command(flatten)]
+    pub http2: Http2LimitArgs,
+}
+
+/// What one HTTP/2 connection, of a client or an endpoint, may cost. Useful requests, and time (a
+/// fifth a second), give back what was used up.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Http2LimitArgs {
+    /// Streams of one HTTP/2 connection that the peer resets before they are answered [default: 500].
+    #[arg(long, env = "WEFT_HTTP2_RESETS_MAX", value_name = "N")]
+    pub http2_resets_max: Option<u32>,
+    /// Streams of one HTTP/2 connection that the peer makes us reset [default: 200].
+    #[arg(long, env = "WEFT_HTTP2_ERRORS_MAX", value_name = "N")]
+    pub http2_errors_max: Option<u32>,
+    /// PING, SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames of one HTTP/2 connection beyond
+    /// those that useful ones explain [default: 4000].
+    #[arg(long, env = "WEFT_HTTP2_CONTROL_MAX", value_name = "N")]
+    pub http2_control_max: Option<u32>,
+    /// Empty DATA frames of one HTTP/2 connection [default: 200].
+    #[arg(long, env = "WEFT_HTTP2_EMPTY_MAX", value_name = "N")]
+    pub http2_empty_max: Option<u32>,
+    /// CONTINUATION frames of one HTTP/2 head [default: 64].
+    #[arg(long, env = "WEFT_HTTP2_CONTINUATIONS_MAX", value_name = "N")]
+    pub http2_continuations_max: Option<u32>,
+    /// Answers to PING, SETTINGS and errors that wait for an HTTP/2 peer that does not read
+    /// [default: 4000].
+    #[arg(long, env = "WEFT_HTTP2_CONTROL_QUEUED_MAX", value_name = "N")]
+    pub http2_control_queued_max: Option<u32>,
+    /// 1xx heads of one HTTP/2 response that wait to be passed on [default: 100].
+    #[arg(long, env = "WEFT_HTTP2_INFORMATIONAL_MAX", value_name = "N")]
+    pub http2_informational_max: Option<usize>,
+    /// How soon the preface and SETTINGS of an HTTP/2 peer must have come [default: 10s].
+    #[arg(long, env = "WEFT_HTTP2_HANDSHAKE_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    pub http2_handshake_timeout: Option<Duration>,
+}
+
+impl Http2LimitArgs {
+    fn budgets(&self) -> Budgets {
+        let default = Budgets::default();
+        Budgets {
+            resets_max: self.http2_resets_max.unwrap_or(default.resets_max),
+            errors_max: self.http2_errors_max.unwrap_or(default.errors_max),
+            control_max: self.http2_control_max.unwrap_or(default.control_max),
+            empty_max: self.http2_empty_max.unwrap_or(default.empty_max),
+            continuations_max: self.http2_continuations_max.unwrap_or(default.continuations_max),
+            control_queued_max: self.http2_control_queued_max.unwrap_or(default.control_queued_max),
+            informational_max: self.http2_informational_max.unwrap_or(default.informational_max),
+        }
+    }
 }
 
 impl LimitArgs {
@@ -146,6 +197,8 @@ impl LimitArgs {
             url_bytes_max: self.url_bytes_max.unwrap_or(default.url_bytes_max),
             client_stall: self.client_stall_timeout.unwrap_or(default.client_stall),
             h2c_upgrade: self.h2c_upgrade.unwrap_or(default.h2c_upgrade),
+            h2_budgets: self.http2.budgets(),
+            h2_handshake: self.http2.http2_handshake_timeout.unwrap_or(default.h2_handshake),
         }
     }
 

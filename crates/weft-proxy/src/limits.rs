@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use weft_http::h1::ParseError;
+use weft_http::h2::conn::Budgets;
 use weft_telemetry::{LocalCounter, Shard};
 
 use crate::error::{ErrorKind, ProxyError};
@@ -27,6 +28,10 @@ pub struct Limits {
     pub client_stall: Duration,
     /// Whose upgrade to HTTP/2 is taken.
     pub h2c_upgrade: H2cUpgrade,
+    /// What one HTTP/2 connection, of a client or an endpoint, may make us do for nothing.
+    pub h2_budgets: Budgets,
+    /// Its peer's preface and SETTINGS must have come within this.
+    pub h2_handshake: Duration,
 }
 
 /// Where `Upgrade: h2c` is taken; elsewhere such a request is an ordinary one of HTTP/1.
@@ -51,6 +56,8 @@ impl Limits {
             url_bytes_max: weft_http::h1::Limits::DEFAULT.request_line_bytes_max,
             client_stall: Duration::from_secs(300),
             h2c_upgrade: H2cUpgrade::default(),
+            h2_budgets: Budgets::default(),
+            h2_handshake: Duration::from_secs(10),
         }
     }
 }

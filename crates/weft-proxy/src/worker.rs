@@ -131,6 +131,7 @@ pub struct Counters {
     metrics: Shard,
     refused: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
     h2_ended: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
+    h2_upstream_ended: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
 }
 
 /// What the control runtime tells a worker.
@@ -277,6 +278,7 @@ impl Counters {
             metrics: metrics.clone(),
             refused: RefCell::default(),
             h2_ended: RefCell::default(),
+            h2_upstream_ended: RefCell::default(),
         }
     }
 
@@ -286,11 +288,23 @@ impl Counters {
         let counter = || {
             self.metrics.counter(
                 "weft_proxy_downstream_http2_ended_total",
-                "HTTP/2 connections ended for what the client did, by reason.",
+                "HTTP/2 connections ended for what the client did or did not do, by reason.",
                 &[("reason", reason)],
             )
         };
         self.h2_ended.borrow_mut().entry(reason).or_insert_with(counter).inc();
+    }
+
+    /// Counts an HTTP/2 connection to an endpoint that was ended for what the endpoint did.
+    pub fn h2_upstream_ended(&self, reason: &'static str) {
+        let counter = || {
+            self.metrics.counter(
+                "weft_proxy_upstream_http2_ended_total",
+                "HTTP/2 connections ended for what the endpoint did, by reason.",
+                &[("reason", reason)],
+            )
+        };
+        self.h2_upstream_ended.borrow_mut().entry(reason).or_insert_with(counter).inc();
     }
 
     /// Counts a message that was dealt with as the workload's [`HttpPolicy`] says.

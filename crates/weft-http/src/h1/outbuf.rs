@@ -15,6 +15,8 @@ pub struct OutBuf {
     head: usize,
     segments: VecDeque<Segment>,
     len: usize,
+    /// Bytes that have left, ever.
+    consumed: u64,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,12 @@ impl OutBuf {
     /// Bytes queued.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes that have left since the queue was made: with [`len`](Self::len), the place in the
+    /// stream of what is queued next.
+    pub fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     /// Whether nothing is queued.
@@ -95,6 +103,7 @@ impl OutBuf {
     pub fn consume(&mut self, mut count: usize) {
         assert!(count <= self.len, "a writer cannot have written more than it was given");
         self.len -= count;
+        self.consumed += count as u64;
         while count > 0 {
             match self.segments.front_mut().expect("the length counts all segments") {
                 Segment::Staged(len) if *len > count => {
@@ -129,7 +138,7 @@ impl OutBuf {
     /// Gives the memory back; for connections that go idle. Keeps what is queued.
     pub fn release(&mut self) {
         if self.is_empty() {
-            *self = OutBuf::default();
+            *self = OutBuf { consumed: self.consumed, ..OutBuf::default() };
         }
     }
 

@@ -21,16 +21,12 @@ use weft_http::h2::{ErrorCode, FrameType};
 
 use crate::net::Io;
 
-/// The preface and settings must arrive within this.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often budgets recover and an active connection is looked at.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// Buffers of a connection that has been idle this long go back.
 const RELEASE_AFTER: Duration = Duration::from_millis(500);
 /// An idle peer that was told that we leave, and says nothing to it, is left after this.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A peer that takes nothing of answers that are complete here is left after this.
-const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// The last word must be written, and the peer's end of the connection seen, within this.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much is read and thrown away meanwhile: closing a socket with unread bytes resets it, and
@@ -235,6 +231,8 @@ pub(crate) struct Watch {
     pub(crate) idle_limit: Option<Duration>,
     /// A head that has begun must have come whole within this (server).
     pub(crate) head_limit: Option<Duration>,
+    /// A peer that takes nothing of answers that are complete here is left after this (server).
+    pub(crate) stall_limit: Option<Duration>,
     /// Say GOAWAY then, whatever is open.
     pub(crate) expires: Option<Instant>,
     /// Ask whether the peer is alive this often.
@@ -243,8 +241,10 @@ pub(crate) struct Watch {
     pub(crate) ping_timeout: Duration,
     /// Since when the peer has been in the middle of a head.
     head_since: Option<Instant>,
-    /// It was for too long.
-    head_late: bool,
+    /// The preface and SETTINGS must come within this.
+    handshake_limit: Duration,
+    /// What the peer took too long for.
+    late: Option<Late>,
     /// Since when all that is open waits for the peer to take it, and how much that was. Bytes.
     stalled: Option<(Instant, usize)>,
     started: Instant,
@@ -256,21 +256,34 @@ pub(crate) struct Watch {
     due: Instant,
 }
 
+/// What a peer took too long for, so that its connection was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Late {
+    /// Its preface and SETTINGS.
+    Handshake,
+    /// The rest of a head that it had begun.
+    Head,
+    /// Taking some of its answers.
+    Stalled,
+}
+
 /// How long a peer has to answer a PING, unless configured.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Nothing to look at: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Watch {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant, handshake_limit: Duration) -> Self {
         Self {
             idle_limit: None,
             head_limit: None,
+            stall_limit: None,
             expires: None,
             ping_interval: None,
             ping_timeout: PING_TIMEOUT,
             head_since: None,
-            head_late: false,
+            handshake_limit,
+            late: None,
             stalled: None,
             started: now,
             established: false,
@@ -336,9 +349,9 @@ impl Watch {
         }
     }
 
-    /// Whether the connection was ended because a head did not come whole in time.
-    pub(crate) fn is_head_late(&self) -> bool {
-        self.head_late
+    /// What the peer took too long for, if that is why the connection was ended.
+    pub(crate) fn ended(&self) -> Option<Late> {
+        self.late
     }
 
     fn tick(&mut self, connection: &mut Connection, now: Instant) {
@@ -348,7 +361,8 @@ impl Watch {
             self.refilled = now;
         }
         self.established |= connection.is_established();
-        if !self.established && now >= self.started + HANDSHAKE_TIMEOUT {
+        if !self.established && now >= self.started + self.handshake_limit {
+            self.late = Some(Late::Handshake);
             connection.lost();
         }
         let idle = self.idle_since.map(|since| now.saturating_duration_since(since));
@@ -374,10 +388,13 @@ impl Watch {
         if let (Some(since), Some(limit)) = (self.head_since, self.head_limit)
             && now >= since + limit
         {
-            self.head_late = true;
+            self.late = Some(Late::Head);
             connection.shutdown_now(ErrorCode::NO_ERROR);
         }
-        if self.is_stalled(connection, now) {
+        if let Some(limit) = self.stall_limit
+            && self.is_stalled(connection, now, limit)
+        {
+            self.late = Some(Late::Stalled);
             connection.shutdown_now(ErrorCode::NO_ERROR);
         }
         self.ping(connection, now);
@@ -391,13 +408,13 @@ impl Watch {
     }
 
     /// Whether the peer has taken nothing of what is left of complete answers for too long.
-    fn is_stalled(&mut self, connection: &mut Connection, now: Instant) -> bool {
+    fn is_stalled(&mut self, connection: &mut Connection, now: Instant, limit: Duration) -> bool {
         let Some(left) = connection.leftovers() else {
             self.stalled = None;
             return false;
         };
         match self.stalled {
-            Some((since, before)) if left >= before => now >= since + STALL_TIMEOUT,
+            Some((since, before)) if left >= before => now >= since + limit,
             Some(_) | None => {
                 self.stalled = Some((now, left));
                 false

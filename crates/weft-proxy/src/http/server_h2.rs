@@ -13,15 +13,13 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Sleep;
 use weft_http::h2::ErrorCode;
-use weft_http::h2::conn::{
-    self, Budgets, Config, Connection, Failure, Role, StreamError, StreamKey,
-};
+use weft_http::h2::conn::{self, Config, Connection, Failure, Role, StreamError, StreamKey};
 use weft_http::h2::hpack::{HeadError, HeadLimits};
 use weft_http::{BodyLength, Frame, Known, Method, RequestHead, ResponseHead, Scheme, rules};
 
 use super::conn::HttpConn;
 use super::downstream::Downstream;
-use super::h2_link::{CONNECTION, Link, PING_TIMEOUT, Turn, Watch, Wire};
+use super::h2_link::{CONNECTION, Late, Link, PING_TIMEOUT, Turn, Watch, Wire};
 use super::local_reply;
 use super::request::{Incoming, Served};
 use super::server_h1::HEAD_TIMEOUT;
@@ -76,8 +74,11 @@ pub(crate) async fn serve(
             }
         })
         .await;
-        if watch.is_head_late() {
-            conn.worker.counters.limits.request_head.inc();
+        match watch.ended() {
+            Some(Late::Head) => conn.worker.counters.limits.request_head.inc(),
+            Some(Late::Handshake) => conn.worker.counters.h2_ended("handshake_timeout"),
+            Some(Late::Stalled) => conn.worker.counters.h2_ended("stalled"),
+            None => {}
         }
     }
     if let Some(failure) = link.with(|connection| connection.failure()) {
@@ -122,7 +123,7 @@ pub(crate) fn config(conn: &HttpConn) -> Config {
             fields_max,
         },
         connect_protocol: rules.allow_connect,
-        budgets: Budgets::default(),
+        budgets: conn.worker.limits.h2_budgets,
     }
 }
 
@@ -133,10 +134,12 @@ const FIELD_OVERHEAD_BYTES: usize = 32;
 
 fn watch(conn: &HttpConn, now: Instant) -> Watch {
     let rules = &conn.http.http2;
-    let mut watch = Watch::new(now);
+    let mut watch = Watch::new(now, conn.worker.limits.h2_handshake);
     watch.idle_limit = conn.http.timeouts.idle;
     watch.head_limit = Some(conn.http.timeouts.request_headers.unwrap_or(HEAD_TIMEOUT));
     watch.expires = conn.expires();
+    let stall = conn.worker.limits.client_stall;
+    watch.stall_limit = (!stall.is_zero()).then_some(stall);
     watch.ping_interval = rules.keepalive_interval;
     watch.ping_timeout = rules.keepalive_timeout.unwrap_or(PING_TIMEOUT);
     watch

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use weft_http::h2::ErrorCode;
-use weft_http::h2::conn::{self, Budgets, Config, Connection, Role, StreamError, StreamKey};
+use weft_http::h2::conn::{self, Config, Connection, Failure, Role, StreamError, StreamKey};
 use weft_http::h2::hpack::HeadLimits;
 use weft_http::{BodyLength, Frame, Known, RequestHead};
 use weft_traffic::cluster::UpstreamHttp;
@@ -21,7 +21,9 @@ use super::{Answer, FinalHead};
 use crate::error::{ErrorKind, ProxyError, RetrySafety};
 use crate::http::h2_link::{CONNECTION, Link, PING_TIMEOUT, TICK, Turn, Watch, Wire};
 use crate::http::server_h2::length_or_streamed;
+use crate::limits::Limits;
 use crate::net::Io;
+use crate::worker::Worker;
 
 /// Bytes an endpoint may send on one stream before we have forwarded any.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -63,19 +65,25 @@ enum Stage {
 
 impl H2Connection {
     /// Opens HTTP/2 on a fresh connection and starts its task.
-    pub(crate) fn open(io: Io, http: &UpstreamHttp, permit: ConnectionPermit) -> Self {
+    pub(crate) fn open(
+        io: Io,
+        http: &UpstreamHttp,
+        permit: ConnectionPermit,
+        worker: &Rc<Worker>,
+    ) -> Self {
+        let limits = &worker.limits;
         let now = Instant::now();
         let state = Rc::new(State {
-            link: Link::new(Connection::new(Role::Client, config(http))),
+            link: Link::new(Connection::new(Role::Client, config(http, limits))),
             active: Cell::new(0),
             requests: Cell::new(0),
             ended: Cell::new(false),
             idle_since: Cell::new(now),
         });
-        let mut watch = Watch::new(now);
+        let mut watch = Watch::new(now, limits.h2_handshake);
         watch.ping_interval = http.http2.keepalive_interval;
         watch.ping_timeout = http.http2.keepalive_timeout.unwrap_or(PING_TIMEOUT);
-        tokio::task::spawn_local(drive(state.clone(), io, watch, permit));
+        tokio::task::spawn_local(drive(state.clone(), io, watch, permit, worker.clone()));
         Self { state }
     }
 
@@ -113,7 +121,13 @@ impl Drop for H2Connection {
     }
 }
 
-async fn drive(state: Rc<State>, io: Io, mut watch: Watch, permit: ConnectionPermit) {
+async fn drive(
+    state: Rc<State>,
+    io: Io,
+    mut watch: Watch,
+    permit: ConnectionPermit,
+    worker: Rc<Worker>,
+) {
     let _permit = permit;
     let mut wire = Wire::new(&state.link, io, BytesMut::new());
     {
@@ -133,11 +147,17 @@ async fn drive(state: Rc<State>, io: Io, mut watch: Watch, permit: ConnectionPer
     state.ended.set(true);
     if let Some(failure) = state.link.with(|connection| connection.failure()) {
         tracing::debug!(%failure, "upstream HTTP/2 connection ended");
+        match (failure, watch.ended()) {
+            (Failure::Abuse(abuse), _) => worker.counters.h2_upstream_ended(abuse.name()),
+            (Failure::Protocol(_), _) => worker.counters.h2_upstream_ended("protocol_error"),
+            (Failure::Lost, Some(_)) => worker.counters.h2_upstream_ended("handshake_timeout"),
+            (Failure::Lost | Failure::Closed, _) => {}
+        }
     }
     Box::pin(wire.close()).await;
 }
 
-fn config(http: &UpstreamHttp) -> Config {
+fn config(http: &UpstreamHttp, limits: &Limits) -> Config {
     let rules = &http.http2;
     Config {
         streams_max: 0,
@@ -145,7 +165,7 @@ fn config(http: &UpstreamHttp) -> Config {
         connection_window_bytes: rules.connection_window_bytes.unwrap_or(CONNECTION_WINDOW_BYTES),
         head: HeadLimits::DEFAULT,
         connect_protocol: false,
-        budgets: Budgets::default(),
+        budgets: limits.h2_budgets,
     }
 }
 

@@ -408,7 +408,7 @@ impl HostPool {
                 H1Connection::new(io, worker.policy.response_limits(), facts.clone(), permit);
             return Ok(Opened { upstream: Upstream::H1(connection.start(self.clone())), facts });
         }
-        let connection = H2Connection::open(io, &cluster.config.http, permit);
+        let connection = H2Connection::open(io, &cluster.config.http, permit, worker);
         let mut client = connection.start();
         self.shared.borrow_mut().push(Rc::new(SharedH2 { connection, facts: facts.clone() }));
         poll_fn(|cx| client.poll_open(cx)).await?;

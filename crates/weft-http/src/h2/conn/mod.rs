@@ -102,9 +102,9 @@ pub struct Connection {
     requests: VecDeque<Incoming>,
     /// Streams we reset lately: what the peer sent before it knew is ignored.
     reset: VecDeque<u32>,
-    /// Client: streams up to this one were in output that the owner was given to write; the peer
-    /// cannot have seen those above it.
-    offered: u32,
+    /// Client: where in the output the heads of the latest streams begin. The peer cannot have seen
+    /// one of which nothing has left.
+    unsent: VecDeque<(StreamKey, u64)>,
     /// Client: promised streams that `open` has not made yet.
     reserved: u32,
     opening: VecDeque<Waker>,
@@ -230,7 +230,7 @@ impl Connection {
             last_stream: 0,
             requests: VecDeque::new(),
             reset: VecDeque::new(),
-            offered: 0,
+            unsent: VecDeque::new(),
             reserved: 0,
             opening: VecDeque::new(),
             heads: Heads::new(),
@@ -365,10 +365,9 @@ impl Connection {
     /// The transport ended: every stream fails, and nothing more is sent.
     pub fn lost(&mut self) {
         if self.role == Role::Client && self.failed.is_none() {
-            for key in self.streams.keys() {
-                if key.id() > self.offered {
-                    self.fail_stream(key, StreamError::Refused);
-                }
+            self.forget_sent();
+            for (key, _) in std::mem::take(&mut self.unsent) {
+                self.fail_stream(key, StreamError::Refused);
             }
             // The peer may still read, and must not see what was just said to be unsent.
             self.output = OutBuf::new();
@@ -389,8 +388,20 @@ impl Connection {
         if self.streams.len() == 0 {
             self.reset = VecDeque::new();
         }
+        self.forget_sent();
+        if self.unsent.is_empty() {
+            self.unsent = VecDeque::new();
+        }
         self.heads.release();
         self.answers.release();
+    }
+
+    /// Forgets the streams of whose heads something has left.
+    fn forget_sent(&mut self) {
+        let consumed = self.output.consumed();
+        while self.unsent.front().is_some_and(|&(_, begins)| begins < consumed) {
+            self.unsent.pop_front();
+        }
     }
 
     fn notice(&mut self) {

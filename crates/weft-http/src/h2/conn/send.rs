@@ -103,6 +103,8 @@ impl Connection {
         stream.send_window = window;
         stream.send = if end { Half::Ended } else { Half::Body };
         stream.answers_head = head.method == Method::Head;
+        self.forget_sent();
+        self.unsent.push_back((key, self.output.consumed() + self.output.len() as u64));
         let (encoder, frame_max) = (&mut self.encoder, self.peer.max_frame_size);
         self.output.stage_with(|out| {
             write::headers(out, id, end, frame_max, |out| {
@@ -221,7 +223,6 @@ impl Connection {
     /// What there is to write; consume what was written and call again.
     pub fn output(&mut self) -> &mut OutBuf {
         self.noticed = false;
-        self.offered = self.last_stream;
         let mut blocked = 0;
         while self.output.len() < OUTPUT_BYTES_MAX && blocked < self.ring.len() {
             let Some(key) = self.ring.pop_front() else { break };

@@ -1,8 +1,10 @@
 //! What is special to HTTP/2 and gRPC.
 
 use bytes::Bytes;
+use weft_http::h2::conn::Budgets;
 
 use super::*;
+use crate::limits::Limits;
 
 async fn client_of(mesh: &Mesh) -> h2::client::SendRequest<Bytes> {
     let (send, connection) = h2::client::handshake(mesh.client().await.stream).await.unwrap();
@@ -521,23 +523,49 @@ fn a_slow_reader_stops_the_endpoint_across_both_hops() {
 
 #[test]
 fn a_client_that_only_resets_is_told_to_calm_down_and_counted() {
-    run(Setup::default(), |mesh| async move {
+    only_resets(Limits::of(1000), 100..5000);
+    let few = Budgets { resets_max: 5, ..Budgets::default() };
+    only_resets(Limits { h2_budgets: few, ..Limits::of(1000) }, 5..100);
+}
+
+/// A client thrown out after so many of its requests.
+fn only_resets(limits: Limits, requests: std::ops::Range<usize>) {
+    run(Setup { limits, ..Setup::default() }, move |mesh| async move {
         let (mut send, connection) =
             h2::client::handshake(mesh.client().await.stream).await.unwrap();
         let driver = tokio::task::spawn_local(connection);
-        for _ in 0..5000 {
+        let mut sent = 0;
+        for _ in 0..requests.end {
             let Ok(ready) = send.ready().await else { break };
             send = ready;
             let Ok((_, mut stream)) = send.send_request(grpc("/a.B/C"), false) else { break };
             stream.send_reset(h2::Reason::CANCEL);
+            sent += 1;
             tokio::task::yield_now().await;
         }
+        assert!(requests.contains(&sent), "{sent} requests");
         let error = driver.await.unwrap().unwrap_err();
         assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
         let mut text = Vec::new();
         mesh.registry.render_prometheus(&mut text);
         let text = String::from_utf8(text).unwrap();
         let line = "weft_proxy_downstream_http2_ended_total{reason=\"rapid_reset\"} 1";
+        assert!(text.contains(line), "{text}");
+    });
+}
+
+#[test]
+fn a_client_that_does_not_finish_its_preface_is_left_and_counted() {
+    let limits = Limits { h2_handshake: Duration::ZERO, ..Limits::of(1000) };
+    run(Setup { limits, ..Setup::default() }, |mesh| async move {
+        let mut client = mesh.client().await;
+        client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        // Ours comes first; what follows is the end.
+        while client.more().await {}
+        let mut text = Vec::new();
+        mesh.registry.render_prometheus(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        let line = "weft_proxy_downstream_http2_ended_total{reason=\"handshake_timeout\"} 1";
         assert!(text.contains(line), "{text}");
     });
 }
