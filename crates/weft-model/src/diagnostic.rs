@@ -92,6 +92,8 @@ pub(crate) mod code {
     pub(crate) const DESTINATION_RULE_CONFLICT: &str = "WEFT0004";
     /// Ours: a field that is understood but not acted on by this version.
     pub(crate) const NOT_IMPLEMENTED: &str = "WEFT0005";
+    /// Ours: a Gateway API resource is not accepted, not served, or refers to what is not there.
+    pub(crate) const GATEWAY_API: &str = "WEFT0006";
 
     /// Severity of a finding that takes several resources to see: the catalogue's level.
     pub(crate) fn severity(code: &str) -> super::Severity {

@@ -22,6 +22,7 @@ pub use names::{
 };
 pub use object::{Kind, Labels, Meta, Object, Origin, OwnerReference, Resource, ResourceKey};
 pub use parse::{FILE_BYTES_MAX, analyze, load, parse_yaml};
+pub use snapshot::gateway_api;
 pub use snapshot::{
     Address, Change, ChangeKind, Cidr, Endpoint, MeshService, MtlsMode, Protocol, Resolution,
     ServiceAccount, ServiceKind, ServicePort, Snapshot, TargetPort, Touched, Visibility, Workload,

@@ -30,6 +30,18 @@ pub enum Object {
     Gateway(Resource<spec::Gateway>),
     Sidecar(Resource<spec::Sidecar>),
     PeerAuthentication(Resource<spec::PeerAuthentication>),
+    GatewayClass(Resource<spec::gateway_api::GatewayClass>),
+    /// The Gateway API's Gateway, not Istio's.
+    KubeGateway(Box<Resource<spec::gateway_api::Gateway>>),
+    ListenerSet(Resource<spec::gateway_api::ListenerSet>),
+    HttpRoute(Resource<spec::gateway_api::HttpRoute>),
+    GrpcRoute(Resource<spec::gateway_api::GrpcRoute>),
+    TlsRoute(Resource<spec::gateway_api::TlsRoute>),
+    TcpRoute(Resource<spec::gateway_api::TcpRoute>),
+    /// Read only to be refused.
+    UdpRoute(Resource<spec::gateway_api::TcpRoute>),
+    BackendTlsPolicy(Resource<spec::gateway_api::BackendTlsPolicy>),
+    ReferenceGrant(Resource<spec::gateway_api::ReferenceGrant>),
     /// A bare MeshConfig document, or the one inside ConfigMap `istio`.
     MeshConfig(Box<Resource<spec::MeshConfig>>),
     /// A kind that Weft does not read: `apiVersion` and `kind` as written.
@@ -63,6 +75,17 @@ pub enum Kind {
     Gateway,
     Sidecar,
     PeerAuthentication,
+    GatewayClass,
+    /// The Gateway API's, not Istio's.
+    KubeGateway,
+    ListenerSet,
+    HttpRoute,
+    GrpcRoute,
+    TlsRoute,
+    TcpRoute,
+    UdpRoute,
+    BackendTlsPolicy,
+    ReferenceGrant,
 }
 
 impl Kind {
@@ -86,9 +109,18 @@ impl Kind {
             Kind::WorkloadEntry => "WorkloadEntry",
             Kind::VirtualService => "VirtualService",
             Kind::DestinationRule => "DestinationRule",
-            Kind::Gateway => "Gateway",
+            Kind::Gateway | Kind::KubeGateway => "Gateway",
             Kind::Sidecar => "Sidecar",
             Kind::PeerAuthentication => "PeerAuthentication",
+            Kind::GatewayClass => "GatewayClass",
+            Kind::ListenerSet => "ListenerSet",
+            Kind::HttpRoute => "HTTPRoute",
+            Kind::GrpcRoute => "GRPCRoute",
+            Kind::TlsRoute => "TLSRoute",
+            Kind::TcpRoute => "TCPRoute",
+            Kind::UdpRoute => "UDPRoute",
+            Kind::BackendTlsPolicy => "BackendTLSPolicy",
+            Kind::ReferenceGrant => "ReferenceGrant",
         }
     }
 }
@@ -143,6 +175,8 @@ pub struct Meta {
     pub creation: Option<i64>,
     /// Hash of the resource's content; equal content, equal generation.
     pub generation: u64,
+    /// `metadata.generation`, as the API server counts; 0 when the source has none.
+    pub observed: i64,
     pub owners: Vec<OwnerReference>,
     /// `metadata.deletionTimestamp` is set: the resource is going away.
     pub deleting: bool,
@@ -158,6 +192,7 @@ impl Default for Meta {
             annotations: Arc::default(),
             creation: None,
             generation: 0,
+            observed: 0,
             owners: Vec::new(),
             deleting: false,
             origin: Origin::default(),
@@ -201,6 +236,16 @@ impl Object {
             Object::Gateway(r) => &r.meta,
             Object::Sidecar(r) => &r.meta,
             Object::PeerAuthentication(r) => &r.meta,
+            Object::GatewayClass(r) => &r.meta,
+            Object::KubeGateway(r) => &r.meta,
+            Object::ListenerSet(r) => &r.meta,
+            Object::HttpRoute(r) => &r.meta,
+            Object::GrpcRoute(r) => &r.meta,
+            Object::TlsRoute(r) => &r.meta,
+            Object::TcpRoute(r) => &r.meta,
+            Object::UdpRoute(r) => &r.meta,
+            Object::BackendTlsPolicy(r) => &r.meta,
+            Object::ReferenceGrant(r) => &r.meta,
             Object::MeshConfig(r) => &r.meta,
             Object::Ignored { meta, .. } => meta,
         }
@@ -224,6 +269,16 @@ impl Object {
             Object::Gateway(_) => Kind::Gateway,
             Object::Sidecar(_) => Kind::Sidecar,
             Object::PeerAuthentication(_) => Kind::PeerAuthentication,
+            Object::GatewayClass(_) => Kind::GatewayClass,
+            Object::KubeGateway(_) => Kind::KubeGateway,
+            Object::ListenerSet(_) => Kind::ListenerSet,
+            Object::HttpRoute(_) => Kind::HttpRoute,
+            Object::GrpcRoute(_) => Kind::GrpcRoute,
+            Object::TlsRoute(_) => Kind::TlsRoute,
+            Object::TcpRoute(_) => Kind::TcpRoute,
+            Object::UdpRoute(_) => Kind::UdpRoute,
+            Object::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
+            Object::ReferenceGrant(_) => Kind::ReferenceGrant,
             Object::MeshConfig(_) => Kind::MeshConfig,
             Object::Ignored { .. } => return None,
         })

@@ -287,7 +287,17 @@ fn reports_unknown_fields(kind: Kind) -> bool {
         | Kind::DestinationRule
         | Kind::Gateway
         | Kind::Sidecar
-        | Kind::PeerAuthentication => true,
+        | Kind::PeerAuthentication
+        | Kind::GatewayClass
+        | Kind::KubeGateway
+        | Kind::ListenerSet
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::UdpRoute
+        | Kind::BackendTlsPolicy
+        | Kind::ReferenceGrant => true,
         Kind::Namespace
         | Kind::Service
         | Kind::Pod

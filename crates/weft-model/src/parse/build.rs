@@ -15,6 +15,10 @@ use crate::yaml::{self, Node, Value};
 /// The kind that `apiVersion` and `kind` name, when Weft reads it.
 pub(super) fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    // Older versions of the Gateway API are the same schema, at most with fewer fields.
+    if group == spec::gateway_api::GROUP {
+        return gateway_api_kind(version, kind);
+    }
     let istio = matches!(version, "v1" | "v1beta1" | "v1alpha3");
     Some(match (group, kind) {
         ("", "Namespace") => Kind::Namespace,
@@ -37,6 +41,25 @@ pub(super) fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
         ("networking.istio.io", "Gateway") if istio => Kind::Gateway,
         ("networking.istio.io", "Sidecar") if istio => Kind::Sidecar,
         ("security.istio.io", "PeerAuthentication") if istio => Kind::PeerAuthentication,
+        _ => return None,
+    })
+}
+
+fn gateway_api_kind(version: &str, kind: &str) -> Option<Kind> {
+    if !matches!(version, "v1" | "v1beta1" | "v1alpha2" | "v1alpha3") {
+        return None;
+    }
+    Some(match kind {
+        "GatewayClass" => Kind::GatewayClass,
+        "Gateway" => Kind::KubeGateway,
+        "ListenerSet" => Kind::ListenerSet,
+        "HTTPRoute" => Kind::HttpRoute,
+        "GRPCRoute" => Kind::GrpcRoute,
+        "TLSRoute" => Kind::TlsRoute,
+        "TCPRoute" => Kind::TcpRoute,
+        "UDPRoute" => Kind::UdpRoute,
+        "BackendTLSPolicy" => Kind::BackendTlsPolicy,
+        "ReferenceGrant" => Kind::ReferenceGrant,
         _ => return None,
     })
 }
@@ -107,6 +130,19 @@ pub(super) fn build(head: &Head, node: &Node, skipped: &Skips) -> Result<Object,
         Kind::Gateway => spec!(Gateway),
         Kind::Sidecar => spec!(Sidecar),
         Kind::PeerAuthentication => spec!(PeerAuthentication),
+        Kind::GatewayClass => spec!(GatewayClass),
+        Kind::KubeGateway => {
+            let spec = protojson::read(at("spec"), "spec", skipped)?;
+            Object::KubeGateway(Box::new(Resource { meta, spec }))
+        }
+        Kind::ListenerSet => spec!(ListenerSet),
+        Kind::HttpRoute => spec!(HttpRoute),
+        Kind::GrpcRoute => spec!(GrpcRoute),
+        Kind::TlsRoute => spec!(TlsRoute),
+        Kind::TcpRoute => spec!(TcpRoute),
+        Kind::UdpRoute => spec!(UdpRoute),
+        Kind::BackendTlsPolicy => spec!(BackendTlsPolicy),
+        Kind::ReferenceGrant => spec!(ReferenceGrant),
     })
 }
 

@@ -14,6 +14,7 @@ pub(super) struct RawMeta {
     namespace: String,
     pub(super) labels: Labels,
     pub(super) annotations: Labels,
+    generation: i64,
     creation_timestamp: String,
     deletion_timestamp: String,
     owner_references: Vec<RawOwner>,
@@ -30,7 +31,7 @@ struct RawOwner {
 impl RawMeta {
     pub(super) fn into_meta(self, kind: &str, origin: Origin) -> Meta {
         let namespace = match kind {
-            "Namespace" => "",
+            "Namespace" | "GatewayClass" => "",
             _ if self.namespace.is_empty() => "default",
             _ => &self.namespace,
         };
@@ -44,6 +45,7 @@ impl RawMeta {
             annotations: Arc::new(self.annotations),
             creation: unix_seconds(&self.creation_timestamp),
             generation: 0,
+            observed: self.generation,
             owners: self.owner_references.into_iter().map(owner).collect(),
             deleting: !self.deletion_timestamp.is_empty(),
             origin,

@@ -11,6 +11,9 @@ use crate::names::resolve_host;
 use crate::object::{Kind, Labels, Object, Resource, ResourceKey};
 use crate::spec;
 
+/// Where the Gateway API keeps CA certificates in a ConfigMap or Secret.
+const ROOTS_KEY: &str = "ca.crt";
+
 /// A Service or ServiceEntry whose MeshServices must be made anew.
 type Dirty = BTreeSet<(ServiceKind, Arc<str>, Arc<str>)>;
 
@@ -34,6 +37,7 @@ impl Snapshot {
         if !touched.only_endpoints() || !touched.workloads.is_empty() {
             inner.diagnostics = Default::default();
             inner.client_label_keys = Default::default();
+            inner.attached = Default::default();
         }
         (Snapshot { inner: Arc::new(inner) }, touched)
     }
@@ -73,7 +77,12 @@ impl Inner {
                 self.pod_templates.insert(&key.namespace, &name, Arc::new(r));
                 return;
             }
-            Object::ConfigMap(_) | Object::Ignored { .. } => return,
+            Object::Ignored { .. } => return,
+            // Certificates are all that ConfigMaps are read for here.
+            Object::ConfigMap(r) if r.spec.data.contains_key(ROOTS_KEY) => {
+                put(&mut self.config_maps, r)
+            }
+            Object::ConfigMap(_) => self.config_maps.remove(&key.namespace, &key.name).is_some(),
             Object::Namespace(r) => put(&mut self.namespaces, r),
             Object::Secret(r) => put(&mut self.secrets, r),
             Object::VirtualService(r) => self.virtual_services.insert(&r),
@@ -81,6 +90,16 @@ impl Inner {
             Object::Gateway(r) => put(&mut self.gateways, normal_gateway(r)),
             Object::Sidecar(r) => put(&mut self.sidecars, normal_sidecar(r)),
             Object::PeerAuthentication(r) => put(&mut self.peer_authentications, r),
+            Object::GatewayClass(r) => put(&mut self.gateway_api.classes, r),
+            Object::KubeGateway(r) => put(&mut self.gateway_api.gateways, *r),
+            Object::ListenerSet(r) => put(&mut self.gateway_api.listener_sets, r),
+            Object::HttpRoute(r) => put(&mut self.gateway_api.http_routes, r),
+            Object::GrpcRoute(r) => put(&mut self.gateway_api.grpc_routes, r),
+            Object::TlsRoute(r) => put(&mut self.gateway_api.tls_routes, r),
+            Object::TcpRoute(r) => put(&mut self.gateway_api.tcp_routes, r),
+            Object::UdpRoute(r) => put(&mut self.gateway_api.udp_routes, r),
+            Object::BackendTlsPolicy(r) => put(&mut self.gateway_api.backend_tls_policies, r),
+            Object::ReferenceGrant(r) => put(&mut self.gateway_api.reference_grants, r),
             Object::MeshConfig(r) => {
                 let changed = put(&mut self.mesh_configs, *r);
                 self.choose_mesh();
@@ -125,7 +144,7 @@ impl Inner {
                 self.pod_templates.remove(namespace, &format!("{}/{name}", kind.as_str()));
                 return;
             }
-            Kind::ConfigMap => return,
+            Kind::ConfigMap => self.config_maps.remove(namespace, name).is_some(),
             Kind::Namespace => self.namespaces.remove(namespace, name).is_some(),
             Kind::Secret => self.secrets.remove(namespace, name).is_some(),
             Kind::VirtualService => self.virtual_services.remove(namespace, name),
@@ -133,6 +152,20 @@ impl Inner {
             Kind::Gateway => self.gateways.remove(namespace, name).is_some(),
             Kind::Sidecar => self.sidecars.remove(namespace, name).is_some(),
             Kind::PeerAuthentication => self.peer_authentications.remove(namespace, name).is_some(),
+            Kind::GatewayClass => self.gateway_api.classes.remove(namespace, name).is_some(),
+            Kind::KubeGateway => self.gateway_api.gateways.remove(namespace, name).is_some(),
+            Kind::ListenerSet => self.gateway_api.listener_sets.remove(namespace, name).is_some(),
+            Kind::HttpRoute => self.gateway_api.http_routes.remove(namespace, name).is_some(),
+            Kind::GrpcRoute => self.gateway_api.grpc_routes.remove(namespace, name).is_some(),
+            Kind::TlsRoute => self.gateway_api.tls_routes.remove(namespace, name).is_some(),
+            Kind::TcpRoute => self.gateway_api.tcp_routes.remove(namespace, name).is_some(),
+            Kind::UdpRoute => self.gateway_api.udp_routes.remove(namespace, name).is_some(),
+            Kind::BackendTlsPolicy => {
+                self.gateway_api.backend_tls_policies.remove(namespace, name).is_some()
+            }
+            Kind::ReferenceGrant => {
+                self.gateway_api.reference_grants.remove(namespace, name).is_some()
+            }
             Kind::MeshConfig => {
                 let removed = self.mesh_configs.remove(namespace, name).is_some();
                 self.choose_mesh();

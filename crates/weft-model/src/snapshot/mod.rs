@@ -8,6 +8,7 @@
 mod apply;
 mod check;
 mod endpoints;
+pub mod gateway_api;
 mod index;
 mod policy;
 mod protocol;
@@ -60,7 +61,8 @@ pub struct Touched {
     /// Hosts of services whose definition or set of service accounts changed, came or went.
     pub services: BTreeSet<Arc<str>>,
     /// Changed resources of configuration kinds: Service, ServiceEntry, VirtualService,
-    /// DestinationRule, Gateway, Sidecar, PeerAuthentication, MeshConfig, Secret, Namespace.
+    /// DestinationRule, Gateway, Sidecar, PeerAuthentication, MeshConfig, Secret, ConfigMap,
+    /// Namespace, and the Gateway API's kinds.
     /// Also set for the resource behind an entry of `services`.
     pub config: BTreeSet<ResourceKey>,
     /// `(namespace, name)` of Pods and WorkloadEntries that came, went, or changed in anything
@@ -113,6 +115,8 @@ struct Inner {
     gateways: Table<Resource<spec::Gateway>>,
     sidecars: Table<Resource<spec::Sidecar>>,
     peer_authentications: Table<Resource<spec::PeerAuthentication>>,
+    config_maps: Table<Resource<spec::ConfigMap>>,
+    gateway_api: gateway_api::Tables,
     virtual_services: VirtualServices,
     destination_rules: DestinationRules,
     /// Pods and WorkloadEntries by namespace and resource name.
@@ -126,6 +130,8 @@ struct Inner {
     diagnostics: OnceLock<Arc<[Diagnostic]>>,
     /// See [`Snapshot::client_label_keys`].
     client_label_keys: OnceLock<Arc<BTreeSet<String>>>,
+    /// See [`Snapshot::gateway_api`].
+    attached: OnceLock<Arc<gateway_api::GatewayApi>>,
 }
 
 impl Snapshot {

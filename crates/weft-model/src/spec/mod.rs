@@ -4,6 +4,7 @@
 
 mod destination_rule;
 mod gateway;
+pub mod gateway_api;
 mod kube;
 mod mesh_config;
 mod peer_authentication;

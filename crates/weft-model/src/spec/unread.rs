@@ -4,6 +4,8 @@
 /// API field names (camelCase) of the struct `name` that are skipped.
 pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
     match name {
+        "HttpRouteRule" => &["sessionPersistence"],
+        "GrpcRouteRule" => &["sessionPersistence"],
         "HttpSettings" => &["http2KeepAlive"],
         "LoadBalancerSettings" => &["zoneAwareLbSetting", "backendUtilization"],
         "MeshConfig" => &[

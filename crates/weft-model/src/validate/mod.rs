@@ -3,6 +3,7 @@
 
 mod destination_rule;
 mod gateway;
+mod gateway_api;
 mod http_action;
 mod kube;
 mod service_entry;
@@ -34,6 +35,16 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         Object::MeshConfig(r) => mesh_config(&r.spec, &mut findings),
         Object::Service(r) => kube::service(&r.spec, &mut findings),
         Object::Pod(r) => kube::pod(&r.spec, &mut findings),
+        Object::GatewayClass(r) => gateway_api::class(&r.spec, &mut findings),
+        Object::KubeGateway(r) => gateway_api::gateway(&r.spec, &mut findings),
+        Object::ListenerSet(r) => gateway_api::listener_set(&r.spec, &mut findings),
+        Object::HttpRoute(r) => gateway_api::http_route(&r.spec, &mut findings),
+        Object::GrpcRoute(r) => gateway_api::grpc_route(&r.spec, &mut findings),
+        Object::TlsRoute(r) => gateway_api::tls_route(&r.spec, &mut findings),
+        Object::TcpRoute(r) => gateway_api::tcp_route(&r.spec, &mut findings),
+        Object::UdpRoute(r) => gateway_api::udp_route(&r.spec, &mut findings),
+        Object::BackendTlsPolicy(r) => gateway_api::backend_tls_policy(&r.spec, &mut findings),
+        Object::ReferenceGrant(r) => gateway_api::reference_grant(&r.spec, &mut findings),
         Object::PodTemplate(_)
         | Object::Endpoints(_)
         | Object::EndpointSlice(_)

@@ -27,6 +27,7 @@ pub(crate) fn all(snapshot: &Snapshot) -> Vec<Diagnostic> {
     gateways::check(snapshot, &mut out);
     workloads::check(snapshot, &mut out);
     service_entries(snapshot, &mut out);
+    super::gateway_api::findings(snapshot, &mut out);
     out
 }
 
