@@ -24,7 +24,7 @@ pub use object::{Kind, Labels, Meta, Object, Origin, OwnerReference, Resource, R
 pub use parse::{FILE_BYTES_MAX, analyze, load, parse_yaml};
 pub use snapshot::gateway_api;
 pub use snapshot::{
-    Address, Change, ChangeKind, Cidr, Endpoint, MeshService, MtlsMode, Protocol, Resolution,
+    Address, Base, Change, ChangeKind, Cidr, Endpoint, MeshService, MtlsMode, Protocol, Resolution,
     ServiceAccount, ServiceKind, ServicePort, Snapshot, TargetPort, Touched, Visibility, Workload,
     WorkloadKind,
 };

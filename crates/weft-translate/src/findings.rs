@@ -43,6 +43,15 @@ impl Findings {
         );
     }
 
+    /// Takes in what was found in a part.
+    pub(crate) fn extend(&mut self, found: &[Diagnostic]) {
+        for one in found {
+            if !self.list.contains(one) {
+                self.list.push(one.clone());
+            }
+        }
+    }
+
     pub(crate) fn into_list(self) -> Vec<Diagnostic> {
         self.list
     }

@@ -14,6 +14,7 @@ mod findings;
 mod grpc;
 mod listener;
 mod locality;
+mod memo;
 mod policy;
 mod ports;
 mod route;
@@ -21,15 +22,17 @@ mod scope;
 mod secret;
 mod view;
 
+use std::sync::Arc;
+
 use prost::{Message, Name};
-use weft_model::{Diagnostic, Snapshot};
+use weft_model::{Diagnostic, MeshService, Snapshot};
 use weft_xds::Resource;
-use weft_xds::pb::envoy::config::cluster::v3::Cluster;
 
 use findings::Findings;
 use scope::Scope;
 
 pub use findings::{LISTENER_CONFLICT, NOT_IMPLEMENTED};
+pub use memo::Memo;
 pub use view::{Flavor, Interception, ProxyKind, ProxyView};
 
 /// What a proxy subscribes to by type, without endpoints and secrets. Each list is ordered by
@@ -41,39 +44,72 @@ pub struct Resources {
     pub clusters: Vec<Resource>,
 }
 
-/// What a client's place in the mesh decides, as far as many clients share it: everything a
-/// sidecar needs for outbound traffic, all of a proxyless client. Empty for gateways.
-/// `view` is a [`ProxyView::shared`]. Equal arguments give equal bytes.
-pub fn translate_shared(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
-    let scope = Scope::new(snapshot, view);
-    let mut findings = Findings::default();
-    let (built, clusters) = match view.kind {
-        ProxyKind::Gateway => Default::default(),
-        ProxyKind::Sidecar | ProxyKind::Grpc => {
-            (listener::outbound(&scope, &mut findings), cluster::outbound(&scope, &mut findings))
-        }
-    };
-    (resources(&built, &clusters), findings.into_list())
+/// What a client's place in the mesh decides, and what the next translation can keep of it.
+pub struct Shared {
+    pub resources: Resources,
+    pub findings: Vec<Diagnostic>,
+    pub memo: Memo,
 }
 
-/// The rest: a sidecar's inbound side, all of a gateway. Takes the place of what has the same name
-/// in the shared part.
+/// What a client's place in the mesh decides, as far as many clients share it: everything a
+/// sidecar needs for outbound traffic, a gateway's clusters, all of a proxyless client.
+/// `view` is a [`ProxyView::shared`]. Equal arguments give equal bytes.
+///
+/// `before` are memos of views that are equal but for the namespace, the best one first. They make
+/// it faster and change nothing: without any the result is the same.
+pub fn translate_shared(snapshot: &Snapshot, view: &ProxyView, before: &[&Memo]) -> Shared {
+    let scope = Scope::new(snapshot, view);
+    let base = snapshot.base();
+    let before: Vec<&Memo> = before.iter().filter(|memo| memo.is_of(&base)).copied().collect();
+    let (mut memo, mut findings) = (Memo::of(base), Findings::default());
+    let built = listener::outbound(&scope, &mut findings);
+    let clusters = cluster::outbound(&scope, &before, &mut memo, &mut findings);
+    Shared { resources: resources(&built, clusters), findings: findings.into_list(), memo }
+}
+
+/// The rest: a sidecar's inbound side, a gateway's listeners and routes. Takes the place of what
+/// has the same name in the shared part.
 pub fn translate_own(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
     let scope = Scope::new(snapshot, view);
     let mut findings = Findings::default();
     let (built, clusters) = match view.kind {
         ProxyKind::Grpc => Default::default(),
         ProxyKind::Sidecar => (listener::inbound(&scope, &mut findings), cluster::inbound(&scope)),
-        ProxyKind::Gateway => {
-            (listener::gateway(&scope, &mut findings), cluster::outbound(&scope, &mut findings))
-        }
+        ProxyKind::Gateway => (listener::gateway(&scope, &mut findings), Vec::new()),
     };
-    (resources(&built, &clusters), findings.into_list())
+    let clusters = encode(&clusters, |cluster| &cluster.name);
+    (resources(&built, clusters), findings.into_list())
+}
+
+/// Whether [`translate_own`] may give another result for `now` than for `before`. False is certain.
+pub fn own_differs(before: &Snapshot, now: &Snapshot, view: &ProxyView) -> bool {
+    match view.kind {
+        ProxyKind::Grpc => false,
+        // It reads whatever rules are bound to its Gateways.
+        ProxyKind::Gateway => true,
+        ProxyKind::Sidecar => {
+            let (then, now) = (Scope::new(before, view), Scope::new(now, view));
+            let same_workload = match (then.workload, now.workload) {
+                (Some(then), Some(now)) => Arc::ptr_eq(then, now),
+                (None, None) => true,
+                _ => false,
+            };
+            let same_services = || {
+                then.snapshot.same_services_in(now.snapshot, &view.namespace) || {
+                    let (then, now) = (then.own_services(), now.own_services());
+                    let same = |(a, b): (&Arc<MeshService>, &Arc<MeshService>)| Arc::ptr_eq(a, b);
+                    then.len() == now.len() && then.into_iter().zip(now).all(same)
+                }
+            };
+            !(same_workload && before.base().is_same(&now.snapshot.base()) && same_services())
+        }
+    }
 }
 
 /// Everything a proxy runs, but endpoints and secrets.
 pub fn translate(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
-    let (mut all, mut findings) = translate_shared(snapshot, &view.shared(snapshot));
+    let shared = translate_shared(snapshot, &view.shared(snapshot), &[]);
+    let Shared { resources: mut all, mut findings, .. } = shared;
     let (own, own_findings) = translate_own(snapshot, view);
     let merge = |all: &mut Vec<Resource>, own: Vec<Resource>| {
         all.retain(|shared| own.iter().all(|own| own.name != shared.name));
@@ -87,11 +123,11 @@ pub fn translate(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagn
     (all, findings)
 }
 
-fn resources(built: &listener::Built, clusters: &[Cluster]) -> Resources {
+fn resources(built: &listener::Built, clusters: Vec<Resource>) -> Resources {
     Resources {
         listeners: encode(&built.listeners, |listener| &listener.name),
         routes: encode(&built.routes, |routes| &routes.name),
-        clusters: encode(clusters, |cluster| &cluster.name),
+        clusters,
     }
 }
 

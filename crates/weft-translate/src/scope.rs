@@ -1,9 +1,10 @@
 //! What one proxy may see: services and rules after `exportTo`, Sidecar imports and namespaces.
 //!
-//! Every lookup of translation goes through here, so "does this proxy depend on that resource"
-//! has one answer.
+//! Every lookup by host or name goes through here and is recorded for [`crate::memo`], so "does
+//! this depend on that resource" has one answer. `snapshot` is for what the whole world shares:
+//! what belongs to its [`weft_model::Base`].
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use weft_model::spec::{
 use weft_model::{MESH_GATEWAY, MeshService, Protocol, Resource, Snapshot, Workload, host_matches};
 use weft_xds::names;
 
+use crate::memo::{self, Read};
 use crate::view::{Interception, ProxyKind, ProxyView};
 
 /// Istio's default share of traces started here, in percent.
@@ -31,6 +33,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) locality: Arc<str>,
     /// Made when first asked for: the endpoints of one cluster do not need the whole world.
     services: OnceCell<BTreeMap<&'a str, &'a Arc<MeshService>>>,
+    /// What was asked while a part of the translation is made.
+    reads: RefCell<Option<Vec<Read>>>,
 }
 
 /// One outbound listener of a Sidecar resource, or the implicit one that imports everything.
@@ -58,7 +62,22 @@ impl<'a> Scope<'a> {
         };
         let workload = view.workload(snapshot);
         let locality = view.place(snapshot);
-        Scope { snapshot, view, sidecar, workload, locality, services: OnceCell::new() }
+        let (services, reads) = (OnceCell::new(), RefCell::default());
+        Scope { snapshot, view, sidecar, workload, locality, services, reads }
+    }
+
+    /// Runs `make` and tells what it asked about services and rules.
+    pub(crate) fn recorded<T>(&self, make: impl FnOnce() -> T) -> (T, Box<[Read]>) {
+        let outer = self.reads.replace(Some(Vec::new()));
+        debug_assert!(outer.is_none(), "parts have no parts");
+        let made = make();
+        (made, self.reads.take().unwrap_or_default().into())
+    }
+
+    fn note(&self, read: impl FnOnce() -> Read) {
+        if let Some(reads) = self.reads.borrow_mut().as_mut() {
+            memo::note(reads, read());
+        }
     }
 
     /// Services by host: exported to the proxy's namespace and imported by its Sidecar, or needed
@@ -105,6 +124,12 @@ impl<'a> Scope<'a> {
     }
 
     pub(crate) fn service(&self, host: &str) -> Option<&'a Arc<MeshService>> {
+        let found = self.find_service(host);
+        self.note(|| Read::Service(host.into(), found.cloned()));
+        found
+    }
+
+    fn find_service(&self, host: &str) -> Option<&'a Arc<MeshService>> {
         let service = self.snapshot.service_from(host, &self.view.namespace)?;
         let listeners = self.egress();
         let imported =
@@ -132,7 +157,25 @@ impl<'a> Scope<'a> {
     }
 
     pub(crate) fn rule(&self, host: &str) -> Option<&'a Arc<Resource<DestinationRule>>> {
-        self.snapshot.destination_rule_for_workload(host, &self.view.namespace, &self.view.labels)
+        let ProxyView { namespace, labels, .. } = self.view;
+        let found = self.snapshot.destination_rule_for_workload(host, namespace, labels);
+        self.note(|| Read::Rule(host.into(), found.cloned()));
+        found
+    }
+
+    /// A VirtualService by its own name.
+    pub(crate) fn virtual_service(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<&'a Arc<Resource<VirtualService>>> {
+        let found = self.snapshot.virtual_service(namespace, name);
+        self.note(|| Read::VirtualService {
+            namespace: namespace.into(),
+            name: name.into(),
+            found: found.cloned(),
+        });
+        found
     }
 
     /// Outbound listeners as declared; without a Sidecar resource (or without `egress` in it) the

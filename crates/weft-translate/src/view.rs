@@ -67,18 +67,10 @@ impl ProxyView {
     }
 
     /// The view without what tells a client from others in its place: those with equal shared
-    /// views get the same outbound configuration and endpoints.
+    /// views get the same outbound clusters and endpoints, and but for gateways the same listeners
+    /// and routes.
     #[must_use]
     pub fn shared(&self, snapshot: &Snapshot) -> ProxyView {
-        // A gateway's own labels and workload choose what it serves.
-        if self.kind == ProxyKind::Gateway {
-            return ProxyView {
-                name: "".into(),
-                addresses: Vec::new(),
-                locality: self.place(snapshot),
-                ..self.clone()
-            };
-        }
         let keys = snapshot.client_label_keys();
         let labels = self.labels.iter().filter(|(key, _)| keys.contains(*key));
         let mut families: Vec<IpAddr> = Vec::new();

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use weft_model::{Resolution, Severity, Touched};
 use weft_translate::ProxyView;
 
-use super::memo::Published;
+use super::published::Published;
 use super::{Options, Pusher};
 use crate::world::{State, Update, World};
 
@@ -112,13 +112,16 @@ impl Pusher {
         self.metrics.debounce.observe(first.elapsed().as_secs_f64());
         if *everyone {
             self.metrics.trigger_config.inc();
-            let published = self.registry.published().with_config(Arc::clone(state));
+            let live = self.registry.proxies();
+            let views = live.iter().map(|proxy| &proxy.view);
+            let published = self.registry.published().next(Arc::clone(state), true, views);
             self.publish(published, *first, |_| true);
             return;
         }
         let old = self.registry.published();
         let concerned = concerned(touched, &old.state, state);
-        let published = old.with_workloads(Arc::clone(state), &concerned);
+        let live = self.registry.proxies();
+        let published = old.next(Arc::clone(state), false, live.iter().map(|proxy| &proxy.view));
         self.metrics.trigger_proxy.inc();
         self.publish(published, *first, concerned);
     }

@@ -9,10 +9,11 @@
 //! `weft-translate`'s, the protocol `weft-xds`'s, keys and certificates the CA's.
 
 mod admission;
+mod assignments;
 mod debounce;
 mod identity;
-mod memo;
 mod metrics;
+mod published;
 mod registry;
 mod source;
 mod stream;
@@ -29,11 +30,11 @@ use crate::ca::{Authority, JoinKey};
 use crate::world::World;
 
 use admission::Admission;
-use memo::EndpointMemo;
+use assignments::EndpointMemo;
 use registry::Registry;
 
-pub(crate) use memo::Published;
 pub(crate) use metrics::PushMetrics;
+pub(crate) use published::Published;
 pub(crate) use registry::Proxy;
 pub use stream::Ads;
 

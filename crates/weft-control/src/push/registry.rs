@@ -13,7 +13,7 @@ use weft_translate::ProxyView;
 use weft_xds::session::{Mode, TypeStatus};
 use weft_xds::{NodeView, ResourceType};
 
-use super::memo::Published;
+use super::published::Published;
 use crate::ca::Identity;
 
 /// What the registry knows of one stream.

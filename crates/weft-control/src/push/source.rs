@@ -9,7 +9,8 @@ use weft_xds::session::{Set, Source, Want};
 use weft_xds::{Resource, ResourceType, names};
 
 use super::Trust;
-use super::memo::{EndpointMemo, Published, Translated};
+use super::assignments::EndpointMemo;
+use super::published::{Published, Translated};
 use crate::ca::{Identity, StreamSecrets};
 
 pub(super) struct ProxySource<'a> {

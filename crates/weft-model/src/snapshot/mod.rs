@@ -6,6 +6,7 @@
 //! `policy` answer lookups, `apply` folds changes in, `check` finds cross-resource mistakes.
 
 mod apply;
+mod base;
 mod check;
 mod endpoints;
 pub mod gateway_api;
@@ -25,6 +26,7 @@ use crate::diagnostic::Diagnostic;
 use crate::object::{Labels, Object, Resource, ResourceKey};
 use crate::spec;
 
+pub use base::Base;
 pub use policy::MtlsMode;
 pub use protocol::Protocol;
 pub use routing::Visibility;
@@ -176,6 +178,12 @@ impl Snapshot {
     /// Services defined in a namespace.
     pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<MeshService>> {
         self.inner.services_by_namespace.namespace(namespace)
+    }
+
+    /// Whether the services of a namespace are the very same in both worlds.
+    pub fn same_services_in(&self, other: &Snapshot, namespace: &str) -> bool {
+        let (own, other) = (&self.inner.services_by_namespace, &other.inner.services_by_namespace);
+        own.has_same_namespace(other, namespace)
     }
 
     /// Services that this workload serves: what its inbound side needs.

@@ -51,6 +51,20 @@ impl<T> Table<T> {
         old
     }
 
+    /// Whether both are the very same table.
+    pub(crate) fn is_same(&self, other: &Table<T>) -> bool {
+        Arc::ptr_eq(&self.namespaces, &other.namespaces)
+    }
+
+    /// Whether both are the very same in one namespace.
+    pub(crate) fn has_same_namespace(&self, other: &Table<T>, namespace: &str) -> bool {
+        match (self.namespaces.get(namespace), other.namespaces.get(namespace)) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// Of one namespace, by name.
     pub(crate) fn namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<T>> {
         self.namespaces.get(namespace).into_iter().flat_map(|names| names.values())

@@ -25,6 +25,7 @@ use crate::build::{ads, duration, list_value, struct_value, structure, text};
 use crate::endpoint;
 use crate::findings::Findings;
 use crate::locality::Preference;
+use crate::memo::Memo;
 use crate::policy::{self, Policy};
 use crate::scope::Scope;
 use crate::view::ProxyKind;
@@ -42,28 +43,56 @@ pub(crate) enum Upstream {
     AsClient,
 }
 
-/// Clusters towards services, ordered by name.
-pub(crate) fn outbound(scope: &Scope<'_>, findings: &mut Findings) -> Vec<pb::Cluster> {
-    let mut clusters = Vec::new();
+/// Clusters towards services, encoded and ordered by name. Those of one service are a part of
+/// `memo`; parts of `before` that still hold are taken over.
+pub(crate) fn outbound(
+    scope: &Scope<'_>,
+    before: &[&Memo],
+    memo: &mut Memo,
+    findings: &mut Findings,
+) -> Vec<weft_xds::Resource> {
+    let before: Vec<_> = before.iter().map(|memo| &memo.clusters).collect();
+    let mut clusters = encode(&fixed(scope));
     for service in scope.services() {
-        if let Some(rule) = scope.rule(&service.host) {
-            unsupported::report(rule, findings);
-        }
-        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
-            of_port(scope, service, port, &mut clusters);
-        }
-    }
-    match scope.view.kind {
-        ProxyKind::Grpc => {}
-        ProxyKind::Gateway => clusters.push(black_hole()),
-        ProxyKind::Sidecar => {
-            clusters.push(black_hole());
-            clusters.push(passthrough(scope, names::PASSTHROUGH_CLUSTER));
-        }
+        let made = memo.clusters.part(scope, service, &before, findings, |findings| {
+            encode(&of_service(scope, service, findings)).into()
+        });
+        clusters.extend_from_slice(made);
     }
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     clusters.dedup_by(|a, b| a.name == b.name);
     clusters
+}
+
+/// Those that no service decides.
+fn fixed(scope: &Scope<'_>) -> Vec<pb::Cluster> {
+    match scope.view.kind {
+        ProxyKind::Grpc => Vec::new(),
+        ProxyKind::Gateway => vec![black_hole()],
+        ProxyKind::Sidecar => {
+            vec![black_hole(), passthrough(scope, names::PASSTHROUGH_CLUSTER)]
+        }
+    }
+}
+
+/// Reads the service, its rule and the base of the world, and of the view all but its namespace.
+fn of_service(
+    scope: &Scope<'_>,
+    service: &MeshService,
+    findings: &mut Findings,
+) -> Vec<pb::Cluster> {
+    let mut clusters = Vec::new();
+    if let Some(rule) = scope.rule(&service.host) {
+        unsupported::report(rule, findings);
+    }
+    for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+        of_port(scope, service, port, &mut clusters);
+    }
+    clusters
+}
+
+fn encode(clusters: &[pb::Cluster]) -> Vec<weft_xds::Resource> {
+    clusters.iter().map(|cluster| weft_xds::Resource::new(cluster.name.as_str(), cluster)).collect()
 }
 
 /// Clusters towards the proxy's own application.

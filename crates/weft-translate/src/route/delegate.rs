@@ -37,7 +37,7 @@ pub(crate) fn expand<'a>(
             "" => &*rules.meta.namespace,
             given => given,
         };
-        let Some(other) = scope.snapshot.virtual_service(namespace, &delegate.name) else {
+        let Some(other) = scope.virtual_service(namespace, &delegate.name) else {
             let path = format!("spec.http[{index}].delegate");
             let message = format!("no VirtualService {namespace}/{}", delegate.name);
             findings.add(Kind::VirtualService, &rules.meta, NOT_FOUND, &path, &message);

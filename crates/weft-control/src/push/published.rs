@@ -1,22 +1,20 @@
-//! Results of translation, computed once for equal arguments.
+//! A state of the world as proxies are brought to it: its translations, each computed once for all
+//! who get it, and out of those of the state before as far as nothing they depend on changed.
 //!
-//! The memo keys are the arguments themselves. What proxies with different views
-//! have in common shares its bytes.
+//! What clients of one place in the mesh share is keyed by [`ProxyView::shared`], the rest by the
+//! view. What different views have in common shares its bytes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use weft_model::{Diagnostic, Snapshot};
-use weft_translate::{ProxyView, Resources};
-use weft_xds::names::ClusterName;
+use weft_model::Diagnostic;
+use weft_translate::{Memo, ProxyView, Resources, Shared};
 use weft_xds::session::Set;
 use weft_xds::{Resource, ResourceType};
 
 use crate::world::State;
 
-/// Endpoint assignments kept; Istio's cache has the same bound.
-const ENDPOINTS_MAX: usize = 60_000;
 /// Views whose translation is kept; more than streams may be open.
 const VIEWS_MAX: usize = 20_000;
 
@@ -78,57 +76,72 @@ impl Translated {
     }
 }
 
+/// What the clients of one place share, and what its next translation can keep.
+struct Place {
+    lists: Arc<Lists>,
+    memo: Memo,
+}
+
+/// A translation that is made when first asked for.
+struct Cell<T> {
+    /// Of the state before: what comes out equal again is the same list, so that nobody needs to
+    /// look through it.
+    before: Mutex<Option<Arc<T>>>,
+    now: OnceLock<Arc<T>>,
+}
+
+type Cells<T> = HashMap<ProxyView, Arc<Cell<T>>>;
+
 /// A state of the world that was published to proxies, with its translations.
 #[derive(Default)]
 pub(crate) struct Published {
     pub(crate) state: Arc<State>,
     views: Mutex<Views>,
-    /// Translations of the state before, as far as somebody used them: a list that comes out
-    /// equal again is the same list, so that nobody needs to look through it.
-    before: Mutex<Cells>,
+    bodies: Arc<Mutex<Bodies>>,
 }
-
-type Cells = HashMap<ProxyView, Arc<OnceLock<Arc<Lists>>>>;
 
 #[derive(Default)]
 struct Views {
-    /// Outbound sides, by [`ProxyView::shared`].
-    shared: Cells,
+    /// By [`ProxyView::shared`].
+    places: Cells<Place>,
     /// What is a proxy's own, by its view.
-    own: Cells,
-    /// One body per content, for all views.
-    bodies: HashMap<Arc<str>, Bytes>,
+    own: Cells<Lists>,
+    /// The newest of the places that are equal but for their namespace: they have parts in common.
+    kin: HashMap<ProxyView, Arc<Place>>,
 }
 
 impl Published {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, views: Mutex::default(), before: Mutex::default() }
+        Self { state, ..Self::default() }
     }
 
-    /// A newer state in which anything may differ.
-    pub(super) fn with_config(&self, state: Arc<State>) -> Self {
-        let mut views = lock(&self.views);
-        // Whoever was not asked for since keeps its older one.
-        let mut before = lock(&self.before).clone();
-        let made = views.shared.iter().filter(|(_, cell)| cell.get().is_some());
-        before.extend(made.map(|(view, cell)| (view.clone(), Arc::clone(cell))));
-        let views = Views { bodies: views.used_bodies(), ..Views::default() };
-        Self { state, views: Mutex::new(views), before: Mutex::new(before) }
-    }
-
-    /// A newer state that differs, for translation, only to the views `touched` picks, and there
-    /// not in what is shared.
-    pub(super) fn with_workloads(
+    /// A newer state in which, if `everyone`, anything may differ, else only what is a proxy's own.
+    /// Of the translations of now those for `live` views are kept, as far as they still hold, or
+    /// as what the new ones are compared with and built from.
+    pub(super) fn next<'a>(
         &self,
         state: Arc<State>,
-        touched: impl Fn(&ProxyView) -> bool,
+        everyone: bool,
+        live: impl Iterator<Item = &'a ProxyView>,
     ) -> Self {
-        let mut views = lock(&self.views);
-        let kept = views.own.iter().filter(|(view, _)| !touched(view));
-        let own = kept.map(|(view, cell)| (view.clone(), Arc::clone(cell))).collect();
-        let bodies = views.used_bodies();
-        let views = Views { shared: views.shared.clone(), own, bodies };
-        Self { state, views: Mutex::new(views), before: Mutex::default() }
+        let (before, now) = (&self.state.snapshot, &state.snapshot);
+        let old = lock(&self.views);
+        let mut new = Views::default();
+        for view in live {
+            let place = view.shared(now);
+            if let Some(cell) = old.places.get(&place) {
+                let cell = || if everyone { Cell::after(cell) } else { Arc::clone(cell) };
+                new.places.entry(place).or_insert_with(cell);
+            }
+            if let Some(cell) = old.own.get(view) {
+                let differs = weft_translate::own_differs(before, now, view);
+                let cell = if differs { Cell::after(cell) } else { Arc::clone(cell) };
+                new.own.insert(view.clone(), cell);
+            }
+        }
+        drop(old);
+        lock(&self.bodies).forget_unused();
+        Self { state, views: Mutex::new(new), bodies: Arc::clone(&self.bodies) }
     }
 
     /// What a view runs. The first caller computes, others who need the same wait.
@@ -137,25 +150,37 @@ impl Published {
         let place = view.shared(snapshot);
         let (shared, own) = {
             let mut views = lock(&self.views);
-            (cell(&mut views.shared, &place), cell(&mut views.own, view))
+            (cell(&mut views.places, &place), cell(&mut views.own, view))
         };
-        let shared = shared.get_or_init(|| {
-            let made = self.lists(weft_translate::translate_shared(snapshot, &place));
-            let before = lock(&self.before).remove(&place);
-            match before.as_ref().and_then(|cell| cell.get()) {
-                Some(before) => Arc::new(made.sharing(before)),
-                None => Arc::new(made),
-            }
+        let shared = shared.now.get_or_init(|| {
+            let before = lock(&shared.before).take();
+            self.place(&place, before.as_deref())
         });
-        let own =
-            own.get_or_init(|| Arc::new(self.lists(weft_translate::translate_own(snapshot, view))));
-        Translated::new(shared, own)
+        let own = own.now.get_or_init(|| {
+            let before = lock(&own.before).take();
+            let lists = self.lists(weft_translate::translate_own(snapshot, view));
+            Arc::new(lists.sharing(before.as_deref()))
+        });
+        Translated::new(&shared.lists, own)
+    }
+
+    fn place(&self, place: &ProxyView, before: Option<&Place>) -> Arc<Place> {
+        let kin = ProxyView { namespace: "".into(), ..place.clone() };
+        let other = lock(&self.views).kin.get(&kin).cloned();
+        let memos: Vec<&Memo> =
+            before.into_iter().chain(other.as_deref()).map(|place| &place.memo).collect();
+        let Shared { resources, findings, memo } =
+            weft_translate::translate_shared(&self.state.snapshot, place, &memos);
+        let lists = self.lists((resources, findings)).sharing(before.map(|place| &*place.lists));
+        let made = Arc::new(Place { lists: Arc::new(lists), memo });
+        lock(&self.views).kin.insert(kin, Arc::clone(&made));
+        made
     }
 
     fn lists(&self, (resources, diagnostics): (Resources, Vec<Diagnostic>)) -> Lists {
-        let mut views = lock(&self.views);
+        let mut bodies = lock(&self.bodies);
         let mut share = |resources: Vec<Resource>| -> Arc<[Resource]> {
-            resources.into_iter().map(|resource| views.share(resource)).collect()
+            resources.into_iter().map(|resource| bodies.share(resource)).collect()
         };
         Lists {
             clusters: share(resources.clusters),
@@ -166,7 +191,21 @@ impl Published {
     }
 }
 
-fn cell(cells: &mut Cells, view: &ProxyView) -> Arc<OnceLock<Arc<Lists>>> {
+impl<T> Default for Cell<T> {
+    fn default() -> Self {
+        Cell { before: Mutex::default(), now: OnceLock::new() }
+    }
+}
+
+impl<T> Cell<T> {
+    /// To be made anew.
+    fn after(old: &Cell<T>) -> Arc<Self> {
+        let before = old.now.get().cloned().or_else(|| lock(&old.before).clone());
+        Arc::new(Cell { before: Mutex::new(before), now: OnceLock::new() })
+    }
+}
+
+fn cell<T>(cells: &mut Cells<T>, view: &ProxyView) -> Arc<Cell<T>> {
     if let Some(cell) = cells.get(view) {
         return Arc::clone(cell);
     }
@@ -178,9 +217,12 @@ fn cell(cells: &mut Cells, view: &ProxyView) -> Arc<OnceLock<Arc<Lists>>> {
 
 impl Lists {
     /// With the lists of `before` where they are equal.
-    fn sharing(self, before: &Lists) -> Lists {
+    fn sharing(self, before: Option<&Lists>) -> Lists {
+        let Some(before) = before else { return self };
         let choose = |now: Arc<[Resource]>, before: &Arc<[Resource]>| {
-            let same = |(a, b): (&Resource, &Resource)| a.name == b.name && a.version == b.version;
+            let same = |(a, b): (&Resource, &Resource)| {
+                a.name == b.name && (Arc::ptr_eq(&a.version, &b.version) || a.version == b.version)
+            };
             let equal = now.len() == before.len() && now.iter().zip(before.iter()).all(same);
             if equal { Arc::clone(before) } else { now }
         };
@@ -193,81 +235,30 @@ impl Lists {
     }
 }
 
-impl Views {
-    /// Bodies that somebody still runs.
-    fn used_bodies(&mut self) -> HashMap<Arc<str>, Bytes> {
-        self.bodies.retain(|_, body| !body.is_unique());
-        self.bodies.clone()
+/// One body per content, for all views.
+#[derive(Default)]
+struct Bodies(HashMap<Arc<str>, Bytes>);
+
+impl Bodies {
+    /// Keeps the bodies that somebody still runs.
+    fn forget_unused(&mut self) {
+        self.0.retain(|_, body| !body.is_unique());
     }
 
     fn share(&mut self, mut resource: Resource) -> Resource {
-        match self.bodies.get_key_value(&resource.version) {
-            Some((version, body)) if *body == resource.body => {
-                resource.version = Arc::clone(version);
-                resource.body = body.clone();
+        match self.0.get_key_value(&resource.version) {
+            Some((version, body)) => {
+                let same = body.as_ptr() == resource.body.as_ptr() || *body == resource.body;
+                if same && !Arc::ptr_eq(version, &resource.version) {
+                    resource.version = Arc::clone(version);
+                    resource.body = body.clone();
+                }
             }
-            _ => {
-                self.bodies.insert(Arc::clone(&resource.version), resource.body.clone());
+            None => {
+                self.0.insert(Arc::clone(&resource.version), resource.body.clone());
             }
         }
         resource
-    }
-}
-
-/// Endpoint assignments of the newest world, which may be newer than what was published.
-#[derive(Default)]
-pub(super) struct EndpointMemo(Mutex<Assignments>);
-
-/// By who asks and the cluster's name; `None` where there is no such cluster.
-type OfHost = HashMap<(ProxyView, Arc<str>), Option<Resource>>;
-
-#[derive(Default)]
-struct Assignments {
-    snapshot: Snapshot,
-    /// By service host, so that a change of its endpoints forgets only it.
-    hosts: HashMap<Arc<str>, OfHost>,
-    count: usize,
-}
-
-impl EndpointMemo {
-    /// Takes on a newer world in which only endpoints of these hosts differ.
-    pub(super) fn advance(&self, snapshot: Snapshot, hosts: &BTreeSet<Arc<str>>) {
-        let mut memo = lock(&self.0);
-        memo.snapshot = snapshot;
-        for host in hosts {
-            if let Some(gone) = memo.hosts.remove(host) {
-                memo.count -= gone.len();
-            }
-        }
-    }
-
-    /// Takes on a newer world in which anything may differ.
-    pub(super) fn reset(&self, snapshot: Snapshot) {
-        *lock(&self.0) = Assignments { snapshot, ..Assignments::default() };
-    }
-
-    /// The endpoints of one cluster. Computed under the lock, so that no result of an
-    /// older world can be remembered for a newer one.
-    pub(super) fn endpoints(&self, view: &ProxyView, cluster: &Arc<str>) -> Option<Resource> {
-        let Some(ClusterName::Outbound { host, .. }) = ClusterName::parse(cluster) else {
-            return None;
-        };
-        let mut memo = lock(&self.0);
-        if memo.count >= ENDPOINTS_MAX {
-            memo.hosts.clear();
-            memo.count = 0;
-        }
-        let Assignments { snapshot, hosts, count } = &mut *memo;
-        let of_host = match hosts.get_mut(host) {
-            Some(of_host) => of_host,
-            None => hosts.entry(host.into()).or_default(),
-        };
-        let entry = of_host.entry((view.clone(), Arc::clone(cluster)));
-        let computed = entry.or_insert_with(|| {
-            *count += 1;
-            weft_translate::endpoints(snapshot, view, cluster)
-        });
-        computed.clone()
     }
 }
 
@@ -281,7 +272,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::net::IpAddr;
 
-    use weft_model::{Change, ChangeKind};
+    use weft_model::{Change, ChangeKind, Snapshot};
     use weft_translate::{Flavor, Interception, ProxyKind};
 
     use super::*;
@@ -361,8 +352,8 @@ spec:
         let view = client("a", 1, "v1");
         let first = Published::new(with(&Snapshot::default(), SERVICES));
         let before = shared(&first, &view, ResourceType::Cluster);
-        let second = first.with_config(with(&first.state.snapshot, OTHER));
-        let third = second.with_config(with(&second.state.snapshot, OTHER));
+        let second = first.next(with(&first.state.snapshot, OTHER), true, [&view].into_iter());
+        let third = second.next(with(&second.state.snapshot, OTHER), true, [&view].into_iter());
         assert!(Arc::ptr_eq(&before, &shared(&third, &view, ResourceType::Cluster)));
     }
 }

@@ -1,0 +1,69 @@
+//! The part of the world that any piece of a translation may ask about, told apart by identity.
+
+use std::sync::Arc;
+
+use super::table::Table;
+use super::{Inner, Snapshot};
+use crate::object::Resource;
+use crate::spec;
+
+/// Everything but what is looked up by host (services with their endpoints, VirtualServices,
+/// DestinationRules) and what only a proxy's own side or gateways read (workloads, Secrets).
+/// Two worlds with the same base differ in those at most.
+#[derive(Clone)]
+pub struct Base {
+    mesh: Arc<spec::MeshConfig>,
+    namespaces: Table<Resource<spec::Namespace>>,
+    gateways: Table<Resource<spec::Gateway>>,
+    sidecars: Table<Resource<spec::Sidecar>>,
+    peer_authentications: Table<Resource<spec::PeerAuthentication>>,
+}
+
+impl Snapshot {
+    /// The base of this world; costs a few reference counts.
+    pub fn base(&self) -> Base {
+        // A table that is added must be named here: it belongs to the base unless translation
+        // asks for its content in ways that parts record.
+        let Inner {
+            mesh,
+            mesh_configs: _,
+            namespaces,
+            secrets: _,
+            kube_services: _,
+            service_entries: _,
+            endpoints: _,
+            endpoint_slices: _,
+            pod_templates: _,
+            gateways,
+            sidecars,
+            peer_authentications,
+            virtual_services: _,
+            destination_rules: _,
+            workloads: _,
+            workloads_by_ip: _,
+            services: _,
+            services_by_namespace: _,
+            diagnostics: _,
+            client_label_keys: _,
+        } = &*self.inner;
+        Base {
+            mesh: Arc::clone(mesh),
+            namespaces: namespaces.clone(),
+            gateways: gateways.clone(),
+            sidecars: sidecars.clone(),
+            peer_authentications: peer_authentications.clone(),
+        }
+    }
+}
+
+impl Base {
+    /// Whether both are the very same, which tells without a look that they are equal.
+    pub fn is_same(&self, other: &Base) -> bool {
+        let Base { mesh, namespaces, gateways, sidecars, peer_authentications } = self;
+        Arc::ptr_eq(mesh, &other.mesh)
+            && namespaces.is_same(&other.namespaces)
+            && gateways.is_same(&other.gateways)
+            && sidecars.is_same(&other.sidecars)
+            && peer_authentications.is_same(&other.peer_authentications)
+    }
+}
