@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::gateway_api;
 use super::table::Table;
 use super::{Inner, Snapshot};
 use crate::object::Resource;
@@ -17,6 +18,8 @@ pub struct Base {
     gateways: Table<Resource<spec::Gateway>>,
     sidecars: Table<Resource<spec::Sidecar>>,
     peer_authentications: Table<Resource<spec::PeerAuthentication>>,
+    config_maps: Table<Resource<spec::ConfigMap>>,
+    gateway_api: gateway_api::Tables,
 }
 
 impl Snapshot {
@@ -37,6 +40,8 @@ impl Snapshot {
             gateways,
             sidecars,
             peer_authentications,
+            config_maps,
+            gateway_api,
             virtual_services: _,
             destination_rules: _,
             workloads: _,
@@ -45,6 +50,8 @@ impl Snapshot {
             services_by_namespace: _,
             diagnostics: _,
             client_label_keys: _,
+            // Made from the tables; whoever asks it for services must ask for them by host, too.
+            attached: _,
         } = &*self.inner;
         Base {
             mesh: Arc::clone(mesh),
@@ -52,6 +59,8 @@ impl Snapshot {
             gateways: gateways.clone(),
             sidecars: sidecars.clone(),
             peer_authentications: peer_authentications.clone(),
+            config_maps: config_maps.clone(),
+            gateway_api: gateway_api.clone(),
         }
     }
 }
@@ -59,11 +68,21 @@ impl Snapshot {
 impl Base {
     /// Whether both are the very same, which tells without a look that they are equal.
     pub fn is_same(&self, other: &Base) -> bool {
-        let Base { mesh, namespaces, gateways, sidecars, peer_authentications } = self;
+        let Base {
+            mesh,
+            namespaces,
+            gateways,
+            sidecars,
+            peer_authentications,
+            config_maps,
+            gateway_api,
+        } = self;
         Arc::ptr_eq(mesh, &other.mesh)
             && namespaces.is_same(&other.namespaces)
             && gateways.is_same(&other.gateways)
             && sidecars.is_same(&other.sidecars)
             && peer_authentications.is_same(&other.peer_authentications)
+            && config_maps.is_same(&other.config_maps)
+            && gateway_api.is_same(&other.gateway_api)
     }
 }

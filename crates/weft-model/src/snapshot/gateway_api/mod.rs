@@ -46,6 +46,34 @@ pub(crate) struct Tables {
     pub(crate) reference_grants: Table<Resource<api::ReferenceGrant>>,
 }
 
+impl Tables {
+    /// Whether both are the very same tables.
+    pub(crate) fn is_same(&self, other: &Tables) -> bool {
+        let Tables {
+            classes,
+            gateways,
+            listener_sets,
+            http_routes,
+            grpc_routes,
+            tls_routes,
+            tcp_routes,
+            udp_routes,
+            backend_tls_policies,
+            reference_grants,
+        } = self;
+        classes.is_same(&other.classes)
+            && gateways.is_same(&other.gateways)
+            && listener_sets.is_same(&other.listener_sets)
+            && http_routes.is_same(&other.http_routes)
+            && grpc_routes.is_same(&other.grpc_routes)
+            && tls_routes.is_same(&other.tls_routes)
+            && tcp_routes.is_same(&other.tcp_routes)
+            && udp_routes.is_same(&other.udp_routes)
+            && backend_tls_policies.is_same(&other.backend_tls_policies)
+            && reference_grants.is_same(&other.reference_grants)
+    }
+}
+
 /// Listeners with their routes, and the mesh's routes.
 #[derive(Debug, Default)]
 pub struct GatewayApi {
