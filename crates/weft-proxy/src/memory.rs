@@ -43,6 +43,18 @@ fn file_range(line: &str) -> Option<Option<(usize, usize)>> {
     Some(clean.then(|| end.checked_sub(start)).flatten().map(|length| (start, length)))
 }
 
+/// As [`release_freed`], and what the C libraries have freed, of all threads: the cryptography takes
+/// its keys from the system's own allocator, which keeps what it had of a burst.
+#[allow(unsafe_code, reason = "the allocator's own call")]
+pub(crate) fn release_all_freed() {
+    release_freed();
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim(3) may be called at any time on any thread.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 /// Gives the pages back to the system of which this thread has freed every block. The allocator does so
 /// by itself only as it allocates, and a thread that has become idle does not.
 #[allow(unsafe_code, reason = "the allocator's own call")]

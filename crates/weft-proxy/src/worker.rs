@@ -19,6 +19,7 @@ use weft_traffic::{Cluster, ListenerConfig, Tables};
 
 use crate::drain::{DrainSignal, OpenGuard};
 use crate::handover::{Heir, Idle};
+use crate::http::parking::Parking;
 use crate::http::policy::HttpPolicy;
 use crate::limits::LimitCounters;
 pub use crate::limits::{Limits, Sources};
@@ -61,6 +62,8 @@ pub struct Worker {
     pub balancers: Balancers,
     /// Upstream HTTP connections.
     pub pools: Pools,
+    /// Idle client connections.
+    pub(crate) parking: Parking,
     /// Read buffer for bodies of TCP connections; borrow it only inside one poll.
     pub scratch: Scratch,
     endpoints: EndpointTable,
@@ -124,6 +127,8 @@ impl ConnContext {
 pub struct Counters {
     /// Accepted connections.
     pub connections: weft_telemetry::LocalCounter,
+    /// Idle connections that gave up their tasks.
+    pub parked: weft_telemetry::LocalCounter,
     /// Limits that were reached.
     pub limits: LimitCounters,
     /// `accept` calls that failed for want of a resource.
@@ -190,6 +195,7 @@ impl Worker {
             sources,
             balancers: Balancers::new(id, count),
             pools: Pools::default(),
+            parking: Parking::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             endpoints,
             clock: Cell::new(Instant::now()),
@@ -269,6 +275,10 @@ impl Counters {
             connections: counter(
                 "weft_proxy_downstream_connections_total",
                 "Connections accepted.",
+            ),
+            parked: counter(
+                "weft_proxy_downstream_connections_parked_total",
+                "Times that an idle connection gave up its task.",
             ),
             limits: LimitCounters::new(metrics),
             accept_errors: counter(
@@ -352,7 +362,7 @@ async fn give_back_memory(worker: Rc<Worker>) {
         if most > GIVE_BACK_MIN && open <= most / 2 {
             most = open;
             crate::http::wire::trim_spare();
-            crate::memory::release_freed();
+            crate::memory::release_all_freed();
         }
     }
 }

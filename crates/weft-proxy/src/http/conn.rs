@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weft_http::h1::Limits;
 use weft_traffic::listener::Direction;
@@ -17,6 +17,9 @@ use crate::worker::{ConnContext, Worker};
 /// The configuration of the moment, counted per connection: cloning touches no other core's cache
 /// line.
 type HttpNow = Rc<Arc<HttpConfig>>;
+
+/// No idle limit: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client's connection.
 pub(crate) struct HttpConn {
@@ -83,6 +86,17 @@ impl HttpConn {
             && !self.is_tls()
             && !self.context.listener.inspectors.proxy_protocol
             && !self.is_orphaned()
+    }
+
+    /// How long the connection may idle.
+    pub(crate) fn idle_limit(&self) -> Duration {
+        self.http.timeouts.idle.unwrap_or(FOREVER)
+    }
+
+    /// When the connection is to end, if it has been idle since `since` and stays so.
+    pub(crate) fn idle_due(&self, since: Instant) -> Instant {
+        let idle_due = since + self.idle_limit();
+        self.expires().map_or(idle_due, |expires| expires.min(idle_due))
     }
 
     /// When the connection is to end because of its age (`max_connection_duration`).

@@ -26,6 +26,7 @@ use super::downstream::Downstream;
 use super::h1_body::{BodyError, H1};
 use super::h2c;
 use super::local_reply;
+use super::parking::{PARK_AFTER, Parked};
 use super::request::{self, Incoming};
 use crate::error::{ErrorKind, ProxyError};
 use crate::handover::{Idle, Passed};
@@ -43,8 +44,6 @@ const LINGER_BYTES_MAX: usize = 256 * 1024;
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// How much of the requests behind the one being served is read before its response is done. Bytes.
 const PIPELINED_BYTES_MAX: usize = 16 * 1024;
-/// No idle limit: a year.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One client connection and the message under way on it.
 pub(crate) struct H1Server {
@@ -94,42 +93,89 @@ enum Rest {
     Closed,
 }
 
-// Not an async function, which would keep its arguments beside what it made of them: an idle
-// connection is little more than this state.
-fn run(mut io: Io, conn: Rc<HttpConn>, detect: bool) -> impl Future<Output = Option<H2Start>> {
-    let mut session = Session { requests: 0, detect };
-    async move {
-        let limit = conn.http.timeouts.idle.unwrap_or(FOREVER);
-        let draining = pin!(conn.worker.drain.draining());
-        let age = conn.http.timeouts.connection_duration.unwrap_or(FOREVER);
-        let timer = pin!(tokio::time::sleep(limit.min(age)));
-        let mut watch = IdleWatch { conn: &conn, draining, drained: false, timer, limit };
-        loop {
-            io = match Box::pin(serve_while_busy(io, &conn, &mut session, limit)).await {
-                Rest::Idle(io) => io,
-                Rest::H2(start) => return Some(start),
-                Rest::Closed => return None,
-            };
-            let since = conn.worker.now();
-            let stays = poll_fn(|cx| match io.tcp().poll_read_ready(cx) {
-                Poll::Ready(_) => Poll::Ready(true),
-                Poll::Pending => watch.poll_leave(cx, since).map(|()| false),
-            });
-            if !stays.await {
-                Box::pin(H1Server::new(io, conn.h1_limits()).leave(&conn, limit)).await;
-                return None;
-            }
+fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> impl Future<Output = Option<H2Start>> {
+    let since = conn.worker.now();
+    go_on(io, conn, Session { requests: 0, detect }, since, false)
+}
+
+/// Goes on with a connection that was parked.
+pub(super) async fn resume(parked: Parked) {
+    let Parked { io, conn, requests, since } = parked;
+    let session = Session { requests, detect: false };
+    match io.resume() {
+        Ok(io) => {
+            // Past its first request, it is not HTTP/2.
+            go_on(io, conn, session, since, true).await;
         }
+        Err(error) => tracing::warn!(%error, "a parked connection is lost"),
     }
 }
 
+/// Serves a connection until it ends or is parked. `idle`: it idles since `since`; otherwise it is
+/// to be read.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async function keeps its arguments beside what it makes of them, and an idle \
+              connection is little more than this state"
+)]
+fn go_on(
+    mut io: Io,
+    conn: Rc<HttpConn>,
+    mut session: Session,
+    mut since: Instant,
+    mut idle: bool,
+) -> impl Future<Output = Option<H2Start>> {
+    async move {
+        {
+            let timer = conn.idle_due(since).min(Instant::now() + PARK_AFTER);
+            let mut watch = IdleWatch {
+                draining: pin!(conn.worker.drain.draining()),
+                drained: false,
+                timer: pin!(tokio::time::sleep_until(timer.into())),
+                conn: &conn,
+                park_at: io.can_park().then(|| Instant::now() + PARK_AFTER),
+            };
+            loop {
+                let wait = poll_fn(|cx| match idle {
+                    true if io.tcp().poll_read_ready(cx).is_pending() => watch.poll_next(cx, since),
+                    _ => Poll::Ready(Next::Request),
+                });
+                match wait.await {
+                    Next::Request => {}
+                    Next::Park => break,
+                    Next::Leave => {
+                        Box::pin(H1Server::new(io, conn.h1_limits()).leave(&conn)).await;
+                        return None;
+                    }
+                }
+                io = match Box::pin(serve_while_busy(io, &conn, &mut session)).await {
+                    Rest::Idle(io) => io,
+                    Rest::H2(start) => return Some(start),
+                    Rest::Closed => return None,
+                };
+                (idle, since) = (true, conn.worker.now());
+                watch.park_at = io.can_park().then_some(since + PARK_AFTER);
+            }
+        }
+        let worker = conn.worker.clone();
+        match io.park() {
+            Ok(io) => worker.parking.park(Parked { io, conn, requests: session.requests, since }),
+            Err(error) => tracing::warn!(%error, "an idle connection is lost"),
+        }
+        None
+    }
+}
+
+/// What an idle connection does next.
+enum Next {
+    Request,
+    /// Its time is over, or the process leaves.
+    Leave,
+    Park,
+}
+
 /// Serves requests for as long as their bytes are there already.
-fn serve_while_busy(
-    io: Io,
-    conn: &HttpConn,
-    session: &mut Session,
-    limit: Duration,
-) -> impl Future<Output = Rest> {
+fn serve_while_busy(io: Io, conn: &HttpConn, session: &mut Session) -> impl Future<Output = Rest> {
     let mut server = H1Server::new(io, conn.h1_limits());
     server.requests = session.requests;
     if let Some(bytes) = conn.context.listener.buffer_bytes_max {
@@ -155,7 +201,7 @@ fn serve_while_busy(
                 Served::Upgraded(connection) => return Rest::H2(server.into_h2(Some(connection))),
             }
         }
-        Box::pin(server.leave(conn, limit)).await;
+        Box::pin(server.leave(conn)).await;
         Rest::Closed
     }
 }
@@ -305,18 +351,18 @@ impl H1Server {
     }
 
     /// Passes the connection on, or ends it.
-    async fn leave(self, conn: &HttpConn, idle_limit: Duration) {
+    async fn leave(self, conn: &HttpConn) {
         if conn.is_expired() {
             conn.worker.counters.limits.connection_duration.inc();
         }
-        if let Some(server) = self.pass_on(conn, idle_limit) {
+        if let Some(server) = self.pass_on(conn) {
             server.close().await;
         }
     }
 
     /// Gives a connection between two requests to the newer proxy that has taken over; gives it
     /// back when it is none, or nobody takes it.
-    fn pass_on(self, conn: &HttpConn, idle_limit: Duration) -> Option<Self> {
+    fn pass_on(self, conn: &HttpConn) -> Option<Self> {
         let between = self.keep_alive
             && !self.aborted
             && self.h1.input_done()
@@ -328,7 +374,7 @@ impl H1Server {
         let (io, _) = self.h1.wire.into_parts();
         let socket = io.into_plain_socket()?;
         let listener = conn.context.accepted_by.clone();
-        let idle_ms = u64::try_from(idle_limit.as_millis()).unwrap_or(u64::MAX);
+        let idle_ms = u64::try_from(conn.idle_limit().as_millis()).unwrap_or(u64::MAX);
         let open = conn.worker.drain.open();
         // An heir that went away at this very moment leaves nobody to serve it.
         let _ = conn.worker.heir.pass(Passed { socket, idle: Idle { listener, idle_ms }, open });
@@ -456,42 +502,53 @@ impl H1Server {
     }
 }
 
-/// When an idle connection should go: idle timeout, or drain. One timer serves the connection's
-/// whole life; it is moved only when it fires, so a request costs no timer operation.
+/// When an idle connection should go: idle timeout, drain, or to be parked. One timer serves all and
+/// is moved only when it fires, so a request costs no timer operation.
 struct IdleWatch<'p, D> {
     conn: &'p HttpConn,
     draining: Pin<&'p mut D>,
     drained: bool,
     timer: Pin<&'p mut Sleep>,
-    limit: Duration,
+    /// `None`: it cannot be.
+    park_at: Option<Instant>,
 }
 
 impl<D: Future<Output = ()>> IdleWatch<'_, D> {
-    /// Ready when a connection idle since `since` should be closed.
-    fn poll_leave(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<()> {
+    /// Ready when a connection idle since `since` should be closed or parked.
+    fn poll_next(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<Next> {
         if !self.drained && self.draining.as_mut().poll(cx).is_ready() {
             self.drained = true;
-            // After a hand-over nobody is in a hurry: the next request hears that it is the last,
-            // and none is lost to a close that crosses it.
-            if !self.conn.worker.heir.has_taken_over() {
-                self.limit = self.limit.min(DRAIN_IDLE);
-                self.timer.as_mut().reset((since + self.limit).into());
-            }
+            self.park_at = None;
+            let due = self.due(since);
+            self.timer.as_mut().reset(due.into());
         }
         if self.drained && self.conn.can_pass() {
-            return Poll::Ready(());
+            return Poll::Ready(Next::Leave);
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let idle_due = since + self.limit;
-            let due = self.conn.expires().map_or(idle_due, |expires| expires.min(idle_due));
-            if Instant::now() >= due {
-                if due == idle_due && !self.drained {
+            let (due, now) = (self.due(since), Instant::now());
+            if now >= due {
+                if !self.drained && !self.conn.is_expired() {
                     self.conn.worker.counters.limits.connection_idle.inc();
                 }
-                return Poll::Ready(());
+                return Poll::Ready(Next::Leave);
             }
-            self.timer.as_mut().reset(due.into());
+            match self.park_at.filter(|_| !self.drained) {
+                Some(park_at) if now >= park_at => return Poll::Ready(Next::Park),
+                Some(park_at) => self.timer.as_mut().reset(due.min(park_at).into()),
+                None => self.timer.as_mut().reset(due.into()),
+            }
+        }
+    }
+
+    fn due(&self, since: Instant) -> Instant {
+        let due = self.conn.idle_due(since);
+        // After a hand-over nobody is in a hurry: the next request hears that it is the last, and
+        // none is lost to a close that crosses it.
+        match self.drained && !self.conn.worker.heir.has_taken_over() {
+            true => due.min(since + DRAIN_IDLE),
+            false => due,
         }
     }
 }

@@ -28,6 +28,13 @@ pub struct Prefixed {
     prefix: Option<Box<BytesMut>>,
 }
 
+/// The stream of a connection that idles, outside the runtime's reactor.
+#[derive(Debug)]
+pub enum ParkedIo {
+    /// As [`Io::Plain`].
+    Plain(std::net::TcpStream),
+}
+
 /// What [`Io::idle_state`] found on a connection nobody is reading from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdleState {
@@ -63,6 +70,21 @@ impl Io {
         match self {
             Io::Plain(stream) if stream.prefix.is_none() => stream.tcp.into_std().ok(),
             Io::Plain(_) | Io::Tls(_) => None,
+        }
+    }
+
+    /// Whether [`Io::park`] keeps everything: nothing is held but the socket.
+    pub fn can_park(&self) -> bool {
+        matches!(self, Io::Plain(stream) if stream.prefix.is_none())
+    }
+
+    /// Takes the stream out of the reactor; ask [`Io::can_park`] first.
+    pub fn park(self) -> io::Result<ParkedIo> {
+        match self {
+            Io::Plain(stream) if stream.prefix.is_none() => {
+                Ok(ParkedIo::Plain(stream.tcp.into_std()?))
+            }
+            Io::Plain(_) | Io::Tls(_) => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
@@ -147,6 +169,22 @@ impl Io {
             }
         }
         IdleState::Readable
+    }
+}
+
+impl ParkedIo {
+    /// The socket.
+    pub fn socket(&self) -> &std::net::TcpStream {
+        match self {
+            ParkedIo::Plain(socket) => socket,
+        }
+    }
+
+    /// Puts the stream into the reactor again.
+    pub fn resume(self) -> io::Result<Io> {
+        match self {
+            ParkedIo::Plain(socket) => Ok(Io::plain(TcpStream::from_std(socket)?)),
+        }
     }
 }
 

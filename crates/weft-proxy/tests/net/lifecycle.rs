@@ -112,6 +112,40 @@ async fn a_proxy_that_leaves_ends_each_kind_of_connection_in_its_own_way() {
     tokio::task::block_in_place(|| control.kill());
 }
 
+/// Idle connections give up their tasks after two seconds, which nobody can see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parked_connections_are_served_again_and_end_as_all_do() {
+    let app = changes::app().await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("web", &[app]));
+    control.set(Listener, http::listener("web", "INBOUND", "web", None));
+    let mut short = http::listener("short", "INBOUND", "web", None);
+    short["filter_chains"][0]["filters"][0]["typed_config"]["common_http_protocol_options"] =
+        json!({ "idle_timeout": "3s" });
+    control.set(Listener, short);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let mut kept = Vec::new();
+    for name in ["web", "web", "short"] {
+        let to = proxy.listener(name).await;
+        let mut one = client::Connection::connect(Wire::H1, to).await.unwrap();
+        assert_eq!(one.get("/", &[("host", "app")]).await.unwrap().status, 200);
+        kept.push(one);
+    }
+    proxy.shows("/stats", "weft_proxy_downstream_connections_parked_total: 3").await;
+    assert_eq!(kept[0].get("/", &[("host", "app")]).await.unwrap().status, 200);
+    // Its limit ends one, and the other is parked anew.
+    proxy.shows("/stats", "weft_proxy_downstream_connections_active: 2").await;
+    assert!(kept[2].get("/", &[("host", "app")]).await.is_err());
+    proxy.shows("/stats", "weft_proxy_downstream_connections_parked_total: 4").await;
+    proxy.proxy().shutdown();
+    tokio::time::timeout(LIMIT, proxy.proxy().ended()).await.expect("idle ones are closed");
+    for mut one in kept {
+        assert!(one.get("/", &[("host", "app")]).await.is_err());
+    }
+    tokio::task::block_in_place(|| control.kill());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_grace_period_ends_connections_that_stay() {
     let one = backend("one").await;
