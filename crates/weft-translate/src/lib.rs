@@ -32,7 +32,7 @@ use findings::Findings;
 use scope::Scope;
 
 pub use findings::{LISTENER_CONFLICT, NOT_IMPLEMENTED};
-pub use memo::Memo;
+pub use memo::{Assignment, Endpoints, Memo};
 pub use view::{Flavor, Interception, ProxyKind, ProxyView};
 
 /// What a proxy subscribes to by type, without endpoints and secrets. Each list is ordered by

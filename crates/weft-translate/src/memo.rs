@@ -5,16 +5,18 @@
 //! same objects, the part is the same, as translation is a pure function. What a part may ask
 //! beyond that is in the [`Base`]: parts of another base are not used.
 //!
-//! Must not know what parts are made of.
+//! Must not know what Envoy's messages say.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_model::spec::{DestinationRule, VirtualService};
-use weft_model::{Base, Diagnostic, MeshService, Resource};
+use weft_model::{Base, Diagnostic, MeshService, Resource, Snapshot};
 
+use crate::endpoint;
 use crate::findings::Findings;
 use crate::scope::Scope;
+use crate::view::ProxyView;
 
 /// A question that translation asked about the world, and the answer.
 #[derive(Clone)]
@@ -118,6 +120,47 @@ impl<T> Parts<T> {
         findings.extend(&part.findings);
         let slot = self.0.entry(Arc::clone(&about.host)).insert_entry(part);
         &slot.into_mut().made
+    }
+}
+
+/// The endpoints of one cluster with all they depend on.
+pub struct Assignment {
+    base: Arc<Base>,
+    reads: Box<[Read]>,
+    made: Option<weft_xds::Resource>,
+}
+
+impl Assignment {
+    /// `None`: the proxy has no such cluster.
+    pub fn resource(&self) -> Option<&weft_xds::Resource> {
+        self.made.as_ref()
+    }
+}
+
+/// The endpoints of clusters as one place in the mesh sees them.
+pub struct Endpoints<'a> {
+    scope: Scope<'a>,
+    base: Arc<Base>,
+}
+
+impl<'a> Endpoints<'a> {
+    /// `view` is a [`ProxyView::shared`].
+    pub fn new(snapshot: &'a Snapshot, view: &'a ProxyView) -> Self {
+        Endpoints { scope: Scope::new(snapshot, view), base: Arc::new(snapshot.base()) }
+    }
+
+    /// The endpoints of a cluster: the first of `before` that still holds, else made anew.
+    /// `before` are of the same place, or of one that differs in its namespace only.
+    pub fn of(&self, cluster: &str, before: &[&Arc<Assignment>]) -> Arc<Assignment> {
+        let holds = |kept: &&&Arc<Assignment>| {
+            let same_base = Arc::ptr_eq(&kept.base, &self.base) || kept.base.is_same(&self.base);
+            same_base && kept.reads.iter().all(|read| read.still_holds(&self.scope))
+        };
+        if let Some(kept) = before.iter().find(holds) {
+            return Arc::clone(kept);
+        }
+        let (made, reads) = self.scope.recorded(|| endpoint::of_cluster(&self.scope, cluster));
+        Arc::new(Assignment { base: Arc::clone(&self.base), reads, made })
     }
 }
 

@@ -5,12 +5,14 @@
 mod common;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use common::view;
 use proptest::prelude::*;
 use weft_model::{Change, ChangeKind, Object, Snapshot, parse_yaml};
 use weft_translate::{
-    Interception, Memo, ProxyKind, ProxyView, own_differs, translate_own, translate_shared,
+    Assignment, Endpoints, Interception, Memo, ProxyKind, ProxyView, endpoints, own_differs,
+    translate_own, translate_shared,
 };
 
 const NAMESPACES: [&str; 3] = ["one", "two", "istio-system"];
@@ -235,8 +237,16 @@ fn proxies() -> Vec<ProxyView> {
     ]
 }
 
+/// What was kept so far, by place.
+#[derive(Default)]
+struct Kept {
+    memos: HashMap<ProxyView, Memo>,
+    assignments: HashMap<(ProxyView, Arc<str>), Arc<Assignment>>,
+}
+
 /// The world before and after a step.
-fn check(before: &Snapshot, now: &Snapshot, memos: &mut HashMap<ProxyView, Memo>) {
+fn check(before: &Snapshot, now: &Snapshot, kept: &mut Kept) {
+    let Kept { memos, assignments } = kept;
     let mut kin: HashMap<ProxyView, ProxyView> = HashMap::new();
     for proxy in proxies() {
         let place = proxy.shared(now);
@@ -247,6 +257,15 @@ fn check(before: &Snapshot, now: &Snapshot, memos: &mut HashMap<ProxyView, Memo>
         let made = translate_shared(now, &place, &[]);
         assert_eq!(kept.resources, made.resources, "{place:?}");
         assert_eq!(kept.findings, made.findings, "{place:?}");
+        let at_place = Endpoints::new(now, &place);
+        for name in made.resources.clusters.iter().map(|cluster| &cluster.name) {
+            let of = |place: &ProxyView| assignments.get(&(place.clone(), Arc::clone(name)));
+            let others = [of(&place), kin.get(&family).and_then(of)];
+            let given: Vec<&Arc<Assignment>> = others.into_iter().flatten().collect();
+            let kept = at_place.of(name, &given);
+            assert_eq!(kept.resource(), endpoints(now, &proxy, name).as_ref(), "{place:?} {name}");
+            assignments.insert((place.clone(), Arc::clone(name)), kept);
+        }
         kin.insert(family, place.clone());
         memos.insert(place, kept.memo);
         if !own_differs(before, now, &proxy) {
@@ -266,12 +285,12 @@ proptest! {
         let apply = |world: &Snapshot, steps: &[Step]| {
             world.apply(steps.iter().map(change).collect()).0
         };
-        let mut memos = HashMap::new();
+        let mut kept = Kept::default();
         let mut world = apply(&Snapshot::default(), &start);
-        check(&world, &world, &mut memos);
+        check(&world, &world, &mut kept);
         for steps in &steps {
             let next = apply(&world, steps);
-            check(&world, &next, &mut memos);
+            check(&world, &next, &mut kept);
             world = next;
         }
     }

@@ -1,14 +1,18 @@
 //! Follows the world: endpoints at once, configuration after a quiet time.
 
-use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use weft_model::{Resolution, Severity, Touched};
-use weft_translate::ProxyView;
+use weft_model::{
+    Kind, MeshService, Protocol, Resolution, ResourceKey, ServicePort, Severity, Snapshot, Touched,
+};
+use weft_translate::{ProxyKind, ProxyView};
 
+use super::assignments::Changed;
 use super::published::Published;
+use super::registry::{Proxy, Touch};
 use super::{Options, Pusher};
 use crate::world::{State, Update, World};
 
@@ -21,6 +25,15 @@ struct Waiting {
     everyone: bool,
 }
 
+/// A configuration that is ready to go out.
+struct Prepared {
+    published: Published,
+    /// By the proxies' numbers.
+    touched: HashMap<u64, Touch>,
+    /// When the oldest of its changes happened.
+    changed: Instant,
+}
+
 pub(super) async fn follow(pusher: Arc<Pusher>, world: World) {
     tokio::select! {
         () = world.synced() => {}
@@ -28,13 +41,22 @@ pub(super) async fn follow(pusher: Arc<Pusher>, world: World) {
     }
     let (mut state, mut updates) = world.subscribe();
     pusher.endpoints.reset(state.snapshot.clone());
-    pusher.publish(Published::new(Arc::clone(&state)), Instant::now(), |_| true);
+    pusher.publish(Prepared {
+        published: Published::new(Arc::clone(&state)),
+        touched: HashMap::new(),
+        changed: Instant::now(),
+    });
     let mut errors = HashSet::new();
     pusher.note_errors(&state, &mut errors);
     pusher.ready.send_replace(true);
     let mut waiting: Option<Waiting> = None;
+    // One at a time; what changes meanwhile waits. Endpoints do not.
+    let mut preparing: Option<JoinHandle<Prepared>> = None;
     loop {
-        let due = waiting.as_ref().map(|waiting| waiting.due(&pusher.options));
+        let due = match &preparing {
+            Some(_) => None,
+            None => waiting.as_ref().map(|waiting| waiting.due(&pusher.options)),
+        };
         tokio::select! {
             update = updates.next() => {
                 // Without a writer there will be no change; proxies are still served.
@@ -45,11 +67,32 @@ pub(super) async fn follow(pusher: Arc<Pusher>, world: World) {
             }
             () = sleep_until(due), if due.is_some() => {
                 if let Some(waiting) = waiting.take() {
-                    pusher.push_config(&state, &waiting);
+                    let (pusher, state) = (Arc::clone(&pusher), Arc::clone(&state));
+                    let prepare = move || pusher.prepare(state, &waiting);
+                    preparing = Some(tokio::task::spawn_blocking(prepare));
                 }
+            }
+            prepared = finished(&mut preparing), if preparing.is_some() => {
+                preparing = None;
+                pusher.publish(prepared);
             }
             () = pusher.shutdown.cancelled() => return,
         }
+    }
+}
+
+/// Cancel-safe.
+async fn finished(preparing: &mut Option<JoinHandle<Prepared>>) -> Prepared {
+    match preparing {
+        Some(task) => match task.await {
+            Ok(prepared) => prepared,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going away.
+                Err(_) => std::future::pending().await,
+            },
+        },
+        None => std::future::pending().await,
     }
 }
 
@@ -83,60 +126,88 @@ impl Pusher {
     fn take(&self, before: &State, update: Update, waiting: &mut Option<Waiting>) {
         let now = Instant::now();
         let Update { state, touched } = update;
-        // Endpoints of services that are not sent as EDS are inside their clusters.
-        let is_eds = |host: &&Arc<str>| {
-            let eds = |state: &State| {
-                let service = state.snapshot.service(host);
-                service.is_none_or(|service| service.resolution == Resolution::Static)
-            };
-            eds(before) && eds(&state)
+        let of = |host: &str, wanted: fn(&MeshService) -> bool| {
+            let services = [before, &state].map(|state| state.snapshot.service(host));
+            services.into_iter().flatten().any(|service| wanted(service))
         };
+        // Endpoints of services that are not sent as EDS are inside their clusters.
+        let is_eds =
+            |host: &&Arc<str>| !of(host, |service| service.resolution != Resolution::Static);
         let hosts: BTreeSet<Arc<str>> =
             touched.endpoints_only.iter().filter(is_eds).cloned().collect();
-        let everyone = !touched.only_endpoints() || hosts.len() < touched.endpoints_only.len();
-        match everyone {
-            true => self.endpoints.reset(state.snapshot.clone()),
-            false => self.endpoints.advance(state.snapshot.clone(), &hosts),
+        let everyone = !touched.only_endpoints()
+            || hosts.len() < touched.endpoints_only.len()
+            || hosts.iter().any(|host| of(host, has_endpoint_listeners));
+        let clusters = self.endpoints.advance(state.snapshot.clone(), &hosts);
+        if everyone {
+            self.endpoints.reset(state.snapshot.clone());
         }
         if !hosts.is_empty() {
             self.metrics.trigger_endpoint.inc();
-            self.registry.endpoints_changed(&hosts, now.into_std());
+            self.registry.endpoints_changed(&clusters, now.into_std());
         }
         if everyone || !touched.workloads.is_empty() {
             Waiting::join(waiting, now, touched, everyone);
         }
     }
 
-    fn push_config(&self, state: &Arc<State>, waiting: &Waiting) {
+    /// Makes all that connected proxies will ask for, and finds out whom it concerns.
+    fn prepare(&self, state: Arc<State>, waiting: &Waiting) -> Prepared {
         let Waiting { first, touched, everyone, .. } = waiting;
         self.metrics.debounce.observe(first.elapsed().as_secs_f64());
-        if *everyone {
-            self.metrics.trigger_config.inc();
-            let live = self.registry.proxies();
-            let views = live.iter().map(|proxy| &proxy.view);
-            let published = self.registry.published().next(Arc::clone(state), true, views);
-            self.publish(published, *first, |_| true);
-            return;
+        match everyone {
+            true => self.metrics.trigger_config.inc(),
+            false => self.metrics.trigger_proxy.inc(),
         }
+        let begun = Instant::now();
         let old = self.registry.published();
-        let concerned = concerned(touched, &old.state, state);
-        let live = self.registry.proxies();
-        let published = old.next(Arc::clone(state), false, live.iter().map(|proxy| &proxy.view));
-        self.metrics.trigger_proxy.inc();
-        self.publish(published, *first, concerned);
+        let live = self.registry.live();
+        let views = || live.iter().map(|(_, proxy)| &proxy.view);
+        let published = old.next(state, *everyone, views());
+        let (before, now) = (&old.state.snapshot, &published.state.snapshot);
+        let places: HashSet<ProxyView> = views().map(|view| view.shared(now)).collect();
+        published.prepare(&places, &views().collect::<Vec<_>>());
+        self.endpoints.retain(&places);
+        let endpoints: HashMap<ProxyView, Changed> = match everyone {
+            true => places
+                .into_iter()
+                .map(|view| (view.clone(), self.endpoints.changed(&view)))
+                .collect(),
+            // Who uses the services was told already.
+            false => HashMap::new(),
+        };
+        let is_secret = |key: &ResourceKey| key.kind == Kind::Secret;
+        let secrets = touched.config.iter().any(is_secret);
+        let accounts = accounts(touched, [before, now]);
+        let touch = |proxy: &Proxy| {
+            let place = proxy.view.shared(now);
+            let changed = endpoints.get(&place);
+            let config = old.differs(&published, &proxy.view);
+            let own_secrets = proxy.identity.as_ref().is_some_and(|identity| {
+                accounts.contains(&(identity.namespace(), identity.service_account()))
+            });
+            Touch {
+                config,
+                secrets: config
+                    || own_secrets
+                    || (secrets && proxy.view.kind == ProxyKind::Gateway),
+                all_endpoints: changed == Some(&Changed::All) || proxy.view.shared(before) != place,
+                endpoints: match changed {
+                    Some(Changed::Clusters(clusters)) => proxy.used(clusters),
+                    Some(Changed::All) | None => BTreeSet::new(),
+                },
+            }
+        };
+        let touched = live.iter().map(|(id, proxy)| (*id, touch(proxy))).collect();
+        self.metrics.context_init.observe(begun.elapsed().as_secs_f64());
+        Prepared { published, touched, changed: *first }
     }
 
-    fn publish(
-        &self,
-        published: Published,
-        changed: Instant,
-        touched: impl Fn(&ProxyView) -> bool,
-    ) {
-        let begun = Instant::now();
+    fn publish(&self, prepared: Prepared) {
+        let Prepared { published, mut touched, changed } = prepared;
         let services = published.state.snapshot.services().count();
         self.metrics.services.set(i64::try_from(services).unwrap_or(i64::MAX));
-        self.registry.publish(&Arc::new(published), changed.into_std(), touched);
-        self.metrics.context_init.observe(begun.elapsed().as_secs_f64());
+        self.registry.publish(&Arc::new(published), changed.into_std(), &mut touched);
     }
 
     /// Counts errors in resources when they are first seen.
@@ -152,22 +223,22 @@ impl Pusher {
     }
 }
 
-/// Which proxies stand beside one of the touched workloads, by name or by an address it has
-/// or had.
-fn concerned(touched: &Touched, before: &State, now: &State) -> impl Fn(&ProxyView) -> bool {
-    let names = touched.workloads.clone();
-    let mut ips: HashSet<IpAddr> = HashSet::new();
-    for (namespace, name) in &names {
-        for state in [before, now] {
-            if let Some(workload) = state.snapshot.workload_by_name(namespace, name) {
-                ips.extend(workload.ips.iter().copied());
-            }
+/// Listeners at the addresses of its endpoints: a headless service that is not HTTP.
+fn has_endpoint_listeners(service: &MeshService) -> bool {
+    let is_bytes = |port: &ServicePort| !port.protocol.is_http() && port.protocol != Protocol::Auto;
+    service.headless && service.ports.iter().any(is_bytes)
+}
+
+/// Namespace and service account of the touched workloads, as they were and are.
+fn accounts<'a>(touched: &Touched, worlds: [&'a Snapshot; 2]) -> HashSet<(&'a str, &'a str)> {
+    let mut accounts = HashSet::new();
+    for (namespace, name) in &touched.workloads {
+        let workloads = worlds.map(|world| world.workload_by_name(namespace, name));
+        for workload in workloads.into_iter().flatten() {
+            accounts.insert((&*workload.namespace, &*workload.service_account));
         }
     }
-    move |view: &ProxyView| {
-        names.contains(&(Arc::clone(&view.namespace), Arc::clone(&view.name)))
-            || view.addresses.iter().any(|ip| ips.contains(ip))
-    }
+    accounts
 }
 
 #[cfg(test)]

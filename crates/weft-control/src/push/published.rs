@@ -4,7 +4,8 @@
 //! What clients of one place in the mesh share is keyed by [`ProxyView::shared`], the rest by the
 //! view. What different views have in common shares its bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -147,21 +148,45 @@ impl Published {
     /// What a view runs. The first caller computes, others who need the same wait.
     pub(crate) fn translated(&self, view: &ProxyView) -> Translated {
         let snapshot = &self.state.snapshot;
-        let place = view.shared(snapshot);
-        let (shared, own) = {
-            let mut views = lock(&self.views);
-            (cell(&mut views.places, &place), cell(&mut views.own, view))
-        };
-        let shared = shared.now.get_or_init(|| {
-            let before = lock(&shared.before).take();
-            self.place(&place, before.as_deref())
-        });
+        let shared = self.shared(&view.shared(snapshot));
+        let own = cell(&mut lock(&self.views).own, view);
         let own = own.now.get_or_init(|| {
             let before = lock(&own.before).take();
             let lists = self.lists(weft_translate::translate_own(snapshot, view));
             Arc::new(lists.sharing(before.as_deref()))
         });
-        Translated::new(&shared.lists, own)
+        Translated::new(&shared, own)
+    }
+
+    /// Makes all that these views run, on as many threads as there are cores.
+    pub(super) fn prepare(&self, places: &HashSet<ProxyView>, views: &[&ProxyView]) {
+        let place = |place: &&ProxyView| self.shared(place);
+        each(&places.iter().collect::<Vec<_>>(), |view| _ = place(view));
+        each(views, |view| _ = self.translated(view));
+    }
+
+    /// Whether a view runs something else in a newer state. Same lists are the same objects.
+    pub(super) fn differs(&self, newer: &Published, view: &ProxyView) -> bool {
+        let (before, now) = (self.made(view), newer.made(view));
+        before.zip(now).is_none_or(|(before, now)| {
+            !(before.shared.is_same(&now.shared) && before.own.is_same(&now.own))
+        })
+    }
+
+    fn made(&self, view: &ProxyView) -> Option<Translated> {
+        let views = lock(&self.views);
+        let place = views.places.get(&view.shared(&self.state.snapshot))?.now.get()?;
+        let own = views.own.get(view)?.now.get()?;
+        Some(Translated { shared: Arc::clone(&place.lists), own: Arc::clone(own) })
+    }
+
+    fn shared(&self, place: &ProxyView) -> Arc<Lists> {
+        let shared = cell(&mut lock(&self.views).places, place);
+        let made = shared.now.get_or_init(|| {
+            let before = lock(&shared.before).take();
+            self.place(place, before.as_deref())
+        });
+        Arc::clone(&made.lists)
     }
 
     fn place(&self, place: &ProxyView, before: Option<&Place>) -> Arc<Place> {
@@ -205,6 +230,21 @@ impl<T> Cell<T> {
     }
 }
 
+/// Runs `work` on every item, on several threads.
+fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(item);
+                }
+            });
+        }
+    });
+}
+
 fn cell<T>(cells: &mut Cells<T>, view: &ProxyView) -> Arc<Cell<T>> {
     if let Some(cell) = cells.get(view) {
         return Arc::clone(cell);
@@ -216,6 +256,12 @@ fn cell<T>(cells: &mut Cells<T>, view: &ProxyView) -> Arc<Cell<T>> {
 }
 
 impl Lists {
+    fn is_same(&self, other: &Lists) -> bool {
+        Arc::ptr_eq(&self.clusters, &other.clusters)
+            && Arc::ptr_eq(&self.listeners, &other.listeners)
+            && Arc::ptr_eq(&self.routes, &other.routes)
+    }
+
     /// With the lists of `before` where they are equal.
     fn sharing(self, before: Option<&Lists>) -> Lists {
         let Some(before) = before else { return self };

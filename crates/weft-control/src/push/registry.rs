@@ -3,7 +3,7 @@
 //! A proxy's queue is one slot: changes merge in it until its task takes them, so a
 //! slow proxy costs no memory and gets the newest state once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -26,8 +26,8 @@ pub(crate) struct Proxy {
     pub(crate) connected: SystemTime,
     /// Written by the stream's task after each event.
     status: Mutex<Option<[TypeStatus; ResourceType::COUNT]>>,
-    /// Hosts of the services whose endpoints it subscribed to.
-    hosts: Mutex<BTreeSet<Arc<str>>>,
+    /// Clusters whose endpoints it subscribed to.
+    clusters: Mutex<Arc<BTreeSet<Arc<str>>>>,
     pending: Mutex<Option<Pending>>,
     wake: Notify,
 }
@@ -36,13 +36,40 @@ pub(crate) struct Proxy {
 pub(super) struct Pending {
     /// The configuration to go on with.
     pub(super) published: Option<Arc<Published>>,
-    /// Anything may have changed.
-    pub(super) all: bool,
-    /// Endpoints of these hosts have changed.
-    pub(super) hosts: BTreeSet<Arc<str>>,
+    pub(super) touch: Touch,
     /// When the oldest of the changes happened, and when it was queued.
     pub(super) changed: Instant,
     pub(super) queued: Instant,
+}
+
+/// What a proxy must look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Touch {
+    /// Clusters, listeners, routes.
+    pub(super) config: bool,
+    pub(super) secrets: bool,
+    /// The endpoints of all its clusters.
+    pub(super) all_endpoints: bool,
+    /// The endpoints of these clusters.
+    pub(super) endpoints: BTreeSet<Arc<str>>,
+}
+
+impl Touch {
+    pub(super) fn everything() -> Self {
+        Touch { config: true, secrets: true, all_endpoints: true, endpoints: BTreeSet::new() }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        *self == Touch::default()
+    }
+
+    fn merge(&mut self, other: Touch) {
+        let Touch { config, secrets, all_endpoints, endpoints } = other;
+        self.config |= config;
+        self.secrets |= secrets;
+        self.all_endpoints |= all_endpoints;
+        self.endpoints.extend(endpoints);
+    }
 }
 
 impl Proxy {
@@ -60,7 +87,7 @@ impl Proxy {
             address,
             connected: SystemTime::now(),
             status: Mutex::default(),
-            hosts: Mutex::default(),
+            clusters: Mutex::default(),
             pending: Mutex::default(),
             wake: Notify::new(),
         }
@@ -76,8 +103,17 @@ impl Proxy {
         *lock(&self.status) = Some(status);
     }
 
-    pub(super) fn set_hosts(&self, hosts: BTreeSet<Arc<str>>) {
-        *lock(&self.hosts) = hosts;
+    pub(super) fn set_clusters(&self, clusters: Arc<BTreeSet<Arc<str>>>) {
+        *lock(&self.clusters) = clusters;
+    }
+
+    /// Those of `clusters` whose endpoints it subscribed to.
+    pub(super) fn used(&self, clusters: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        let subscribed = Arc::clone(&lock(&self.clusters));
+        match subscribed.len() < clusters.len() {
+            true => subscribed.iter().filter(|one| clusters.contains(*one)).cloned().collect(),
+            false => clusters.iter().filter(|one| subscribed.contains(*one)).cloned().collect(),
+        }
     }
 
     /// Waits for changes and takes them. Cancel-safe.
@@ -94,8 +130,7 @@ impl Proxy {
         let mut slot = lock(&self.pending);
         let pending = slot.get_or_insert_with(|| Pending {
             published: None,
-            all: false,
-            hosts: BTreeSet::new(),
+            touch: Touch::default(),
             changed,
             queued: Instant::now(),
         });
@@ -146,35 +181,38 @@ impl Registry {
         (Arc::clone(&inner.published), Registered { registry: self, id })
     }
 
-    /// Publishes a configuration; the proxies that `touched` picks look at all of it. The others
-    /// only take it on, so that no old world is kept alive by a proxy nothing happens to.
+    /// Connected proxies with their numbers.
+    pub(super) fn live(&self) -> Vec<(u64, Arc<Proxy>)> {
+        lock(&self.0).proxies.iter().map(|(id, proxy)| (*id, Arc::clone(proxy))).collect()
+    }
+
+    /// Publishes a configuration; each proxy looks at what `touched` says of its number, and at
+    /// everything if it says nothing. Those with nothing to look at only take it on, so that no
+    /// old world is kept alive by a proxy nothing happens to.
     pub(super) fn publish(
         &self,
         published: &Arc<Published>,
         changed: Instant,
-        touched: impl Fn(&ProxyView) -> bool,
+        touched: &mut HashMap<u64, Touch>,
     ) {
         let mut inner = lock(&self.0);
         inner.published = Arc::clone(published);
-        for proxy in inner.proxies.values() {
-            let touched = touched(&proxy.view);
+        for (id, proxy) in &inner.proxies {
+            let touch = touched.remove(id).unwrap_or_else(Touch::everything);
             let change = |pending: &mut Pending| {
                 pending.published = Some(Arc::clone(published));
-                pending.all |= touched;
+                pending.touch.merge(touch);
             };
             proxy.queue(change, changed);
         }
     }
 
-    /// Tells the proxies that use one of these services to look at its endpoints.
-    pub(super) fn endpoints_changed(&self, hosts: &BTreeSet<Arc<str>>, changed: Instant) {
+    /// Tells the proxies that use one of these clusters to look at its endpoints.
+    pub(super) fn endpoints_changed(&self, clusters: &BTreeSet<Arc<str>>, changed: Instant) {
         for proxy in lock(&self.0).proxies.values() {
-            let used: Vec<Arc<str>> = {
-                let subscribed = lock(&proxy.hosts);
-                hosts.iter().filter(|host| subscribed.contains(*host)).cloned().collect()
-            };
+            let used = proxy.used(clusters);
             if !used.is_empty() {
-                proxy.queue(|pending| pending.hosts.extend(used), changed);
+                proxy.queue(|pending| pending.touch.endpoints.extend(used), changed);
             }
         }
     }

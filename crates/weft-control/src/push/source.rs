@@ -101,8 +101,8 @@ impl Source for ProxySource<'_> {
     fn resources(&mut self, ty: ResourceType, want: Want<'_>) -> Set {
         match (ty, want) {
             (ResourceType::Endpoint, Want::Names(names)) => {
-                let endpoints = |name| self.endpoints.endpoints(&self.endpoint_view, name);
-                names.iter().filter_map(endpoints).collect()
+                let list = self.endpoints.endpoints(&self.endpoint_view, names.iter());
+                Set { shared: Arc::default(), own: list.into() }
             }
             (ResourceType::Secret, Want::Names(names)) => {
                 names.iter().filter_map(|name| self.secret(name)).collect()

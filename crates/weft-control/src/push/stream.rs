@@ -1,17 +1,16 @@
 //! One ADS stream, from its first request to its end.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tonic::Status;
 use weft_xds::ResourceType;
-use weft_xds::names::{self, ClusterName};
+use weft_xds::names;
 use weft_xds::server::{AdsStream, Handler, Peer};
 use weft_xds::session::{Action, Request, ServerSession, SessionError};
 
 use super::identity::{self, Anonymous};
-use super::registry::{Pending, Proxy};
+use super::registry::{Pending, Proxy, Touch};
 use super::source::ProxySource;
 use super::{Options, Pusher};
 
@@ -170,35 +169,33 @@ impl Serving<'_> {
             tracing::warn!(%node, %ty, version = %nack.stamp.version, reason = %nack.message, "rejected");
         }
         if ty == ResourceType::Endpoint && !(subscribed.is_empty() && unsubscribed.is_empty()) {
-            self.proxy.set_hosts(self.endpoint_hosts());
+            let names = &self.session.subscription(ResourceType::Endpoint).names;
+            self.proxy.set_clusters(Arc::new(names.clone()));
         }
         Ok(())
     }
 
-    fn endpoint_hosts(&self) -> BTreeSet<Arc<str>> {
-        let names = &self.session.subscription(ResourceType::Endpoint).names;
-        names.iter().filter_map(|name| host(name)).map(Arc::from).collect()
-    }
-
     fn on_pending(&mut self, pending: Pending) {
-        let Pending { published, all, hosts, changed, queued } = pending;
-        if all || !hosts.is_empty() {
+        let Pending { published, touch, changed, queued } = pending;
+        if !touch.is_nothing() {
             self.pusher.metrics.queue.observe(queued.elapsed().as_secs_f64());
             self.converging.get_or_insert(changed);
         }
         if let Some(published) = published {
             self.source.publish(published);
         }
-        if all {
-            for ty in ResourceType::PUSH_ORDER {
-                self.session.mark(ty);
-            }
-        } else {
-            let names = &self.session.subscription(ResourceType::Endpoint).names;
-            let touched = |name: &&Arc<str>| host(name).is_some_and(|host| hosts.contains(host));
-            let touched: Vec<Arc<str>> = names.iter().filter(touched).cloned().collect();
-            self.session.mark_names(ResourceType::Endpoint, &touched);
+        let Touch { config, secrets, all_endpoints, endpoints } = touch;
+        let marks = [
+            (ResourceType::Cluster, config),
+            (ResourceType::Endpoint, all_endpoints),
+            (ResourceType::Listener, config),
+            (ResourceType::Route, config),
+            (ResourceType::Secret, secrets),
+        ];
+        for (ty, _) in marks.into_iter().filter(|(_, touched)| *touched) {
+            self.session.mark(ty);
         }
+        self.session.mark_names(ResourceType::Endpoint, &endpoints);
     }
 
     fn has_work(&self) -> bool {
@@ -262,13 +259,5 @@ impl Serving<'_> {
             let own = [names::SECRET_DEFAULT, names::SECRET_ROOT].map(Arc::from);
             self.session.mark_names(ResourceType::Secret, &own);
         }
-    }
-}
-
-/// The service a cluster stands for.
-fn host(cluster: &str) -> Option<&str> {
-    match ClusterName::parse(cluster) {
-        Some(ClusterName::Outbound { host, .. }) => Some(host),
-        _ => None,
     }
 }
