@@ -34,7 +34,7 @@ pub enum CorsDecision<'r> {
     Allowed { origin: &'r [u8] },
     /// Answer 200 with the headers from [`CorsPolicy::preflight_headers`].
     Preflight { origin: &'r [u8], private_network: bool },
-    /// Answer 200 without CORS headers: the browser refuses.
+    /// Answer 200 with [`CorsPolicy::refusal_headers`]: the browser refuses.
     PreflightRefused,
 }
 
@@ -63,9 +63,17 @@ impl CorsPolicy {
 
     /// Headers of the answer to a preflight.
     pub fn preflight_headers(&self, origin: &[u8], private_network: bool) -> HeaderList {
-        let mut headers = HeaderList::new();
+        let mut headers = self.refusal_headers();
         self.on_response(origin, &mut headers);
-        headers.remove("access-control-expose-headers");
+        if private_network {
+            headers.set("access-control-allow-private-network", "true");
+        }
+        headers
+    }
+
+    /// Headers of the answer to a preflight from an unknown origin: all but the leave.
+    pub fn refusal_headers(&self) -> HeaderList {
+        let mut headers = HeaderList::new();
         let lists = [
             ("access-control-allow-methods", &self.allow_methods),
             ("access-control-allow-headers", &self.allow_headers),
@@ -73,9 +81,6 @@ impl CorsPolicy {
         ];
         for (name, value) in lists.into_iter().filter(|(_, value)| !value.is_empty()) {
             headers.set(name, value.as_bytes());
-        }
-        if private_network {
-            headers.set("access-control-allow-private-network", "true");
         }
         headers
     }
@@ -142,7 +147,7 @@ mod tests {
         assert_eq!(headers.get("access-control-allow-origin"), Some(&b"https://a.com"[..]));
         assert_eq!(headers.get("access-control-allow-methods"), Some(&b"GET,POST"[..]));
         assert_eq!(headers.get("access-control-allow-private-network"), Some(&b"true"[..]));
-        assert_eq!(headers.get("access-control-expose-headers"), None);
+        assert_eq!(headers.get("access-control-expose-headers"), Some(&b"x-b"[..]));
         let mut response = HeaderList::new();
         policy().on_response(b"https://a.com", &mut response);
         assert_eq!(response.get("access-control-expose-headers"), Some(&b"x-b"[..]));

@@ -44,6 +44,16 @@ pub fn client_address(
 }
 
 /// Says the scheme the client used. `trusted` keeps what an earlier proxy said, whatever it said.
+/// The scheme that `x-forwarded-proto` gives a request of HTTP/1, which has none of its own: a proxy
+/// before this one ended its TLS.
+pub fn forwarded_scheme(headers: &HeaderList) -> Option<Scheme> {
+    match headers.get_known(Known::XForwardedProto)? {
+        said if said.eq_ignore_ascii_case(b"https") => Some(Scheme::Https),
+        said if said.eq_ignore_ascii_case(b"http") => Some(Scheme::Http),
+        _ => None,
+    }
+}
+
 pub fn set_forwarded_proto(headers: &mut HeaderList, scheme: Scheme, trusted: bool) {
     let said = headers.get_known(Known::XForwardedProto);
     if !(trusted && said.is_some_and(|said| !said.is_empty())) {

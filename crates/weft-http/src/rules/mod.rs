@@ -12,7 +12,7 @@ mod reply;
 mod singleton;
 mod spelling;
 
-pub use forwarded::{append_forwarded_for, client_address, set_forwarded_proto};
+pub use forwarded::{append_forwarded_for, client_address, forwarded_scheme, set_forwarded_proto};
 pub use framing::{Framing, is_transfer_coded, request_framing, response_framing, set_connection};
 pub use h2::{
     H2Error, PseudoFields, RequestPseudo, h1_switch_to_h2, h2_connect_to_h1, h2_switch_to_h1,

@@ -46,7 +46,11 @@ impl HttpConn {
     }
 
     pub(crate) fn direction(&self) -> Direction {
-        self.context.listener.direction
+        match self.context.listener.direction {
+            // Istio's name for the traffic of a gateway, too.
+            Direction::Outbound if self.worker.node.gateway => Direction::Gateway,
+            direction => direction,
+        }
     }
 
     pub(crate) fn is_tls(&self) -> bool {

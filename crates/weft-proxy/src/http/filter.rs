@@ -9,6 +9,7 @@ use weft_traffic::http::HttpFilter;
 use weft_traffic::route::Found;
 
 use super::conn::HttpConn;
+use super::record::Record;
 use super::request::Request;
 
 /// What the filters made of a request.
@@ -18,6 +19,8 @@ pub(crate) enum Verdict {
     Reply {
         head: Box<ResponseHead>,
         body: Bytes,
+        /// Of a fault, whose reply the route's rules change like any other.
+        flags: Option<&'static str>,
     },
 }
 
@@ -27,6 +30,7 @@ pub(crate) async fn on_request(
     http: &HttpConfig,
     found: &Found<'_>,
     request: &Request,
+    record: &mut Record,
     conn: &HttpConn,
 ) -> Verdict {
     let default = http.filters.iter().find_map(|filter| match filter {
@@ -35,7 +39,7 @@ pub(crate) async fn on_request(
     });
     if let Some(policy) = found.fault().or(default) {
         // Boxed: a delay's timer is large and rare.
-        let verdict = Box::pin(fault(policy, found, request, conn)).await;
+        let verdict = Box::pin(fault(policy, found, request, record, conn)).await;
         if let Verdict::Reply { .. } = verdict {
             return verdict;
         }
@@ -57,31 +61,37 @@ pub(crate) fn on_response(found: &Found<'_>, request: &Request, head: &mut Respo
 
 fn cors(policy: &CorsPolicy, request: &Request, conn: &HttpConn) -> Verdict {
     let mut head = rules::local_reply(200, 0);
-    match policy.on_request(&request.head, conn.worker.random()) {
+    let headers = match policy.on_request(&request.head, conn.worker.random()) {
         CorsDecision::Pass | CorsDecision::Allowed { .. } => return Verdict::Go,
-        CorsDecision::PreflightRefused => {}
+        CorsDecision::PreflightRefused => policy.refusal_headers(),
         CorsDecision::Preflight { origin, private_network } => {
-            for header in policy.preflight_headers(origin, private_network).iter() {
-                head.headers.append(header.name, header.value);
-            }
+            policy.preflight_headers(origin, private_network)
         }
+    };
+    for header in headers.iter() {
+        head.headers.append(header.name, header.value);
     }
-    Verdict::Reply { head: Box::new(head), body: Bytes::new() }
+    Verdict::Reply { head: Box::new(head), body: Bytes::new(), flags: None }
 }
 
 async fn fault(
     policy: &FaultPolicy,
     found: &Found<'_>,
     request: &Request,
+    record: &mut Record,
     conn: &HttpConn,
 ) -> Verdict {
     let cluster = found.cluster.and_then(|cluster| cluster.resolve(&request.head));
     let mut random = || conn.worker.random();
     let decision = policy.decide(&request.head, cluster.unwrap_or_default(), &mut random);
+    let mut flags = "FI";
     if let Some(delay) = decision.delay {
         tokio::time::sleep(delay).await;
+        record.flagged("DI");
+        flags = "DI,FI";
     }
     let Some(kind) = decision.abort else { return Verdict::Go };
+    record.flagged("FI");
     let text = match &policy.abort {
         Some(abort) if !abort.body.is_empty() => &*abort.body,
         _ => "fault filter abort",
@@ -95,5 +105,5 @@ async fn fault(
     if let (Some(status), true) = (grpc_status, request.grpc) {
         head.headers.append("grpc-status", status.to_string());
     }
-    Verdict::Reply { head: Box::new(head), body }
+    Verdict::Reply { head: Box::new(head), body, flags: Some(flags) }
 }

@@ -1,7 +1,7 @@
 //! Requests from outside the mesh at a gateway: nothing in them is believed that only the mesh
 //! itself may say. Towards the mesh a gateway is a client like any other (`outbound`).
 
-use weft_http::{Known, rules};
+use weft_http::{HeaderList, Known, rules};
 use weft_telemetry::trace::Side;
 use weft_telemetry::{PEER_METADATA, PEER_METADATA_ID};
 use weft_traffic::HttpConfig;
@@ -11,7 +11,7 @@ use super::request::Request;
 use super::trace;
 
 /// Headers by which Envoy's family of proxies instruct each other; a stranger must not.
-const INTERNAL: [&str; 17] = [
+const INTERNAL: [&str; 10] = [
     PEER_METADATA,
     PEER_METADATA_ID,
     "x-envoy-internal",
@@ -20,15 +20,8 @@ const INTERNAL: [&str; 17] = [
     "x-envoy-downstream-service-cluster",
     "x-envoy-downstream-service-node",
     "x-envoy-expected-rq-timeout-ms",
-    "x-envoy-force-trace",
-    "x-envoy-hedge-on-per-try-timeout",
-    "x-envoy-ip-tags",
-    "x-envoy-max-retries",
     "x-envoy-original-path",
-    "x-envoy-retry-on",
     "x-envoy-upstream-alt-stat-name",
-    "x-envoy-upstream-rq-timeout-ms",
-    "x-envoy-upstream-rq-per-try-timeout-ms",
 ];
 
 /// Removes what strangers may not say, notes who they are, begins or continues the trace.
@@ -50,8 +43,34 @@ pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn
     trace::carry_on(head, http, Side::Client, conn);
 }
 
+/// Takes off what an application told its sidecar, once it is heeded: it is not for the endpoint.
+pub(crate) fn strip_instructions(headers: &mut HeaderList) {
+    headers.retain(|header| !(is_envoys(header.name) && listed(&INSTRUCTIONS, header.name)));
+}
+
+/// How to serve the one request that says so.
+const INSTRUCTIONS: [&str; 10] = [
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-ip-tags",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-ms",
+];
+
 fn is_internal(name: &[u8]) -> bool {
-    // The common prefix keeps ordinary headers at one comparison.
+    is_envoys(name) && (listed(&INTERNAL, name) || listed(&INSTRUCTIONS, name))
+}
+
+/// The common prefix keeps ordinary headers at one comparison.
+fn is_envoys(name: &[u8]) -> bool {
     name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"x-envoy-"))
-        && INTERNAL.iter().any(|internal| internal.as_bytes().eq_ignore_ascii_case(name))
+}
+
+fn listed(names: &[&str], name: &[u8]) -> bool {
+    names.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(name))
 }

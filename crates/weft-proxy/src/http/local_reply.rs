@@ -16,17 +16,27 @@ use crate::error::{ErrorKind, ProxyError};
 
 /// Answers a failed request.
 pub(crate) async fn error(down: &mut Downstream<'_>, error: &ProxyError, record: &mut Record) {
+    let head = match record.reply.take() {
+        Some(head) => *head,
+        None => head_of(error, record.is_grpc()),
+    };
+    let text = error.kind.facts().text;
+    // Whether the client still takes it changes nothing any more.
+    let _ = send(down, head, Bytes::from_static(text.as_bytes()), record).await;
+}
+
+/// The head of the reply to a failure.
+pub(crate) fn head_of(error: &ProxyError, grpc: bool) -> ResponseHead {
     let facts = error.kind.facts();
     let mut head = rules::local_reply(facts.status, facts.text.len());
-    if record.is_grpc() {
+    if grpc {
         // Not always the one that stands for the HTTP status.
         head.headers.append("grpc-status", error.kind.grpc_status().to_string());
     }
     if error.kind == ErrorKind::Overflow {
         head.headers.append("x-envoy-overloaded", "true");
     }
-    // Whether the client still takes it changes nothing any more.
-    let _ = send(down, head, Bytes::from_static(facts.text.as_bytes()), record).await;
+    head
 }
 
 /// Answers a request whose head could not be read, and records it.
@@ -43,16 +53,11 @@ pub(crate) async fn refuse(
     record.finish(conn);
 }
 
-/// Sends the client elsewhere.
-pub(crate) async fn redirect(
-    down: &mut Downstream<'_>,
-    status: u16,
-    location: &[u8],
-    record: &mut Record,
-) -> Result<(), ProxyError> {
+/// The head that sends the client elsewhere.
+pub(crate) fn redirection(status: u16, location: &[u8]) -> ResponseHead {
     let mut head = rules::local_reply(status, 0);
     head.headers.append("location", location);
-    send(down, head, Bytes::new(), record).await
+    head
 }
 
 /// Sends a whole reply, to a gRPC caller as gRPC. The request's body is not waited for: if it has

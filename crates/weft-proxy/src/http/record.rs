@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) web: Option<Web>,
     /// What a reply made here owes a page of this origin.
     pub(crate) cors: Option<Box<(Arc<CorsPolicy>, Bytes)>>,
+    /// The head of the reply to a failure, where the route changes it.
+    pub(crate) reply: Option<Box<weft_http::ResponseHead>>,
     flags: ResponseFlags,
     /// The local reply's status, when there was one.
     replied: Option<u16>,
@@ -80,6 +82,7 @@ impl Record {
             protocol,
             web: None,
             cors: None,
+            reply: None,
             flags: ResponseFlags::NONE,
             replied: None,
             tally: Tally {
@@ -131,6 +134,11 @@ impl Record {
         let Attempts { count, host, .. } = &self.attempts;
         let upstream = host.as_ref().map(|endpoint| &endpoint.address);
         tracing::debug!(%error, attempts = count, ?upstream, "request failed");
+    }
+
+    /// Something befell the request that is no failure of ours.
+    pub(crate) fn flagged(&mut self, name: &str) {
+        self.flags = self.flags.with(flag(name));
     }
 
     /// A reply made here was sent.

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use weft_http::h1::{Connection, Upgrade};
 use weft_http::h2::ErrorCode;
-use weft_http::{BodyLength, Method, RequestHead, Version, rules};
+use weft_http::{BodyLength, Known, Method, RequestHead, Version, rules};
 use weft_telemetry::PeerInfo;
 use weft_traffic::cors::CorsDecision;
 use weft_traffic::headers::FormatContext;
@@ -131,15 +131,19 @@ async fn answer(
         RouteResult::NoHost | RouteResult::NoRoute(_) => return Err(ErrorKind::NoRoute.into()),
         RouteResult::RedirectToTls(_) => {
             let location = weft_traffic::route::to_https(&request.head);
-            return Box::pin(local_reply::redirect(down, 301, &location, record)).await;
+            let head = local_reply::redirection(301, &location);
+            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record)).await;
         }
     };
     if web.is_some() {
         Web::open(&mut request.head, &mut request.body);
         request.grpc = true;
     }
-    let reply = filter::on_request(&http, &found, request, conn).await;
-    if let filter::Verdict::Reply { head, body } = reply {
+    let reply = filter::on_request(&http, &found, request, record, conn).await;
+    if let filter::Verdict::Reply { mut head, body, flags } = reply {
+        if let Some(flags) = flags {
+            edit_response(&found, request, &mut head, (None, Some(flags)), conn);
+        }
         return Box::pin(local_reply::send(down, *head, body, record)).await;
     }
     if let Some(policy) = found.cors()
@@ -151,8 +155,9 @@ async fn answer(
         Action::Forward(action) => action,
         Action::Redirect(redirect) => {
             let location = redirect.location(found.route, &request.head);
-            let reply = local_reply::redirect(down, redirect.status, &location, record);
-            return Box::pin(reply).await;
+            let mut head = local_reply::redirection(redirect.status, &location);
+            edit_response(&found, request, &mut head, (None, None), conn);
+            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record)).await;
         }
         Action::Direct { status, body } => {
             let mut head = rules::local_reply(*status, body.len());
@@ -161,8 +166,10 @@ async fn answer(
         }
         Action::NonForwarding => return Err(ErrorKind::NoRoute.into()),
     };
-    allow_upgrade(request, action, &http)?;
-    let cluster = cluster(&tables, &found, action, request)?;
+    allow_upgrade(request, action, &http)
+        .map_err(|error| after_route(error, &found, request, record, conn))?;
+    let cluster = cluster(&tables, &found, action, request)
+        .map_err(|error| after_route(error, &found, request, record, conn))?;
     record.calls(cluster, request, conn);
     edit_request(&found, action, request, conn);
 
@@ -173,6 +180,9 @@ async fn answer(
         http.timeouts.stream_duration,
         conn.direction() != Direction::Gateway,
     );
+    if conn.direction() != Direction::Gateway {
+        gateway::strip_instructions(&mut request.head.headers);
+    }
     let tunnel = match (request.connection.upgrade, request.body.is_empty()) {
         (None, _) => Tunnel::No,
         (Some(_), true) => Tunnel::Bare,
@@ -190,7 +200,11 @@ async fn answer(
         exchange.translate(web);
     }
     let forward = attempt::Forward { found, action, cluster, conn };
-    let mut answered = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await?;
+    let run = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await;
+    let mut answered = match run {
+        Ok(answered) => answered,
+        Err(error) => return Err(after_route(error, &forward.found, request, record, conn)),
+    };
     deliver(&mut answered, &forward, request, &mut exchange, &mut record.response).await?;
     let Answered { guard, upstream, answer, .. } = answered;
     // Its lines are slices of the connection's read buffer, which serves another request only when
@@ -340,6 +354,11 @@ fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result
         Direction::Outbound => outbound::sanitize(request, http, conn),
         Direction::Gateway => gateway::sanitize(request, http, conn),
     }
+    if request.version != Version::H2
+        && let Some(scheme) = rules::forwarded_scheme(&request.head.headers)
+    {
+        request.head.scheme = scheme;
+    }
     Ok(())
 }
 
@@ -391,6 +410,7 @@ fn edit_request(found: &Found<'_>, action: &RouteAction, request: &mut Request, 
     let head = &mut request.head;
     if let (Some(rewrite), weft_http::Target::Path(path)) = (&action.path_rewrite, &head.target) {
         let rewritten = rewrite.apply(found.route, path);
+        head.headers.set_known(Known::XEnvoyOriginalPath, path);
         head.target = weft_http::Target::Path(rewritten);
     }
     let host = match found.cluster.and_then(|cluster| cluster.host_rewrite) {
@@ -408,6 +428,8 @@ fn edit_request(found: &Found<'_>, action: &RouteAction, request: &mut Request, 
             let old = head.authority.clone().unwrap_or_default();
             head.headers.append("x-forwarded-host", old);
         }
+        let old = head.authority.take().unwrap_or_default();
+        head.headers.set("x-envoy-original-host", old);
         head.authority = Some(host);
     }
 }
@@ -419,12 +441,42 @@ fn respond(
     conn: &HttpConn,
 ) {
     filter::on_response(found, request, head);
+    edit_response(found, request, head, (Some(head.status), None), conn);
+}
+
+/// What the route's rules change in a response. `said` is what `%RESPONSE_CODE%`, which Envoy does not
+/// know yet in a reply made here, and `%RESPONSE_FLAGS%` say.
+fn edit_response(
+    found: &Found<'_>,
+    request: &Request,
+    head: &mut weft_http::ResponseHead,
+    said: (Option<u16>, Option<&'static str>),
+    conn: &HttpConn,
+) {
     let mut edits = found.response_edits().filter(|edits| !edits.is_empty()).peekable();
     if edits.peek().is_some() {
-        let context = format_context(found, request, conn);
+        let mut context = format_context(found, request, conn);
+        (context.response_code, context.response_flags) = said;
         let headers = &mut head.headers;
         edits.for_each(|edits| edits.apply_response(headers, Some(&request.head), &context));
     }
+}
+
+/// A reply to a failure bears what the route's rules change in responses, like any other.
+#[cold]
+fn after_route(
+    error: ProxyError,
+    found: &Found<'_>,
+    request: &Request,
+    record: &mut Record,
+    conn: &HttpConn,
+) -> ProxyError {
+    if error.status() != 0 && found.response_edits().any(|edits| !edits.is_empty()) {
+        let mut head = local_reply::head_of(&error, record.is_grpc());
+        edit_response(found, request, &mut head, (None, Some(error.flag())), conn);
+        record.reply = Some(Box::new(head));
+    }
+    error
 }
 
 fn format_context<'a>(
@@ -434,6 +486,7 @@ fn format_context<'a>(
 ) -> FormatContext<'a> {
     let context = &conn.context;
     FormatContext {
+        protocol: Some(request.version),
         downstream_remote: Some(match request.client == context.peer.ip() {
             true => context.peer,
             // Of a client behind a proxy the port is not known.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use weft_http::{HeaderList, RequestHead};
+use weft_http::{HeaderList, RequestHead, Version};
 
 use crate::matcher::header_value;
 
@@ -13,9 +13,12 @@ pub struct Format {
     parts: Vec<Part>,
 }
 
-/// Facts about the request that operators print. What is unknown prints as nothing.
+/// Facts about the request that operators print. What is unknown prints as nothing, but a missing
+/// response code as `0` and missing flags as `-`, as in Envoy.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FormatContext<'a> {
+    /// What the client spoke; None: what the head says, which is fitted to the endpoint's version.
+    pub protocol: Option<Version>,
     /// The client, after `x-forwarded-for` and PROXY protocol.
     pub downstream_remote: Option<SocketAddr>,
     /// The TCP peer.
@@ -299,16 +302,19 @@ impl Operator {
 impl Fact {
     fn render(self, out: &mut Vec<u8>, request: Option<&RequestHead>, context: &FormatContext<'_>) {
         let text = match self {
-            Fact::Protocol => request.map(|head| head.version.as_str()),
+            Fact::Protocol => {
+                let came = request.map(|head| head.version);
+                context.protocol.or(came).map(Version::as_str)
+            }
             Fact::UpstreamCluster => context.upstream_cluster,
             Fact::RouteName => context.route_name,
             Fact::ServerName => context.server_name,
             Fact::PeerUriSan => context.peer_uri_san,
-            Fact::ResponseFlags => context.response_flags,
+            Fact::ResponseFlags => Some(context.response_flags.unwrap_or("-")),
             Fact::Hostname => context.hostname,
             Fact::ResponseCode => {
-                let code = context.response_code.map(|code| code.to_string());
-                return out.extend_from_slice(code.unwrap_or_default().as_bytes());
+                let code = context.response_code.unwrap_or(0).to_string();
+                return out.extend_from_slice(code.as_bytes());
             }
         };
         out.extend_from_slice(text.unwrap_or_default().as_bytes());

@@ -179,7 +179,7 @@ fn mirrors(
     rule: &HttpRoute,
     port: u16,
 ) -> Vec<route::route_action::RequestMirrorPolicy> {
-    if scope.view.flavor != Flavor::Envoy {
+    if scope.view.flavor == Flavor::Grpc {
         return Vec::new();
     }
     let old_percent = rule.mirror_percent.map(f64::from);

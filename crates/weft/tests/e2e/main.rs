@@ -16,3 +16,4 @@ mod live;
 mod pairs;
 mod samples;
 mod smuggling;
+mod twins;

@@ -186,7 +186,10 @@ fn routes_answer_redirect_rewrite_and_edit() {
         assert_eq!(value_of(&head, "location"), Some("http://a/new"));
         client.send("GET /api/x/../v1?q HTTP/1.1\r\nHost: a\r\nX-Secret: 1\r\n\r\n").await;
         let mut app = mesh.app().await;
-        assert_eq!(app.head().await, "GET /v1?q HTTP/1.1\r\nHost: inner\r\nx-added: yes\r\n\r\n");
+        assert_eq!(
+            app.head().await,
+            "GET /v1?q HTTP/1.1\r\nHost: inner\r\nx-added: yes\r\nx-envoy-original-path: /api/v1?q\r\nx-envoy-original-host: a\r\n\r\n"
+        );
         app.send(OK).await;
         assert_eq!(value_of(&client.head().await, "x-answer"), Some("42"));
         client.bytes(2).await;
