@@ -52,6 +52,25 @@ struct Place {
     changed: BTreeSet<Arc<str>>,
     /// Assignments were made that are not kept: nobody knows what changed.
     overflown: bool,
+    /// The newest long list: whoever asks for the same gets the same.
+    newest: Arc<[Resource]>,
+}
+
+/// Lists of so many are kept, for clients that all ask for them.
+const LONG_LIST: usize = 8;
+
+impl Place {
+    fn share(&mut self, list: Vec<Resource>) -> Arc<[Resource]> {
+        let same = |(a, b): (&Resource, &Resource)| Arc::ptr_eq(&a.version, &b.version);
+        if list.len() == self.newest.len() && list.iter().zip(self.newest.iter()).all(same) {
+            return Arc::clone(&self.newest);
+        }
+        let list: Arc<[Resource]> = list.into();
+        if list.len() >= LONG_LIST {
+            self.newest = Arc::clone(&list);
+        }
+        list
+    }
 }
 
 struct Entry {
@@ -105,16 +124,17 @@ impl EndpointMemo {
         &self,
         view: &ProxyView,
         clusters: impl Iterator<Item = &'n Arc<str>>,
-    ) -> Vec<Resource> {
+    ) -> Arc<[Resource]> {
         let world = lock(&self.world).clone();
         let (place, kin) = self.place(view);
         let at = Endpoints::new(&world.snapshot, view);
         let mut place = lock(&place);
-        let all = clusters.filter_map(|cluster| {
+        let found = clusters.filter_map(|cluster| {
             let assignment = self.look(&world, &at, &mut place, &kin, cluster)?;
             assignment.resource().cloned()
         });
-        all.collect()
+        let all: Vec<Resource> = found.collect();
+        place.share(all)
     }
 
     /// Forgets other places than these.

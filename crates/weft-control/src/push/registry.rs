@@ -4,8 +4,9 @@
 //! slow proxy costs no memory and gets the newest state once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
@@ -141,7 +142,15 @@ impl Proxy {
 }
 
 #[derive(Default)]
-pub(super) struct Registry(Mutex<Inner>);
+pub(super) struct Registry(Mutex<Inner>, Mutex<NameSets>);
+
+/// What proxies subscribed to, once for all who subscribed to the same; by hash.
+type NameSets = HashMap<u64, Weak<BTreeSet<Arc<str>>>>;
+
+/// Sets of fewer names are not worth the search.
+const SHARED_NAMES_MIN: usize = 8;
+/// Sets remembered; those nobody has are forgotten when there are so many.
+const NAME_SETS_MAX: usize = 20_000;
 
 #[derive(Default)]
 struct Inner {
@@ -179,6 +188,29 @@ impl Registry {
         inner.next += 1;
         inner.proxies.insert(id, Arc::clone(proxy));
         (Arc::clone(&inner.published), Registered { registry: self, id })
+    }
+
+    /// The set that others have who subscribed to the same, if there is one.
+    pub(super) fn share_names(&self, names: &Arc<BTreeSet<Arc<str>>>) -> Arc<BTreeSet<Arc<str>>> {
+        if names.len() < SHARED_NAMES_MIN {
+            return Arc::clone(names);
+        }
+        let mut sets = lock(&self.1);
+        let mut hasher = DefaultHasher::new();
+        names.hash(&mut hasher);
+        let hash = hasher.finish();
+        if let Some(known) = sets.get(&hash).and_then(Weak::upgrade)
+            && known == *names
+        {
+            return known;
+        }
+        if sets.len() >= NAME_SETS_MAX {
+            sets.retain(|_, set| set.strong_count() > 0);
+        }
+        if sets.len() < NAME_SETS_MAX {
+            sets.insert(hash, Arc::downgrade(names));
+        }
+        Arc::clone(names)
     }
 
     /// Connected proxies with their numbers.

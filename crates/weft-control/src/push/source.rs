@@ -102,7 +102,7 @@ impl Source for ProxySource<'_> {
         match (ty, want) {
             (ResourceType::Endpoint, Want::Names(names)) => {
                 let list = self.endpoints.endpoints(&self.endpoint_view, names.iter());
-                Set { shared: Arc::default(), own: list.into() }
+                Set { shared: list, own: Arc::default() }
             }
             (ResourceType::Secret, Want::Names(names)) => {
                 names.iter().filter_map(|name| self.secret(name)).collect()

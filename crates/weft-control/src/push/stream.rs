@@ -170,7 +170,9 @@ impl Serving<'_> {
         }
         if ty == ResourceType::Endpoint && !(subscribed.is_empty() && unsubscribed.is_empty()) {
             let names = &self.session.subscription(ResourceType::Endpoint).names;
-            self.proxy.set_clusters(Arc::new(names.clone()));
+            let names = self.pusher.registry.share_names(names);
+            self.session.share_names(ResourceType::Endpoint, &names);
+            self.proxy.set_clusters(names);
         }
         Ok(())
     }

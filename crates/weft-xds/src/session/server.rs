@@ -83,6 +83,16 @@ impl Set {
         self.shared.iter().chain(self.own.iter())
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.shared.len() + self.own.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// By name.
     pub fn get(&self, name: &str) -> Option<&Resource> {
         let find = |list: &'_ Arc<[Resource]>| list.binary_search_by(|one| (*one.name).cmp(name));
@@ -110,8 +120,8 @@ impl FromIterator<Resource> for Set {
 pub struct Subscription {
     /// Everything of the type.
     pub wildcard: bool,
-    /// These by name, besides.
-    pub names: BTreeSet<Arc<str>>,
+    /// These by name, besides. Clients that asked for the same may share them.
+    pub names: Arc<BTreeSet<Arc<str>>>,
 }
 
 impl Subscription {
@@ -222,6 +232,13 @@ impl ServerSession {
     /// What the client subscribed to.
     pub fn subscription(&self, ty: ResourceType) -> &Subscription {
         &self.types[ty.index()].subscription
+    }
+
+    /// Replaces the names of a subscription by an equal set that others have, too.
+    pub fn share_names(&mut self, ty: ResourceType, names: &Arc<BTreeSet<Arc<str>>>) {
+        let own = &mut self.types[ty.index()].subscription.names;
+        debug_assert_eq!(own, names);
+        *own = Arc::clone(names);
     }
 
     /// Says that any resource of a type may have changed.
@@ -337,14 +354,18 @@ impl ServerSession {
         if scope != Scope::Part && state.is_told(set, scope) {
             return None;
         }
-        let wanted = || set.iter().filter(|resource| state.subscription.wants(&resource.name));
-        let changed: Vec<Resource> = wanted()
-            .filter(|resource| {
-                !state.held.is_current(resource) || state.forced.contains(&resource.name)
-            })
-            .cloned()
-            .collect();
-        let missing = state.held.missing_from(wanted());
+        debug_assert!(set.iter().all(|resource| state.subscription.wants(&resource.name)));
+        let (mut changed, missing) = match scope {
+            Scope::Part => (state.held.changed(set), Vec::new()),
+            Scope::Keep | Scope::Whole => state.held.compare(set),
+        };
+        let again = state.forced.iter().filter_map(|name| set.get(name));
+        let again: Vec<Resource> =
+            again.filter(|resource| state.held.is_current(resource)).cloned().collect();
+        if !again.is_empty() {
+            changed.extend(again);
+            changed.sort_by(|a, b| a.name.cmp(&b.name));
+        }
         let removed: Vec<Arc<str>> = match scope {
             Scope::Part | Scope::Keep => Vec::new(),
             Scope::Whole => missing.clone(),
@@ -356,9 +377,8 @@ impl ServerSession {
         let absent: Vec<Arc<str>> = match (self.mode, scope) {
             (Mode::Sotw, _) => Vec::new(),
             (Mode::Delta, _) => {
-                let found: BTreeSet<&str> = wanted().map(|resource| &*resource.name).collect();
                 let absent = |name: &&Arc<str>| {
-                    !found.contains(&***name) && !removed.contains(name) && !state.held.has(name)
+                    set.get(name).is_none() && !removed.contains(name) && !state.held.has(name)
                 };
                 state.forced.iter().filter(absent).cloned().collect()
             }
@@ -369,7 +389,7 @@ impl ServerSession {
             _ => Vec::new(),
         };
         let carried: Vec<Resource> = match complete {
-            true => wanted().cloned().chain(kept).collect(),
+            true => set.iter().cloned().chain(kept).collect(),
             false => changed.clone(),
         };
         state.forced.clear();
@@ -382,11 +402,16 @@ impl ServerSession {
             state.held.remove(name);
             state.answers.forget(name);
         }
-        if silent {
-            return None;
-        }
         for resource in &changed {
             state.held.insert(resource, complete);
+        }
+        match scope {
+            Scope::Part => state.held.told_part(set, complete),
+            Scope::Keep => state.held.told(set, &missing, complete),
+            Scope::Whole => state.held.told(set, &[], complete),
+        }
+        if silent {
+            return None;
         }
         if ty == ResourceType::Cluster {
             self.warm_endpoints(&changed);

@@ -1,23 +1,30 @@
 //! What the client has of one type, as far as we know.
 //!
 //! Owns names and versions, and a running hash over them that is the version of
-//! the whole set. Must not know subscriptions.
+//! the whole set. Most clients have exactly the set they were last told, which
+//! others have too: kept is that set, and what differs from it. Must not know
+//! subscriptions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Set;
 use crate::session::Resource;
 
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    entries: BTreeMap<Arc<str>, Entry>,
+    /// The client has these, unless `differs` says otherwise.
+    told: Set,
+    /// Held in another version or beside; `None`: not held.
+    differs: BTreeMap<Arc<str>, Option<Entry>>,
+    len: usize,
     /// XOR of the hashes of all entries: order plays no part, and one change costs O(1).
     hash: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     version: Arc<str>,
     /// Kept only where a set must be sent whole (state-of-the-world LDS and CDS):
@@ -27,15 +34,15 @@ struct Entry {
 
 impl Held {
     pub(super) fn has(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+        self.version_of(name).is_some()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 
     pub(super) fn is_current(&self, resource: &Resource) -> bool {
-        self.entries.get(&resource.name).is_some_and(|entry| entry.version == resource.version)
+        self.version_of(&resource.name).is_some_and(|version| is_same(version, &resource.version))
     }
 
     pub(super) fn insert(&mut self, resource: &Resource, keep_body: bool) {
@@ -49,33 +56,93 @@ impl Held {
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        if let Some(old) = self.entries.remove(name) {
-            self.hash ^= hash(name, &old.version);
+        let Some(version) = self.version_of(name) else { return };
+        self.hash ^= hash(name, version);
+        self.len -= 1;
+        match self.told.get(name).map(|told| Arc::clone(&told.name)) {
+            Some(name) => _ = self.differs.insert(name, None),
+            None => _ = self.differs.remove(name),
         }
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        let gone: Vec<Arc<str>> = self.entries.keys().filter(|name| !keep(name)).cloned().collect();
+        let gone: Vec<Arc<str>> = self.names().filter(|name| !keep(name)).cloned().collect();
         for name in gone {
             self.remove(&name);
         }
     }
 
-    /// Names held that are not in a set.
-    pub(super) fn missing_from<'a>(
-        &self,
-        set: impl Iterator<Item = &'a Resource>,
-    ) -> Vec<Arc<str>> {
-        let present: BTreeSet<&str> = set.map(|resource| &*resource.name).collect();
-        self.entries.keys().filter(|name| !present.contains(&***name)).cloned().collect()
+    /// What of a set the client does not have.
+    pub(super) fn changed(&self, part: &Set) -> Vec<Resource> {
+        part.iter().filter(|resource| !self.is_current(resource)).cloned().collect()
+    }
+
+    /// What of a set the client does not have, and the names it has that are not in the set. Cheap
+    /// for a set that has much in common with the last one.
+    pub(super) fn compare(&self, set: &Set) -> (Vec<Resource>, Vec<Arc<str>>) {
+        let (mut changed, mut missing) = (Vec::new(), Vec::new());
+        let lists = [(&self.told.shared, &set.shared), (&self.told.own, &set.own)];
+        for (told, now) in lists {
+            if Arc::ptr_eq(told, now) && self.differs.is_empty() {
+                continue;
+            }
+            // Both in order of names.
+            let (mut told, mut now) = (told.iter().peekable(), now.iter().peekable());
+            loop {
+                let order = match (told.peek(), now.peek()) {
+                    (Some(told), Some(now)) => compare_names(&told.name, &now.name),
+                    (Some(_), None) => std::cmp::Ordering::Less,
+                    (None, Some(_)) => std::cmp::Ordering::Greater,
+                    (None, None) => break,
+                };
+                let told = if order.is_le() { told.next() } else { None };
+                let now = if order.is_ge() { now.next() } else { None };
+                match (told, now) {
+                    (Some(told), Some(now))
+                        if self.differs.is_empty() && is_same(&told.version, &now.version) => {}
+                    (_, Some(now)) => {
+                        if !self.is_current(now) {
+                            changed.push(now.clone());
+                        }
+                    }
+                    (Some(told), None) => {
+                        if set.get(&told.name).is_none() && self.has(&told.name) {
+                            missing.push(Arc::clone(&told.name));
+                        }
+                    }
+                    (None, None) => {}
+                }
+            }
+        }
+        let beside = self.differs.iter().filter(|(name, entry)| {
+            entry.is_some() && self.told.get(name).is_none() && set.get(name).is_none()
+        });
+        missing.extend(beside.map(|(name, _)| Arc::clone(name)));
+        (changed, missing)
+    }
+
+    /// Remembers from now on that the client has all of this set, and `beside` besides.
+    pub(super) fn told(&mut self, set: &Set, beside: &[Arc<str>], keep_bodies: bool) {
+        let beside =
+            beside.iter().map(|name| (Arc::clone(name), self.entry(name, keep_bodies))).collect();
+        self.differs = beside;
+        self.told = set.clone();
+    }
+
+    /// As [`Self::told`] for a part, if it is most of what the client has.
+    pub(super) fn told_part(&mut self, part: &Set, keep_bodies: bool) {
+        if part.len() * 2 > self.len {
+            let beside: Vec<Arc<str>> =
+                self.names().filter(|name| part.get(name).is_none()).cloned().collect();
+            self.told(part, &beside, keep_bodies);
+        }
     }
 
     /// Held resources with the bodies they were sent with.
     pub(super) fn bodies(&self, names: &[Arc<str>]) -> Vec<Resource> {
         let resource = |name: &Arc<str>| {
-            let entry = self.entries.get(name)?;
-            let body = entry.body.clone()?;
-            Some(Resource { name: Arc::clone(name), version: Arc::clone(&entry.version), body })
+            let Entry { version, body } = self.entry(name, true)?;
+            Some(Resource { name: Arc::clone(name), version, body: body? })
         };
         names.iter().filter_map(resource).collect()
     }
@@ -85,11 +152,48 @@ impl Held {
         format!("{:016x}", self.hash)
     }
 
+    fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let told = self.told.iter().map(|told| &told.name);
+        let told = told.filter(|name| self.differs.is_empty() || !self.differs.contains_key(*name));
+        let differs = self.differs.iter().filter(|(_, entry)| entry.is_some());
+        told.chain(differs.map(|(name, _)| name))
+    }
+
+    fn version_of(&self, name: &str) -> Option<&Arc<str>> {
+        match self.differs.get(name) {
+            Some(entry) => entry.as_ref().map(|entry| &entry.version),
+            None => self.told.get(name).map(|told| &told.version),
+        }
+    }
+
+    fn entry(&self, name: &str, with_body: bool) -> Option<Entry> {
+        match self.differs.get(name) {
+            Some(entry) => entry.clone(),
+            None => self.told.get(name).map(|told| Entry {
+                version: Arc::clone(&told.version),
+                body: with_body.then(|| told.body.clone()),
+            }),
+        }
+    }
+
     fn put(&mut self, name: &Arc<str>, entry: Entry) {
         self.hash ^= hash(name, &entry.version);
-        if let Some(old) = self.entries.insert(Arc::clone(name), entry) {
-            self.hash ^= hash(name, &old.version);
+        match self.version_of(name) {
+            Some(old) => self.hash ^= hash(name, old),
+            None => self.len += 1,
         }
+        self.differs.insert(Arc::clone(name), Some(entry));
+    }
+}
+
+fn is_same(a: &Arc<str>, b: &Arc<str>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+fn compare_names(a: &Arc<str>, b: &Arc<str>) -> std::cmp::Ordering {
+    match Arc::ptr_eq(a, b) {
+        true => std::cmp::Ordering::Equal,
+        false => a.cmp(b),
     }
 }
 

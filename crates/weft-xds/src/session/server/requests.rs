@@ -184,7 +184,7 @@ impl TypeState {
         action.subscribed.extend(names.difference(&old.names).cloned());
         action.unsubscribed.extend(old.names.difference(&names).cloned());
         self.forced.extend(names.difference(&old.names).cloned());
-        self.subscription.names = names;
+        self.subscription.names = Arc::new(names);
         self.subscription.wildcard = wildcard;
         self.forget_unwanted();
     }
@@ -201,7 +201,8 @@ impl TypeState {
     fn subscribe(&mut self, name: &str, holds_it: bool, action: &mut Action) {
         self.told = None;
         let name: Arc<str> = name.into();
-        if self.subscription.names.insert(Arc::clone(&name)) {
+        if !self.subscription.names.contains(&name) {
+            Arc::make_mut(&mut self.subscription.names).insert(Arc::clone(&name));
             action.subscribed.push(Arc::clone(&name));
         }
         // What it claims to hold is compared by version, all else is sent.
@@ -213,7 +214,10 @@ impl TypeState {
     fn unsubscribe(&mut self, name: &str, action: &mut Action) {
         let known = match name {
             WILDCARD => std::mem::take(&mut self.subscription.wildcard),
-            name => self.subscription.names.remove(name),
+            name => {
+                self.subscription.names.contains(name)
+                    && Arc::make_mut(&mut self.subscription.names).remove(name)
+            }
         };
         if known {
             action.unsubscribed.push(name.into());
