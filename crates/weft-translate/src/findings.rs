@@ -1,6 +1,6 @@
 //! Collects what translation cannot express, each finding once.
 
-use weft_model::{Diagnostic, Kind, Meta, ResourceKey, Severity};
+use weft_model::{Diagnostic, Kind, Meta, Origin, ResourceKey, Severity};
 
 /// A field is understood, but the reader of this configuration does not do it yet.
 pub const NOT_IMPLEMENTED: &str = "WEFT0005";
@@ -24,11 +24,23 @@ impl Findings {
     ) {
         let key = ResourceKey { kind, namespace: meta.namespace.clone(), name: meta.name.clone() };
         // One VirtualService is translated once per listener; tell its problems once.
+        self.add_to(key, &meta.origin, code, path, message);
+    }
+
+    /// As [`Self::add`], by key.
+    pub(crate) fn add_to(
+        &mut self,
+        key: ResourceKey,
+        origin: &Origin,
+        code: &'static str,
+        path: &str,
+        message: &str,
+    ) {
         let known = self.list.iter().any(|other| {
             other.resource.as_ref() == Some(&key) && other.path == path && other.message == message
         });
         if !known {
-            let finding = Diagnostic::new(Severity::Warning, code, &meta.origin, path, message);
+            let finding = Diagnostic::new(Severity::Warning, code, origin, path, message);
             self.list.push(finding.with_resource(key));
         }
     }

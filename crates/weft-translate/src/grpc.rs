@@ -14,7 +14,7 @@ use crate::build::hcm::router;
 use crate::build::{ads, any};
 use crate::findings::Findings;
 use crate::listener::Built;
-use crate::route::{Place, default_route, of_virtual_service, vhost};
+use crate::route::{Place, api, default_route, of_virtual_service, vhost};
 use crate::scope::{Egress, Scope};
 
 pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
@@ -45,9 +45,13 @@ fn add<'a>(
     }
     let place = Place { gateway: MESH_GATEWAY, port };
     let rules = egress.virtual_service(scope, &service.host);
-    let mut list =
-        rules.map(|rules| of_virtual_service(scope, rules, &place, findings)).unwrap_or_default();
-    if list.is_empty() {
+    let attached = scope.snapshot.mesh_routes(&service.host, port, &scope.view.namespace, true);
+    let mut list = match (rules, attached.is_empty()) {
+        (_, false) => api::routes(scope, &attached, &place, false),
+        (Some(rules), true) => of_virtual_service(scope, rules, &place, findings),
+        (None, true) => Vec::new(),
+    };
+    if list.is_empty() && attached.is_empty() {
         let cluster = names::outbound_cluster(port, "", &service.host);
         list = vec![default_route(scope, cluster, &service.host, port)];
     }

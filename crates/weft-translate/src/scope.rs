@@ -8,6 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weft_model::gateway_api::ServedGateway;
 use weft_model::spec::{
     CaptureMode, Destination, DestinationRule, EgressListener, OutboundMode, Sidecar,
     VirtualService,
@@ -115,7 +116,25 @@ impl<'a> Scope<'a> {
                 }
             }
         }
+        // Where Gateway API routes of imported services lead, too.
+        let routed: Vec<String> = services
+            .keys()
+            .flat_map(|host| self.snapshot.mesh_route_targets(host, &self.view.namespace))
+            .collect();
+        for host in &routed {
+            let target = exported.get_key_value(host.as_str());
+            services.extend(target.map(|(host, service)| (*host, *service)));
+        }
         services
+    }
+
+    /// Gateways of the Gateway API that this proxy serves, the oldest first.
+    pub(crate) fn served_gateways(&self) -> Vec<&'a ServedGateway> {
+        if self.view.kind != ProxyKind::Gateway {
+            return Vec::new();
+        }
+        let own: Vec<&str> = self.own_services().iter().map(|service| &*service.host).collect();
+        self.snapshot.served_gateways(&self.view.namespace, &self.view.labels, &own)
     }
 
     /// Visible services, ordered by host.

@@ -1,7 +1,7 @@
 //! Gateway credentials from Kubernetes secrets. The workload's own certificate and the mesh's
 //! roots are the CA's business, never found here.
 
-use weft_model::spec;
+use weft_model::{Kind, spec};
 use weft_xds::Resource;
 use weft_xds::names::{SECRET_CACERT_SUFFIX, SecretName};
 use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -10,6 +10,8 @@ use crate::build::inline_bytes;
 use crate::scope::Scope;
 use crate::view::ProxyKind;
 
+/// Marks a credential that is a ConfigMap's.
+const CONFIG_MAP: &str = "configmap:";
 /// Keys of a certificate, a private key and roots, in Kubernetes' and in Istio's older spelling.
 const CERTIFICATE: [&str; 2] = ["tls.crt", "cert"];
 const PRIVATE_KEY: [&str; 2] = ["tls.key", "key"];
@@ -23,12 +25,16 @@ pub(crate) fn of_name(scope: &Scope<'_>, name: &str) -> Option<Resource> {
     if scope.view.kind != ProxyKind::Gateway {
         return None;
     }
-    let credential = match credential.split_once('/') {
-        Some((namespace, credential)) if namespace == &*scope.view.namespace => credential,
-        Some(_) => return None,
-        None => credential,
+    let (kind, credential) = match credential.strip_prefix(CONFIG_MAP) {
+        Some(credential) => (Kind::ConfigMap, credential),
+        None => (Kind::Secret, credential),
     };
-    let find = |name: &str| scope.snapshot.secret(&scope.view.namespace, name);
+    let (namespace, credential) =
+        credential.split_once('/').unwrap_or((&scope.view.namespace, credential));
+    if kind == Kind::ConfigMap || namespace != &*scope.view.namespace {
+        return of_gateway_api(scope, name, kind, (namespace, credential));
+    }
+    let find = |name: &str| scope.snapshot.secret(namespace, name);
     let secret_type = match credential.strip_suffix(SECRET_CACERT_SUFFIX) {
         // Roots live in a secret of that very name, or beside the certificate.
         Some(base) => {
@@ -36,6 +42,43 @@ pub(crate) fn of_name(scope: &Scope<'_>, name: &str) -> Option<Resource> {
             own.or_else(|| find(base).and_then(|secret| roots(&secret.spec)))?
         }
         None => certificate(&find(credential)?.spec)?,
+    };
+    let secret = pb::Secret { name: name.to_owned(), r#type: Some(secret_type) };
+    Some(Resource::new(name, &secret))
+}
+
+/// What the Gateway API's Gateways of this proxy refer to: of their own namespace, or of one whose
+/// ReferenceGrant lets them.
+fn of_gateway_api(
+    scope: &Scope<'_>,
+    name: &str,
+    kind: Kind,
+    (namespace, credential): (&str, &str),
+) -> Option<Resource> {
+    let is_it = |(own, name): &(String, String), wanted: &str| own == namespace && name == wanted;
+    let base = credential.strip_suffix(SECRET_CACERT_SUFFIX);
+    let gateways = scope.served_gateways();
+    let mut listeners = gateways.iter().flat_map(|gateway| &gateway.listeners);
+    let secret_type = match base {
+        Some(base)
+            if listeners.any(|one| {
+                one.client.as_ref().is_some_and(|client| {
+                    client.roots == (kind, namespace.to_owned(), base.to_owned())
+                })
+            }) =>
+        {
+            roots_of(scope.snapshot.root_certificates(kind, namespace, base)?)
+        }
+        _ => {
+            let mut served = gateways.iter().flat_map(|gateway| {
+                let own = gateway.listeners.iter().flat_map(|one| one.certificates.clone());
+                own.chain(gateway.client_certificate(scope.snapshot))
+            });
+            if kind != Kind::Secret || !served.any(|one| is_it(&one, credential)) {
+                return None;
+            }
+            certificate(&scope.snapshot.secret(namespace, credential)?.spec)?
+        }
     };
     let secret = pb::Secret { name: name.to_owned(), r#type: Some(secret_type) };
     Some(Resource::new(name, &secret))
@@ -54,8 +97,12 @@ fn certificate(secret: &spec::Secret) -> Option<pb::secret::Type> {
 }
 
 fn roots(secret: &spec::Secret) -> Option<pb::secret::Type> {
-    Some(pb::secret::Type::ValidationContext(pb::CertificateValidationContext {
-        trusted_ca: Some(inline_bytes(value(secret, &ROOTS)?.clone())),
+    Some(roots_of(value(secret, &ROOTS)?.clone()))
+}
+
+fn roots_of(pem: Vec<u8>) -> pb::secret::Type {
+    pb::secret::Type::ValidationContext(pb::CertificateValidationContext {
+        trusted_ca: Some(inline_bytes(pem)),
         ..Default::default()
-    }))
+    })
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{envoy, snapshot_with_findings, view};
+use common::{envoy, gateway_api, snapshot_with_findings, view};
 use weft_testkit::peer;
 use weft_translate::{Interception, ProxyKind};
 
@@ -69,6 +69,19 @@ fn istio_samples_validate() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The Gateway API's features, at a gateway made for them and at a client.
+#[test]
+fn the_gateway_api_validates() {
+    let Some(envoy) = peer::envoy("the_gateway_api_validates") else { return };
+    let (snapshot, findings) = snapshot_with_findings(&gateway_api());
+    let errors: Vec<_> = findings.iter().filter(|finding| finding.is_error()).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    for view in [common::api_gateway(), view(ProxyKind::Sidecar, "shop", "client-0", &[])] {
+        let complaint = envoy::validate(&envoy, &snapshot, &view);
+        assert_eq!(complaint, Ok(()), "{:?}", view.kind);
+    }
 }
 
 /// Everything that we translate at least once, in one world.

@@ -89,6 +89,12 @@ fn gateway() {
 }
 
 #[test]
+fn gateway_api_for_stock_envoy() {
+    let world = snapshot(&common::gateway_api());
+    check("gateway_api.json", &world, &common::api_gateway());
+}
+
+#[test]
 fn proxyless_grpc() {
     let view = view(ProxyKind::Grpc, "default", "client-0", &[("app", "client")]);
     check("grpc.json", &snapshot(SHOP), &view);

@@ -8,7 +8,7 @@ use weft_xds::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffe
 use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use weft_xds::pb::envoy::r#type::matcher::v3::StringMatcher;
 
-use super::{ads, any, boolean, exact, file, prefix};
+use super::{ads, any, boolean, exact, file, inline_bytes, prefix};
 
 /// SDS name of the workload's own certificate.
 pub(crate) const WORKLOAD_CERT: &str = "default";
@@ -35,6 +35,8 @@ pub(crate) enum Trust {
     File { roots: String, names: Vec<String>, crl: Option<String> },
     /// The operating system's roots; `names` as above.
     System { names: Vec<String> },
+    /// These roots (PEM); `names` as above.
+    Inline { roots: Vec<u8>, names: Vec<String> },
 }
 
 pub(crate) fn sds(name: &str) -> tls::SdsSecretConfig {
@@ -82,6 +84,12 @@ fn validation(trust: &Trust) -> Option<tls::common_tls_context::ValidationContex
             Some(ValidationContextType::ValidationContext(tls::CertificateValidationContext {
                 trusted_ca: Some(file(roots)),
                 crl: crl.as_deref().map(file),
+                ..names_only(names)
+            }))
+        }
+        Trust::Inline { roots, names } => {
+            Some(ValidationContextType::ValidationContext(tls::CertificateValidationContext {
+                trusted_ca: Some(inline_bytes(roots.clone())),
                 ..names_only(names)
             }))
         }
@@ -176,12 +184,21 @@ pub(crate) struct ServerParams {
     pub(crate) ciphers: Vec<String>,
 }
 
-/// A server's TLS socket. A client certificate is required exactly when there is `trust`,
-/// unless `optional_client` is set.
+/// Whether clients must show a certificate, where there is a [`Trust`] to judge it by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientCheck {
+    Required,
+    /// They need not, but what they show must be good.
+    Optional,
+    /// They need not, and what they show may be bad.
+    Ignored,
+}
+
+/// A server's TLS socket. A client certificate is asked for exactly when there is `trust`.
 pub(crate) fn downstream(
     certificates: &[Certificate],
     trust: &Trust,
-    optional_client: bool,
+    check: ClientCheck,
     alpn: &[&str],
     params: &ServerParams,
 ) -> core::TransportSocket {
@@ -201,12 +218,31 @@ pub(crate) fn downstream(
         cipher_suites: params.ciphers.clone(),
         ..Default::default()
     });
-    let require = *trust != Trust::None && !optional_client;
+    let require = *trust != Trust::None && check == ClientCheck::Required;
+    if check == ClientCheck::Ignored {
+        accept_untrusted(&mut context);
+    }
     socket(any(&tls::DownstreamTlsContext {
         common_tls_context: Some(context),
         require_client_certificate: boolean(require),
         ..Default::default()
     }))
+}
+
+fn accept_untrusted(context: &mut tls::CommonTlsContext) {
+    use tls::certificate_validation_context::TrustChainVerification;
+    use tls::common_tls_context::ValidationContextType;
+    let accept = TrustChainVerification::AcceptUntrusted as i32;
+    match &mut context.validation_context_type {
+        Some(ValidationContextType::ValidationContext(own)) => {
+            own.trust_chain_verification = accept;
+        }
+        Some(ValidationContextType::CombinedValidationContext(combined)) => {
+            let own = combined.default_validation_context.get_or_insert_default();
+            own.trust_chain_verification = accept;
+        }
+        _ => {}
+    }
 }
 
 fn socket(config: weft_xds::pb::google::protobuf::Any) -> core::TransportSocket {

@@ -131,7 +131,7 @@ fn to_service<'a>(
     let mut cluster = pb::Cluster {
         name: names::outbound_cluster(port.number, subset_name, &service.host),
         connect_timeout: duration(connect_timeout(scope, &policy)),
-        metadata: Some(metadata(service, subset_name, rule)),
+        metadata: Some(metadata(service, subset_name, config_path(scope, service, port, rule))),
         ..Default::default()
     };
     let preference = Preference::new(scope, &policy);
@@ -280,13 +280,29 @@ fn for_grpc(
     cluster.transport_socket = tls::for_grpc(scope, service, policy.tls);
 }
 
-/// `istio.services` (and `subset`): what metrics and access logs call the destination; `config`: the
-/// DestinationRule that shaped the cluster.
-fn metadata(
+/// The resource that shaped the cluster: its DestinationRule, else its BackendTLSPolicy.
+fn config_path(
+    scope: &Scope<'_>,
     service: &MeshService,
-    subset: &str,
+    port: &ServicePort,
     rule: Option<&Resource<DestinationRule>>,
-) -> Metadata {
+) -> Option<String> {
+    if let Some(Resource { meta, .. }) = rule {
+        return Some(format!(
+            "/apis/networking.istio.io/v1/namespaces/{}/destination-rule/{}",
+            meta.namespace, meta.name
+        ));
+    }
+    let meta = &scope.snapshot.backend_tls(service, port.number)?.policy.meta;
+    Some(format!(
+        "/apis/gateway.networking.k8s.io/v1/namespaces/{}/backendtlspolicy/{}",
+        meta.namespace, meta.name
+    ))
+}
+
+/// `istio.services` (and `subset`): what metrics and access logs call the destination; `config`: what shaped
+/// the cluster.
+fn metadata(service: &MeshService, subset: &str, config: Option<String>) -> Metadata {
     let named = structure([
         ("host", text(&service.host)),
         ("name", text(&service.name)),
@@ -296,11 +312,7 @@ fn metadata(
     if !subset.is_empty() {
         fields.fields.insert("subset".to_owned(), text(subset));
     }
-    if let Some(Resource { meta, .. }) = rule {
-        let path = format!(
-            "/apis/networking.istio.io/v1/namespaces/{}/destination-rule/{}",
-            meta.namespace, meta.name
-        );
+    if let Some(path) = config {
         fields.fields.insert("config".to_owned(), text(&path));
     }
     Metadata {

@@ -1,6 +1,8 @@
 //! How a client connects: plaintext, mutual TLS inside the mesh, or TLS the rule asks for.
 
 use weft_model::MeshService;
+use weft_model::gateway_api::BackendTls;
+use weft_model::spec::gateway_api::SubjectAltName;
 use weft_model::spec::{ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::cluster::v3::Cluster;
@@ -39,7 +41,13 @@ pub(crate) fn apply(
     target: &Target<'_>,
     settings: Option<&ClientTlsSettings>,
 ) {
+    let policy = scope.snapshot.backend_tls(target.service, target.port);
     match settings {
+        // A DestinationRule that speaks of TLS is the client's own word, and stands before it.
+        None if policy.is_some() => {
+            let policy = policy.as_ref();
+            cluster.transport_socket = policy.map(|policy| of_policy(scope, target, policy));
+        }
         None if cluster.eds_cluster_config.is_some() && is_automatic(scope, target.service) => {
             cluster.transport_socket_matches = automatic(scope, target);
         }
@@ -152,6 +160,42 @@ fn explicit(
     }
     let trust = trust(scope, settings, sni);
     Some(upstream(certificate.as_ref(), &trust, sni, alpn))
+}
+
+/// TLS as a BackendTLSPolicy of the Gateway API wants it.
+fn of_policy(scope: &Scope<'_>, target: &Target<'_>, policy: &BackendTls<'_>) -> TransportSocket {
+    let validation = &policy.policy.spec.validation;
+    let own = |name: &SubjectAltName| match name.name_type.as_str() {
+        "URI" => name.uri.clone(),
+        _ => name.hostname.clone(),
+    };
+    let mut names: Vec<String> = validation.subject_alt_names.iter().map(own).collect();
+    if names.is_empty() {
+        names.push(validation.hostname.clone());
+    }
+    let trust = match (&policy.roots, scope.view.flavor) {
+        // Nobody can be trusted: a name that no certificate has.
+        _ if policy.broken => return untrusting(scope, &validation.hostname),
+        (Some(roots), _) => Trust::Inline { roots: roots.clone(), names },
+        (None, Flavor::Envoy) => Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None },
+        (None, Flavor::Weft | Flavor::Grpc) => Trust::System { names },
+    };
+    let certificate = scope.served_gateways().iter().find_map(|gateway| {
+        let (namespace, name) = gateway.client_certificate(scope.snapshot)?;
+        Some(Certificate::Sds(kubernetes(&format!("{namespace}/{name}"))))
+    });
+    let alpn: &[&str] = if target.upstream == Upstream::Http2 { &["h2"] } else { &[] };
+    upstream(certificate.as_ref(), &trust, &validation.hostname, alpn)
+}
+
+/// TLS that always fails, so that requests get 503 as the API asks, and never go out in plain.
+fn untrusting(scope: &Scope<'_>, sni: &str) -> TransportSocket {
+    let names = vec!["no-valid-ca-certificate.gateway-api.invalid".to_owned()];
+    let trust = match scope.view.flavor {
+        Flavor::Envoy => Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None },
+        Flavor::Weft | Flavor::Grpc => Trust::System { names },
+    };
+    upstream(None, &trust, sni, &[])
 }
 
 fn client_certificate(scope: &Scope<'_>, settings: &ClientTlsSettings) -> Certificate {

@@ -16,6 +16,7 @@ use super::{Built, Inspection, bytes, inbound, inbound_port, listener, outbound_
 use crate::build::{pipe_address, socket_address};
 use crate::findings::{Findings, LISTENER_CONFLICT};
 use crate::ports;
+use crate::route::api;
 use crate::route::vhost::{self, Reach, Unknown};
 use crate::scope::{Egress, Scope};
 use crate::view::Interception;
@@ -179,10 +180,17 @@ fn tcp_chains<'a>(scope: &Scope<'a>, egress: &Egress<'a>, port: u16) -> Vec<Filt
         })
     });
     let Some((service, target)) = fitting else { return Vec::new() };
+    let mut chains = Vec::new();
+    if let Some(filter) = api::mesh_bytes(scope, &service.host, target) {
+        bytes::push(&mut chains, FilterChainMatch::default(), filter);
+        return chains;
+    }
     let rules = egress.virtual_service(scope, &service.host);
-    let mut chains = rules
-        .map(|rules| bytes::tcp_rules(scope, rules, &bytes::in_mesh(port)))
-        .unwrap_or_default();
+    chains.extend(
+        rules
+            .map(|rules| bytes::tcp_rules(scope, rules, &bytes::in_mesh(port)))
+            .unwrap_or_default(),
+    );
     let filter = bytes::to_service(scope, &service.host, target);
     bytes::push(&mut chains, FilterChainMatch::default(), filter);
     chains
@@ -196,13 +204,17 @@ fn sni_chains<'a>(scope: &Scope<'a>, egress: &Egress<'a>, port: u16) -> Vec<Filt
         if !service.port(target).is_some_and(|port| port.protocol.is_tcp()) {
             continue;
         }
-        if let Some(rules) = egress.virtual_service(scope, &service.host) {
-            for chain in bytes::tls_rules(scope, rules, &bytes::in_mesh(port)) {
-                let matching = chain.filter_chain_match.unwrap_or_default();
-                chain.filters.into_iter().for_each(|filter| {
-                    bytes::push(&mut chains, matching.clone(), filter);
-                });
-            }
+        let mut by_rule = api::mesh_tls(scope, &service.host, target);
+        if by_rule.is_empty()
+            && let Some(rules) = egress.virtual_service(scope, &service.host)
+        {
+            by_rule = bytes::tls_rules(scope, rules, &bytes::in_mesh(port));
+        }
+        for chain in by_rule {
+            let matching = chain.filter_chain_match.unwrap_or_default();
+            chain.filters.into_iter().for_each(|filter| {
+                bytes::push(&mut chains, matching.clone(), filter);
+            });
         }
         let matching = FilterChainMatch {
             server_names: vhost::names_of(&service.host, &scope.view.namespace),

@@ -22,6 +22,7 @@ use crate::build::tcp::tcp_to;
 use crate::build::{boolean, cidr, socket_address, uint32};
 use crate::findings::Findings;
 use crate::ports;
+use crate::route::api;
 use crate::route::vhost::{self, Reach, Unknown};
 use crate::scope::{Egress, Scope};
 use crate::view::Interception;
@@ -223,10 +224,12 @@ impl Plan {
         service: &MeshService,
         port: u16,
     ) {
-        let rules = egress.virtual_service(scope, &service.host);
-        let by_rule = rules
-            .map(|rules| bytes::tls_rules(scope, rules, &bytes::in_mesh(port)))
-            .unwrap_or_default();
+        let mut by_rule = api::mesh_tls(scope, &service.host, port);
+        if by_rule.is_empty()
+            && let Some(rules) = egress.virtual_service(scope, &service.host)
+        {
+            by_rule = bytes::tls_rules(scope, rules, &bytes::in_mesh(port));
+        }
         let default = bytes::to_service(scope, &service.host, port);
         for address in addresses(service) {
             let planned = self.at(address, port);
@@ -347,10 +350,14 @@ fn tcp_chains<'a>(
     service: &MeshService,
     port: u16,
 ) -> Vec<FilterChain> {
-    let rules = egress.virtual_service(scope, &service.host);
-    let mut chains = rules
-        .map(|rules| bytes::tcp_rules(scope, rules, &bytes::in_mesh(port)))
-        .unwrap_or_default();
+    let mut chains = Vec::new();
+    if let Some(filter) = api::mesh_bytes(scope, &service.host, port) {
+        bytes::push(&mut chains, FilterChainMatch::default(), filter);
+        return chains;
+    }
+    if let Some(rules) = egress.virtual_service(scope, &service.host) {
+        chains = bytes::tcp_rules(scope, rules, &bytes::in_mesh(port));
+    }
     let default = bytes::to_service(scope, &service.host, port);
     bytes::push(&mut chains, FilterChainMatch::default(), default);
     chains

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use weft_model::gateway_api::ServedListener;
 use weft_model::spec::{Gateway, Server, ServerTlsMode};
 use weft_model::{Kind, Protocol, Resource};
 use weft_xds::names;
@@ -17,7 +18,7 @@ use crate::build::hcm::{Http, Routes, Side, http};
 use crate::build::socket_address;
 use crate::findings::{Findings, LISTENER_CONFLICT};
 use crate::ports;
-use crate::route::Place;
+use crate::route::{Place, api};
 use crate::scope::Scope;
 use crate::view::Interception;
 
@@ -30,6 +31,8 @@ pub(crate) struct Entry<'a> {
     /// The Service's port, as clients see it.
     pub(crate) port: u16,
     pub(crate) protocol: Protocol,
+    /// The Gateway API's listener that the server stands for.
+    pub(crate) api: Option<&'a ServedListener>,
 }
 
 impl Entry<'_> {
@@ -49,7 +52,15 @@ impl Entry<'_> {
         field: &str,
         message: &str,
     ) {
-        findings.add(Kind::Gateway, &self.gateway.meta, code, &self.path(field), message);
+        match self.api {
+            None => {
+                findings.add(Kind::Gateway, &self.gateway.meta, code, &self.path(field), message)
+            }
+            Some(api) => {
+                let path = format!("spec.listeners[{}]", api.index);
+                findings.add_to(api.owner.clone(), &self.gateway.meta.origin, code, &path, message);
+            }
+        }
     }
 
     fn class(&self) -> Class {
@@ -140,7 +151,7 @@ fn by_listener<'a>(
                 continue;
             };
             let protocol = Protocol::parse(&declared.protocol).unwrap_or(Protocol::Tcp);
-            let entry = Entry { gateway, index, server, port, protocol };
+            let entry = Entry { gateway, index, server, port, protocol, api: None };
             if server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
                 findings.not_implemented(Kind::Gateway, &gateway.meta, &entry.path(".tls.mode"));
                 continue;
@@ -151,7 +162,30 @@ fn by_listener<'a>(
             }
         }
     }
+    for (entry, server) in api_entries(scope) {
+        let bind = bind(scope, server);
+        for target in targets(scope, entry.port) {
+            listeners.entry((bind.clone(), target)).or_default().push(entry);
+        }
+    }
     listeners
+}
+
+/// Listeners of the Gateway API, as servers.
+fn api_entries<'a>(scope: &Scope<'a>) -> Vec<(Entry<'a>, &'a Server)> {
+    let mut entries = Vec::new();
+    for gateway in scope.served_gateways() {
+        for listener in gateway.listeners.iter().filter(|listener| listener.is_usable()) {
+            let as_istio = &listener.as_istio;
+            let Some(server) = as_istio.spec.servers.first() else { continue };
+            let protocol = Protocol::parse(&listener.spec.protocol).unwrap_or(Protocol::Tcp);
+            let port = listener.spec.port;
+            let api = Some(listener);
+            entries
+                .push((Entry { gateway: as_istio, index: 0, server, port, protocol, api }, server));
+        }
+    }
+    entries
 }
 
 fn bind(scope: &Scope<'_>, server: &Server) -> String {
@@ -236,6 +270,12 @@ impl<'a> Chains<'a> {
 
     fn tls_bytes(&mut self, scope: &Scope<'_>, entry: &Entry<'a>, findings: &mut Findings) {
         let Some(socket) = gateway_tls::socket(scope, entry, &[], findings) else { return };
+        if let Some(listener) = entry.api {
+            for (matching, filter) in api_tls(scope, listener) {
+                self.push(entry, matching, vec![filter], Some(socket.clone()), findings);
+            }
+            return;
+        }
         for chain in tcp_rules(scope, entry) {
             let matching = FilterChainMatch {
                 prefix_ranges: chain.filter_chain_match.unwrap_or_default().prefix_ranges,
@@ -246,6 +286,12 @@ impl<'a> Chains<'a> {
     }
 
     fn passthrough(&mut self, scope: &Scope<'_>, entry: &Entry<'a>) {
+        if let Some(listener) = entry.api {
+            for (matching, filter) in api_tls(scope, listener) {
+                bytes::push(&mut self.list, matching, filter);
+            }
+            return;
+        }
         let gateway = entry.gateway_name();
         let place = Place { gateway: &gateway, port: entry.port };
         for rules in scope.snapshot.virtual_services(&gateway, &scope.view.namespace) {
@@ -262,6 +308,17 @@ impl<'a> Chains<'a> {
     }
 
     fn bytes(&mut self, scope: &Scope<'_>, entry: &Entry<'a>) {
+        if let Some(listener) = entry.api {
+            // One route has all the bytes; the oldest.
+            let first = listener.routes.first();
+            let filter = first.and_then(|attached| {
+                bytes::split(scope, &api::destinations(scope, &attached.route), entry.port)
+            });
+            if let Some(filter) = filter {
+                bytes::push(&mut self.list, FilterChainMatch::default(), filter);
+            }
+            return;
+        }
         for chain in tcp_rules(scope, entry) {
             let matching = chain.filter_chain_match.unwrap_or_default();
             for filter in chain.filters {
@@ -293,6 +350,27 @@ impl<'a> Chains<'a> {
         });
         true
     }
+}
+
+/// TLSRoutes of a listener: each SNI name is the oldest route's that has it.
+fn api_tls(scope: &Scope<'_>, listener: &ServedListener) -> Vec<(FilterChainMatch, Filter)> {
+    let mut taken: Vec<&String> = Vec::new();
+    let mut chains = Vec::new();
+    for attached in &listener.routes {
+        let names: Vec<String> =
+            attached.hostnames.iter().filter(|name| !taken.contains(name)).cloned().collect();
+        if names.is_empty() {
+            continue;
+        }
+        taken.extend(&attached.hostnames);
+        let matching =
+            FilterChainMatch { server_names: bytes::server_names(&names), ..Default::default() };
+        let to = api::destinations(scope, &attached.route);
+        if let Some(filter) = bytes::split(scope, &to, listener.spec.port) {
+            chains.push((matching, filter));
+        }
+    }
+    chains
 }
 
 /// The server's hosts as SNI names.

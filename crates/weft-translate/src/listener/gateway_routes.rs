@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use weft_model::gateway_api::{Route, ServedListener};
 use weft_model::spec::VirtualService;
 use weft_model::{Resource, host_matches};
 use weft_xds::pb::envoy::config::route::v3 as route;
@@ -9,7 +10,7 @@ use weft_xds::pb::envoy::config::route::v3::virtual_host::TlsRequirementType;
 
 use super::gateway::Entry;
 use crate::findings::Findings;
-use crate::route::{Place, matching, of_virtual_service, vhost};
+use crate::route::{Place, api, matching, of_virtual_service, vhost};
 use crate::scope::Scope;
 
 /// One host of a route configuration while it is put together.
@@ -28,7 +29,10 @@ pub(crate) fn configuration(
 ) -> route::RouteConfiguration {
     let mut hosts: BTreeMap<String, Host> = BTreeMap::new();
     for entry in entries {
-        add_server(scope, entry, &mut hosts, findings);
+        match entry.api {
+            Some(listener) => add_listener(scope, entry, listener, entries, &mut hosts),
+            None => add_server(scope, entry, &mut hosts, findings),
+        }
     }
     let port = entries.first().map_or(0, |entry| entry.port);
     let mut virtual_hosts: Vec<_> =
@@ -74,6 +78,37 @@ fn add_server(
         for name in &entry.server.hosts {
             hosts.entry(host_part(name).to_ascii_lowercase()).or_default().https_only = true;
         }
+    }
+}
+
+/// A listener of the Gateway API: its routes by host. Hosts that another listener of the port
+/// names more exactly are that one's alone, even those it has no route for.
+fn add_listener(
+    scope: &Scope<'_>,
+    entry: &Entry<'_>,
+    listener: &ServedListener,
+    entries: &[Entry<'_>],
+    hosts: &mut BTreeMap<String, Host>,
+) {
+    let own = listener.hostname();
+    let is_another = |host: &str| {
+        let others = entries.iter().filter_map(|other| other.api).map(ServedListener::hostname);
+        others
+            .into_iter()
+            .any(|other| other != own && host_matches(own, other) && host_matches(other, host))
+    };
+    let mut by_host: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
+    by_host.insert(own, Vec::new());
+    for attached in &listener.routes {
+        for host in attached.hostnames.iter().filter(|host| !is_another(host)) {
+            by_host.entry(host).or_default().push(&attached.route);
+        }
+    }
+    let gateway = entry.gateway_name();
+    let place = Place { gateway: &gateway, port: entry.port };
+    for (host, routes) in by_host {
+        let built = api::routes(scope, &routes, &place, listener.terminates());
+        hosts.entry(host.to_ascii_lowercase()).or_default().routes.extend(built);
     }
 }
 

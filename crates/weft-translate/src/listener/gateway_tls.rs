@@ -7,7 +7,7 @@ use weft_xds::pb::envoy::config::core::v3::TransportSocket;
 
 use super::gateway::Entry;
 use super::inbound::mutual_tls;
-use crate::build::tls::{Certificate, ServerParams, Trust, downstream};
+use crate::build::tls::{Certificate, ClientCheck, ServerParams, Trust, downstream};
 use crate::findings::Findings;
 use crate::scope::Scope;
 use crate::secret;
@@ -47,8 +47,13 @@ pub(crate) fn socket(
         maximum: version(tls.max_protocol_version),
         ciphers: tls.cipher_suites.clone(),
     };
-    let optional = tls.mode == ServerTlsMode::OptionalMutual;
-    Some(downstream(&certificates, &trust, optional, alpn, &params))
+    let check = match tls.mode {
+        // The Gateway API's fallback lets bad certificates in; Istio's optional mode does not.
+        ServerTlsMode::OptionalMutual if entry.api.is_some() => ClientCheck::Ignored,
+        ServerTlsMode::OptionalMutual => ClientCheck::Optional,
+        _ => ClientCheck::Required,
+    };
+    Some(downstream(&certificates, &trust, check, alpn, &params))
 }
 
 fn certificates(

@@ -11,7 +11,9 @@ use weft_xds::pb::envoy::config::route::v3 as route;
 
 use crate::build::hcm::{Http, Routes, Side, http};
 use crate::build::tcp::tcp_to;
-use crate::build::tls::{Certificate, MESH_ROOTS, ServerParams, Trust, WORKLOAD_CERT, downstream};
+use crate::build::tls::{
+    Certificate, ClientCheck, MESH_ROOTS, ServerParams, Trust, WORKLOAD_CERT, downstream,
+};
 use crate::build::uint32;
 use crate::route::action::timeouts;
 use crate::route::matching::everything;
@@ -174,7 +176,13 @@ fn chain_name(port: u16, chain: &Chain) -> String {
 pub(crate) fn mutual_tls(scope: &Scope<'_>) -> TransportSocket {
     let trust = Trust::Sds { roots: MESH_ROOTS.to_owned(), names: scope.trusted_clients() };
     let certificate = Certificate::Sds(WORKLOAD_CERT.to_owned());
-    downstream(&[certificate], &trust, false, &["h2", "http/1.1"], &ServerParams::default())
+    downstream(
+        &[certificate],
+        &trust,
+        ClientCheck::Required,
+        &["h2", "http/1.1"],
+        &ServerParams::default(),
+    )
 }
 
 /// All requests to the application.

@@ -4,7 +4,7 @@
 //! the edge; `inbound` and `bytes` build filter chains for them.
 
 mod bound;
-mod bytes;
+pub(crate) mod bytes;
 mod captured;
 mod gateway;
 mod gateway_routes;

@@ -2,6 +2,7 @@
 //! `vhost` assembles the route configurations of sidecars.
 
 pub(crate) mod action;
+pub(crate) mod api;
 mod delegate;
 mod filters;
 mod hash;

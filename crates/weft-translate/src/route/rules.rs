@@ -123,7 +123,7 @@ pub(crate) fn source_matches(
 }
 
 /// Trace operation of the route's (first) destination: `host:port/*`.
-fn decorator(
+pub(super) fn decorator(
     scope: &Scope<'_>,
     built: &route::Route,
     place: &Place<'_>,

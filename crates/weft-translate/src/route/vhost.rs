@@ -9,7 +9,7 @@ use weft_model::{CLUSTER_DOMAIN, MESH_GATEWAY, MeshService, Protocol, Resource, 
 use weft_xds::names;
 use weft_xds::pb::envoy::config::route::v3 as route;
 
-use super::{Place, default_route, matching, of_virtual_service};
+use super::{Place, api, default_route, matching, of_virtual_service};
 use crate::build::{boolean, duration, uint32};
 use crate::findings::Findings;
 use crate::scope::{Egress, Scope};
@@ -142,11 +142,15 @@ impl Hosts {
         findings: &mut Findings,
     ) {
         let place = Place { gateway: MESH_GATEWAY, port };
+        let attached = scope.snapshot.mesh_routes(&service.host, port, &scope.view.namespace, true);
         let rules = egress.virtual_service(scope, &service.host);
-        let mut routes = rules
-            .map(|rules| of_virtual_service(scope, rules, &place, findings))
-            .unwrap_or_default();
-        if routes.is_empty() {
+        let mut routes = match (rules, attached.is_empty()) {
+            // Gateway API routes speak for the service alone; what they leave is nobody's.
+            (_, false) => api::routes(scope, &attached, &place, false),
+            (Some(rules), true) => of_virtual_service(scope, rules, &place, findings),
+            (None, true) => Vec::new(),
+        };
+        if routes.is_empty() && attached.is_empty() {
             let cluster = names::outbound_cluster(port, "", &service.host);
             routes = vec![default_route(scope, cluster, &service.host, port)];
         }

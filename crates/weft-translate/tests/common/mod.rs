@@ -28,6 +28,21 @@ pub fn snapshot_with_findings(yaml: &str) -> (Snapshot, Vec<Diagnostic>) {
     (Snapshot::default().apply(changes).0, findings)
 }
 
+/// The Gateway API's features at least once each, with the services they talk about.
+pub fn gateway_api() -> String {
+    format!(
+        "{}\n---\n{}",
+        include_str!("../data/services.yaml"),
+        include_str!("../data/gateway_api.yaml")
+    )
+}
+
+/// A stock Envoy made for Gateway `web` of namespace `shop`.
+pub fn api_gateway() -> ProxyView {
+    let labels = [("gateway.networking.k8s.io/gateway-name", "web")];
+    view(ProxyKind::Gateway, "shop", "web-0", &labels)
+}
+
 /// A stock Envoy of this kind, captured by REDIRECT.
 pub fn view(kind: ProxyKind, namespace: &str, name: &str, labels: &[(&str, &str)]) -> ProxyView {
     let labels: BTreeMap<String, String> =

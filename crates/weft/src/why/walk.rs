@@ -289,7 +289,10 @@ impl<'a> Walker<'a> {
                 let mut rules = self.snapshot.all_destination_rules();
                 ("DestinationRule", &rules.find(|rule| is_it(&rule.meta))?.meta)
             }
-            _ => return None,
+            other => {
+                let (kind, meta) = self.snapshot.gateway_api_meta(other, namespace, name)?;
+                (kind.as_str(), meta)
+            }
         };
         let Origin { file, line, .. } = &meta.origin;
         Some(Decision {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+
 use super::{Route, api};
 use crate::names::CLUSTER_DOMAIN;
 use crate::object::{Kind, Resource};
@@ -186,8 +188,37 @@ fn qualified(group: &str, kind: &str) -> String {
     if group.is_empty() { kind.to_owned() } else { format!("{kind} of {group}") }
 }
 
-/// Does it hold a PEM block whose label ends so? (What is inside, TLS will say.)
+/// Is it PEM blocks, all whose label ends so holding DER, and at least one does? Stock Envoy refuses
+/// a whole cluster or secret for less; what the DER means, TLS will say.
 fn is_pem(text: &[u8], label: &str) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
-    text.contains("-----BEGIN ") && text.contains(&format!("{label}-----"))
+    let mut found = false;
+    for block in text.split("-----BEGIN ").skip(1) {
+        let Some((name, rest)) = block.split_once("-----") else { return false };
+        if !name.ends_with(label) {
+            continue;
+        }
+        let Some((body, _)) = rest.split_once("-----END ") else { return false };
+        let body: String = body.split_ascii_whitespace().collect();
+        let der = base64::engine::general_purpose::STANDARD.decode(body);
+        if !der.is_ok_and(|der| is_sequence(&der)) {
+            return false;
+        }
+        found = true;
+    }
+    found
+}
+
+/// One DER SEQUENCE, no more and no less.
+fn is_sequence(der: &[u8]) -> bool {
+    let (length, rest) = match der {
+        [0x30, short @ 0..=0x7f, rest @ ..] => (usize::from(*short), rest),
+        [0x30, long @ 0x81..=0x84, rest @ ..] => {
+            let bytes = usize::from(long & 0x7f);
+            let Some((length, rest)) = rest.split_at_checked(bytes) else { return false };
+            (length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
+        }
+        _ => return false,
+    };
+    rest.len() == length
 }

@@ -30,7 +30,7 @@ pub struct Status {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// `Accepted`, `Programmed`, `ResolvedRefs`, `Conflicted`.
+    /// `Accepted`, `Programmed`, `ResolvedRefs`, `Conflicted`, `PartiallyInvalid`.
     pub name: &'static str,
     pub holds: bool,
     pub reason: &'static str,
@@ -67,9 +67,9 @@ impl Condition {
         Condition { name, holds, reason, message, path: path.to_owned() }
     }
 
-    /// All is as it should be. `Conflicted` is the one condition that should not hold.
+    /// All is as it should be. Two conditions are good when they do not hold.
     pub fn is_good(&self) -> bool {
-        self.holds != (self.name == "Conflicted")
+        self.holds != matches!(self.name, "Conflicted" | "PartiallyInvalid")
     }
 }
 
@@ -275,7 +275,10 @@ fn routes(snapshot: &Snapshot) -> Vec<Status> {
         let Some(status) = all.last_mut() else { continue };
         status.parents.push(ParentStatus {
             parent: route.parents()[attempt.index].clone(),
-            conditions: vec![accepted, references(snapshot, route)],
+            conditions: [accepted, references(snapshot, route)]
+                .into_iter()
+                .chain(partly_invalid(route))
+                .collect(),
         });
     }
     all
@@ -300,6 +303,22 @@ fn references(snapshot: &Snapshot, route: &Route) -> Condition {
         }
     }
     Condition::new("ResolvedRefs", None, "")
+}
+
+/// `PartiallyInvalid`: rules that ask for what cannot be done answer 500.
+fn partly_invalid(route: &Route) -> Option<Condition> {
+    let on_backend = |path: &str| path.contains(".backendRefs[");
+    let (path, filter) = route.filters().into_iter().find(|(path, filter)| {
+        on_backend(path) && filter.extension_ref.is_none() && !filter.is_supported_on_backend()
+    })?;
+    let message = format!(
+        "a {} filter on one backend is not supported; the rule answers 500",
+        filter.filter_type
+    );
+    let mut condition =
+        Condition::new("PartiallyInvalid", Some(&("UnsupportedValue", message)), &path);
+    condition.holds = true;
+    Some(condition)
 }
 
 /// Findings for `weft analyze`: conditions that are not as they should be, and resources that
@@ -415,6 +434,27 @@ fn missing_parents(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
             let resource = key(Kind::ListenerSet, &set.meta);
             miss(resource, &set.meta, "spec.parentRef".to_owned(), message);
         }
+    }
+}
+
+impl Snapshot {
+    /// A resource of the Gateway API by its kind in lower case (`httproute`).
+    pub fn gateway_api_meta(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<(Kind, &Meta)> {
+        let kinds = [
+            Kind::HttpRoute,
+            Kind::GrpcRoute,
+            Kind::TlsRoute,
+            Kind::TcpRoute,
+            Kind::BackendTlsPolicy,
+        ];
+        let kind = kinds.into_iter().find(|one| one.as_str().eq_ignore_ascii_case(kind))?;
+        let key = ResourceKey { kind, namespace: namespace.into(), name: name.into() };
+        Some((kind, meta_of(self, &key)?))
     }
 }
 

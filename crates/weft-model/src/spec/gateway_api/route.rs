@@ -355,3 +355,14 @@ pub struct BytesRule {
     pub name: String,
     pub backend_refs: Vec<BackendRef>,
 }
+
+impl RouteFilter {
+    /// On one backend only header edits and another host can be done.
+    pub fn is_supported_on_backend(&self) -> bool {
+        match self.filter_type.as_str() {
+            "RequestHeaderModifier" | "ResponseHeaderModifier" => true,
+            "URLRewrite" => self.url_rewrite.as_ref().is_some_and(|rewrite| rewrite.path.is_none()),
+            _ => false,
+        }
+    }
+}
