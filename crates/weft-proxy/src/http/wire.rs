@@ -157,7 +157,7 @@ impl Wire {
 
     /// As [`Wire::poll_fill`] where nothing need come: takes no buffer before something is there.
     pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if !self.input_ended {
+        if !self.input_ended && !self.io.has_read_ahead() {
             ready!(self.io.tcp().poll_read_ready(cx))?;
         }
         self.poll_fill(cx)

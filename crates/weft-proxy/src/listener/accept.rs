@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn futures_of_connections_are_small() {
         let http = of_three(crate::http::serve_connection);
-        assert!(http <= 480, "HTTP: {http} bytes");
+        assert!(http <= 512, "HTTP: {http} bytes");
         let tcp = of_four(crate::tcp::forward);
         assert!(tcp <= 1024, "TCP: {tcp} bytes");
     }

@@ -3,7 +3,7 @@
 pub mod accept;
 pub mod detect;
 
-mod client_hello;
+pub(crate) mod client_hello;
 pub mod proxy_protocol;
 pub mod sniff;
 

@@ -11,13 +11,15 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::tls_stream::{TlsState, TlsStream};
+
 /// A connection's byte stream. Downstream and upstream connections are the same type.
 #[derive(Debug)]
 pub enum Io {
     /// No TLS, or TLS that is passed through untouched.
     Plain(Prefixed),
-    /// TLS ended here. Boxed: the session is large and most of a worker's connections are idle.
-    Tls(Box<tokio_rustls::TlsStream<Prefixed>>),
+    /// TLS ended here.
+    Tls(TlsStream),
 }
 
 /// A TCP stream in front of which already read bytes are put back.
@@ -33,6 +35,8 @@ pub struct Prefixed {
 pub enum ParkedIo {
     /// As [`Io::Plain`].
     Plain(std::net::TcpStream),
+    /// As [`Io::Tls`].
+    Tls(std::net::TcpStream, Box<TlsState>),
 }
 
 /// What [`Io::idle_state`] found on a connection nobody is reading from.
@@ -52,16 +56,11 @@ impl Io {
         Io::Plain(Prefixed::new(tcp, BytesMut::new()))
     }
 
-    /// A finished TLS session, of either side.
-    pub fn tls(stream: impl Into<tokio_rustls::TlsStream<Prefixed>>) -> Io {
-        Io::Tls(Box::new(stream.into()))
-    }
-
     /// The socket below, for options and addresses. Reading from it would lose the prefix.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Io::Plain(stream) => &stream.tcp,
-            Io::Tls(stream) => &stream.get_ref().0.tcp,
+            Io::Tls(stream) => stream.tcp(),
         }
     }
 
@@ -75,7 +74,18 @@ impl Io {
 
     /// Whether [`Io::park`] keeps everything: nothing is held but the socket.
     pub fn can_park(&self) -> bool {
-        matches!(self, Io::Plain(stream) if stream.prefix.is_none())
+        match self {
+            Io::Plain(stream) => stream.prefix.is_none(),
+            Io::Tls(stream) => stream.is_quiet(),
+        }
+    }
+
+    /// Bytes are here already that the socket will not announce.
+    pub fn has_read_ahead(&self) -> bool {
+        match self {
+            Io::Plain(stream) => stream.prefix.is_some(),
+            Io::Tls(stream) => stream.has_read_ahead(),
+        }
     }
 
     /// Takes the stream out of the reactor; ask [`Io::can_park`] first.
@@ -84,7 +94,11 @@ impl Io {
             Io::Plain(stream) if stream.prefix.is_none() => {
                 Ok(ParkedIo::Plain(stream.tcp.into_std()?))
             }
-            Io::Plain(_) | Io::Tls(_) => Err(io::ErrorKind::InvalidInput.into()),
+            Io::Plain(_) => Err(io::ErrorKind::InvalidInput.into()),
+            Io::Tls(stream) => {
+                let (tcp, state) = stream.into_parts();
+                Ok(ParkedIo::Tls(tcp.into_std()?, state))
+            }
         }
     }
 
@@ -117,7 +131,7 @@ impl Io {
             Io::Plain(stream) => stream.tcp.try_write_vectored(slices),
             Io::Tls(stream) => {
                 let mut cx = Context::from_waker(Waker::noop());
-                match Pin::new(&mut **stream).poll_write_vectored(&mut cx, slices) {
+                match Pin::new(stream).poll_write_vectored(&mut cx, slices) {
                     Poll::Ready(result) => result,
                     Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
                 }
@@ -162,7 +176,7 @@ impl Io {
             let mut byte = [0u8; 1];
             let mut buf = ReadBuf::new(&mut byte);
             let mut cx = Context::from_waker(Waker::noop());
-            match Pin::new(&mut **stream).poll_read(&mut cx, &mut buf) {
+            match Pin::new(stream).poll_read(&mut cx, &mut buf) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => return IdleState::Readable,
                 Poll::Ready(_) => return IdleState::Closed,
@@ -176,7 +190,7 @@ impl ParkedIo {
     /// The socket.
     pub fn socket(&self) -> &std::net::TcpStream {
         match self {
-            ParkedIo::Plain(socket) => socket,
+            ParkedIo::Plain(socket) | ParkedIo::Tls(socket, _) => socket,
         }
     }
 
@@ -184,6 +198,9 @@ impl ParkedIo {
     pub fn resume(self) -> io::Result<Io> {
         match self {
             ParkedIo::Plain(socket) => Ok(Io::plain(TcpStream::from_std(socket)?)),
+            ParkedIo::Tls(socket, state) => {
+                Ok(Io::Tls(TlsStream::from_parts(TcpStream::from_std(socket)?, state)))
+            }
         }
     }
 }
@@ -211,6 +228,11 @@ impl Prefixed {
     /// The socket below.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
+    }
+
+    /// The socket, and what was read from it.
+    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.tcp, self.prefix.map(|prefix| *prefix).unwrap_or_default())
     }
 
     /// Bytes read from the socket that have not been taken yet.
@@ -301,20 +323,7 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Io::Tls(stream) => {
-                let before = buf.filled().len();
-                match Pin::new(&mut **stream).poll_read(cx, buf) {
-                    // A peer that closes TCP without close_notify: an end for framed protocols,
-                    // which notice a cut message themselves. Most real clients do this.
-                    Poll::Ready(Err(error))
-                        if error.kind() == io::ErrorKind::UnexpectedEof
-                            && buf.filled().len() == before =>
-                    {
-                        Poll::Ready(Ok(()))
-                    }
-                    other => other,
-                }
-            }
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -327,7 +336,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Io::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -338,7 +347,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Io::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -350,7 +359,7 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Io::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -358,7 +367,7 @@ impl AsyncWrite for Io {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Io::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use rustls_pki_types::{DnsName, IpAddr, ServerName};
 use tokio::time::timeout;
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use weft_traffic::tls::{DownstreamTls, UpstreamTls};
 
 use super::{TlsConfigs, TlsError, TlsInfo, verify};
+use crate::listener::client_hello::{self, ClientHello, Hello};
 use crate::net::Io;
 use crate::net::io::Prefixed;
+use crate::net::tls_stream::TlsStream;
 
 /// Handshake limit where the configuration sets none; Envoy has 15 s for the whole of detection.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -30,23 +31,20 @@ pub async fn accept(
 }
 
 async fn accept_untimed(
-    stream: Prefixed,
+    mut stream: Prefixed,
     tls: &Arc<DownstreamTls>,
     configs: &TlsConfigs,
 ) -> Result<(Io, TlsInfo), TlsError> {
-    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-    let (config, sni) = {
-        let hello = start.client_hello();
-        let offered: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
-        let sni: Option<Arc<str>> =
-            hello.server_name().map(|name| name.to_ascii_lowercase().into());
-        if tls.require_sni && sni.is_none() {
-            return Err(TlsError::Handshake(std::io::Error::other("the client sent no SNI")));
-        }
-        (configs.server(tls, &offered)?, sni)
-    };
-    let stream = start.into_stream(config).await?;
-    let session = stream.get_ref().1;
+    let hello = read_hello(&mut stream).await?;
+    let sni: Option<Arc<str>> = hello.server_name.map(Into::into);
+    if tls.require_sni && sni.is_none() {
+        return Err(TlsError::Handshake(std::io::Error::other("the client sent no SNI")));
+    }
+    let offered: Vec<&[u8]> = hello.alpn.iter().map(String::as_bytes).collect();
+    let config = configs.server(tls, &offered)?;
+    let (tcp, read) = stream.into_parts();
+    let stream = TlsStream::accept(tcp, &read, config).await?;
+    let session = stream.session();
     let peer = session.peer_certificates().and_then(|chain| chain.first());
     let verified = tls.validation.as_ref().is_some_and(|validation| !validation.accept_untrusted);
     let info = TlsInfo {
@@ -55,7 +53,22 @@ async fn accept_untimed(
         sni,
         mtls: verified && peer.is_some(),
     };
-    Ok((Io::tls(stream), info))
+    Ok((Io::Tls(stream), info))
+}
+
+/// Reads on until the ClientHello is whole. What is none is left to the handshake, which refuses it
+/// and tells the client why.
+async fn read_hello(stream: &mut Prefixed) -> Result<ClientHello, TlsError> {
+    loop {
+        match client_hello::inspect(stream.prefix()) {
+            Hello::Found(hello) => return Ok(hello),
+            Hello::NotTls => return Ok(ClientHello::default()),
+            Hello::NeedMore => {}
+        }
+        if stream.read_ahead().await? == 0 {
+            return Err(TlsError::Handshake(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
 }
 
 /// Starts TLS towards an upstream. `host` is the endpoint's host name or address, used for SNI
@@ -72,8 +85,10 @@ pub async fn connect(
         Some(sni) => Some(&**sni),
         None => None,
     };
-    let stream = TlsConnector::from(config).connect(server_name(name)?, stream).await?;
-    let session = stream.get_ref().1;
+    // Nothing was read: the client speaks first.
+    let (tcp, _) = stream.into_parts();
+    let stream = TlsStream::connect(tcp, config, server_name(name)?).await?;
+    let session = stream.session();
     let upstream = UpstreamSession {
         alpn: alpn_text(session.alpn_protocol()),
         peer_spiffe: session
@@ -82,7 +97,7 @@ pub async fn connect(
             .and_then(verify::spiffe_id)
             .map(Into::into),
     };
-    Ok((Io::tls(stream), upstream))
+    Ok((Io::Tls(stream), upstream))
 }
 
 /// What a finished client-side handshake told about the upstream.

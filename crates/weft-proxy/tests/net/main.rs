@@ -17,3 +17,4 @@ mod limits;
 mod source;
 mod tcp;
 mod tls;
+mod tls_stream;
