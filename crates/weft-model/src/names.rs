@@ -6,6 +6,8 @@ pub const CLUSTER_DOMAIN: &str = "cluster.local";
 pub const ROOT_NAMESPACE: &str = "istio-system";
 /// Istio's default cluster id.
 pub const DEFAULT_CLUSTER: &str = "Kubernetes";
+/// Label of what runs on one node: the node's name.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
 /// The reserved gateway name for all sidecars.
 pub const MESH_GATEWAY: &str = "mesh";
 

@@ -4,8 +4,9 @@
 //! add up to the limit, except that every worker may always do one thing: with a limit below the number
 //! of workers the sum is the number of workers.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// One `CircuitBreakers.Thresholds`. `u32::MAX` (Istio's default) never trips.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +27,9 @@ pub struct RetryBudget {
     pub percent: f64,
     /// Always allowed. Envoy: 3.
     pub retries_min: u32,
+    /// Count the requests begun within this time, ended or not, instead of those under way; zero:
+    /// those under way.
+    pub interval: Duration,
 }
 
 impl Default for Thresholds {
@@ -53,6 +57,7 @@ impl Thresholds {
             retry_budget: self.retry_budget.map(|budget| RetryBudget {
                 percent: budget.percent,
                 retries_min: part(budget.retries_min),
+                interval: budget.interval,
             }),
         }
     }
@@ -85,6 +90,46 @@ pub struct Circuit {
     limits: Cell<Thresholds>,
     active: [Cell<u32>; 4],
     overflows: [Cell<u64>; 4],
+    /// Requests begun, for a budget over an interval; the time is the last that was told.
+    begun: RefCell<Option<Box<Window>>>,
+    now: Cell<Option<Instant>>,
+}
+
+/// How many requests began within the last interval, to a tenth of it.
+#[derive(Debug)]
+struct Window {
+    interval: Duration,
+    slots: [u32; SLOTS],
+    current: usize,
+    /// When the current slot began.
+    since: Instant,
+}
+
+const SLOTS: usize = 10;
+
+impl Window {
+    fn new(interval: Duration, now: Instant) -> Window {
+        Window { interval, slots: [0; SLOTS], current: 0, since: now }
+    }
+
+    /// Forgets what is older than the interval.
+    fn advance(&mut self, now: Instant) {
+        let slot = (self.interval / SLOTS as u32).max(Duration::from_nanos(1));
+        let passed = now.saturating_duration_since(self.since).as_nanos() / slot.as_nanos();
+        if passed >= SLOTS as u128 {
+            *self = Window::new(self.interval, now);
+            return;
+        }
+        for _ in 0..passed {
+            self.current = (self.current + 1) % SLOTS;
+            self.slots[self.current] = 0;
+            self.since += slot;
+        }
+    }
+
+    fn count(&self) -> u32 {
+        self.slots.iter().fold(0, |sum, slot| sum.saturating_add(*slot))
+    }
 }
 
 impl Circuit {
@@ -106,7 +151,45 @@ impl Circuit {
             return None;
         }
         self.active[at].set(self.active[at].get() + 1);
+        if resource == Resource::Requests {
+            self.note_begun();
+        }
         Some(Permit { circuit: self.clone(), resource })
+    }
+
+    /// Tells the time, which only a budget over an interval asks for.
+    pub fn tick(&self, now: Instant) {
+        self.now.set(Some(now));
+    }
+
+    fn note_begun(&self) {
+        let interval = match self.limits.get().retry_budget {
+            Some(budget) if !budget.interval.is_zero() => budget.interval,
+            _ => return,
+        };
+        let Some(now) = self.now.get() else { return };
+        let mut begun = self.begun.borrow_mut();
+        let window = match &mut *begun {
+            Some(window) if window.interval == interval => window,
+            other => other.insert(Box::new(Window::new(interval, now))),
+        };
+        window.advance(now);
+        let slot = &mut window.slots[window.current];
+        *slot = slot.saturating_add(1);
+    }
+
+    /// The requests that a retry budget is a part of.
+    fn considered(&self, budget: &RetryBudget) -> u32 {
+        if budget.interval.is_zero() {
+            return self.active(Resource::Requests) + self.active(Resource::Pending);
+        }
+        match (&mut *self.begun.borrow_mut(), self.now.get()) {
+            (Some(window), Some(now)) => {
+                window.advance(now);
+                window.count()
+            }
+            _ => 0,
+        }
     }
 
     fn limit(&self, resource: Resource) -> u32 {
@@ -118,9 +201,7 @@ impl Circuit {
             Resource::Retries => match limits.retry_budget {
                 None => limits.retries_max,
                 Some(budget) => {
-                    let under_way =
-                        self.active(Resource::Requests) + self.active(Resource::Pending);
-                    let allowed = f64::from(under_way) * budget.percent / 100.0;
+                    let allowed = f64::from(self.considered(&budget)) * budget.percent / 100.0;
                     (allowed as u32).max(budget.retries_min)
                 }
             },
@@ -181,12 +262,32 @@ mod tests {
 
     #[test]
     fn a_retry_budget_follows_the_load() {
-        let budget = Some(RetryBudget { percent: 20.0, retries_min: 1 });
+        let budget = RetryBudget { percent: 20.0, retries_min: 1, interval: Duration::ZERO };
+        let budget = Some(budget);
         let circuit = Circuit::new(Thresholds { retry_budget: budget, ..Default::default() });
         let _requests: Vec<_> =
             (0..10).map(|_| circuit.acquire(Resource::Requests).unwrap()).collect();
         let _one = circuit.acquire(Resource::Retries).unwrap();
         let _two = circuit.acquire(Resource::Retries).unwrap();
         assert!(circuit.acquire(Resource::Retries).is_none());
+    }
+
+    #[test]
+    fn a_budget_over_an_interval_counts_what_began_in_it() {
+        let interval = Duration::from_secs(1);
+        let budget = Some(RetryBudget { percent: 20.0, retries_min: 1, interval });
+        let circuit = Circuit::new(Thresholds { retry_budget: budget, ..Default::default() });
+        let start = Instant::now();
+        circuit.tick(start);
+        for _ in 0..10 {
+            drop(circuit.acquire(Resource::Requests).unwrap());
+        }
+        let two = || [circuit.acquire(Resource::Retries), circuit.acquire(Resource::Retries)];
+        assert!(two().iter().all(Option::is_some), "20 % of the ten that began");
+        circuit.tick(start + interval / 2);
+        drop(circuit.acquire(Resource::Requests).unwrap());
+        assert!(two().iter().all(Option::is_some), "still within the interval");
+        circuit.tick(start + interval * 3 / 2);
+        assert!(two()[1].is_none(), "one of the eleven is left, which is the least allowed");
     }
 }

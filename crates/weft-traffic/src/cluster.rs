@@ -3,9 +3,10 @@
 //! Immutable. Active counts, ejections and balancer cursors live in [`crate::lb`], per worker, and are
 //! carried over when a set changes (endpoints are told apart by [`EndpointAddress`]).
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::circuit::Thresholds;
 use crate::lb::LbPolicy;
@@ -134,6 +135,33 @@ pub struct LbConfig {
     pub locality_weighted: bool,
     /// Hash the host name instead of the address.
     pub hash_by_hostname: bool,
+    /// New endpoints get their full share only after a while; round robin and least request only.
+    pub slow_start: Option<SlowStart>,
+}
+
+/// `SlowStartConfig`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlowStart {
+    /// After it an endpoint has its full weight.
+    pub window: Duration,
+    /// Above 0; 1 is linear.
+    pub aggression: f64,
+    /// Least part of the weight, 0 to 1. Envoy: 0.1.
+    pub weight_min: f64,
+}
+
+impl SlowStart {
+    /// The part of its weight that an endpoint of this age has: `max(least, (age ÷ window)^(1 ÷
+    /// aggression))` within the window, as Envoy has it.
+    pub fn factor(&self, age: Duration) -> f64 {
+        if age >= self.window {
+            return 1.0;
+        }
+        // Envoy counts whole milliseconds, from one.
+        let millis = |time: Duration| time.as_millis().max(1) as f64;
+        let part = millis(age) / millis(self.window);
+        part.powf(1.0 / self.aggression).max(self.weight_min)
+    }
 }
 
 /// What Istio says of a cluster.
@@ -197,11 +225,19 @@ pub struct EndpointSet {
     pub overprovisioning: u32,
     /// Requests to drop before balancing.
     pub drops: Vec<crate::matcher::Fraction>,
+    /// When each endpoint became known as healthy, in the order of `endpoints`; empty where nobody
+    /// asks (see [`SlowStart`]).
+    pub since: Vec<Instant>,
 }
 
 impl Default for EndpointSet {
     fn default() -> Self {
-        EndpointSet { endpoints: Vec::new(), overprovisioning: 140, drops: Vec::new() }
+        EndpointSet {
+            endpoints: Vec::new(),
+            overprovisioning: 140,
+            drops: Vec::new(),
+            since: Vec::new(),
+        }
     }
 }
 
@@ -354,6 +390,24 @@ impl EndpointSet {
             endpoints,
             overprovisioning: self.overprovisioning,
             drops: self.drops.clone(),
+            since: Vec::new(),
         }
+    }
+
+    /// Notes since when each endpoint is known as healthy: what was so in the set before keeps its
+    /// time, the others begin `now`.
+    #[must_use]
+    pub fn dated(mut self, before: &EndpointSet, now: Instant) -> EndpointSet {
+        let healthy = |endpoint: &Endpoint| endpoint.health == Health::Healthy;
+        let dates: HashMap<&EndpointAddress, Instant> = before
+            .endpoints
+            .iter()
+            .zip(&before.since)
+            .filter(|(endpoint, _)| healthy(endpoint))
+            .map(|(endpoint, since)| (&endpoint.address, *since))
+            .collect();
+        let since = |endpoint: &Arc<Endpoint>| *dates.get(&endpoint.address).unwrap_or(&now);
+        self.since = self.endpoints.iter().map(since).collect();
+        self
     }
 }

@@ -60,6 +60,10 @@ pub struct Balancer {
     /// Parallel to `endpoints.endpoints`.
     hosts: Vec<Rc<Host>>,
     levels: Levels,
+    /// The choice without the priorities of the last such wish; made again when `levels` are.
+    other_levels: Option<(Vec<u32>, Levels)>,
+    /// When the last host that is new will have its full weight.
+    warm_at: Option<Instant>,
     outlier: Option<Outlier>,
     seed: u64,
 }
@@ -73,6 +77,8 @@ pub struct PickInput<'a> {
     pub avoid: &'a [Rc<Host>],
     /// Draws to spend on avoiding them (`host_selection_retry_max_attempts`).
     pub avoid_attempts: u32,
+    /// Priorities to leave out as long as others have hosts (`previous_priorities`).
+    pub avoid_priorities: &'a [u32],
     /// Destination for ORIGINAL_DST clusters (the header override already applied).
     pub original_dst: Option<SocketAddr>,
     pub now: Instant,
@@ -81,7 +87,14 @@ pub struct PickInput<'a> {
 impl PickInput<'_> {
     /// No hash, nothing to avoid.
     pub fn plain(now: Instant) -> PickInput<'static> {
-        PickInput { hash: None, avoid: &[], avoid_attempts: 0, original_dst: None, now }
+        PickInput {
+            hash: None,
+            avoid: &[],
+            avoid_attempts: 0,
+            avoid_priorities: &[],
+            original_dst: None,
+            now,
+        }
     }
 }
 
@@ -100,10 +113,12 @@ impl Balancer {
             endpoints: Arc::new(EndpointSet::default()),
             hosts: Vec::new(),
             levels: Levels::default(),
+            other_levels: None,
+            warm_at: None,
             outlier: cluster.config.outlier.clone().map(|config| Outlier::new(config, now)),
             seed,
         };
-        balancer.follow(cluster);
+        balancer.follow(cluster, now);
         balancer
     }
 
@@ -124,14 +139,15 @@ impl Balancer {
                 }
             };
         }
-        self.follow(cluster);
+        self.follow(cluster, now);
     }
 
-    fn follow(&mut self, cluster: &Cluster) {
+    fn follow(&mut self, cluster: &Cluster, now: Instant) {
         let mut known: HashMap<EndpointAddress, Rc<Host>> =
             self.hosts.drain(..).map(|host| (host.address().clone(), host)).collect();
         let mut taken: HashMap<EndpointAddress, Rc<Host>> = HashMap::with_capacity(known.len());
-        for endpoint in &cluster.endpoints.endpoints {
+        let slow_start = cluster.config.lb.slow_start.is_some();
+        for (index, endpoint) in cluster.endpoints.endpoints.iter().enumerate() {
             let address = &endpoint.address;
             let host = match taken.get(address) {
                 Some(host) => host.clone(),
@@ -141,16 +157,30 @@ impl Balancer {
                     host
                 }
             };
+            if slow_start {
+                host.set_since(cluster.endpoints.since.get(index).copied());
+            }
             self.hosts.push(host);
         }
         known.values().for_each(|gone| gone.mark_removed());
         self.endpoints = cluster.endpoints.clone();
-        self.rebuild();
+        self.rebuild(now);
     }
 
-    fn rebuild(&mut self) {
+    fn rebuild(&mut self, now: Instant) {
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        self.levels = Levels::build(&self.config.lb, &self.endpoints, &self.hosts, self.seed);
+        self.levels = self.levels_without(&[], now);
+        self.other_levels = None;
+        let slow_start = self.config.lb.slow_start.as_ref();
+        let warm_at =
+            |slow_start| self.hosts.iter().filter_map(move |h| h.warm_at(slow_start, now));
+        self.warm_at = slow_start.and_then(|slow_start| warm_at(slow_start).max());
+    }
+
+    fn levels_without(&self, priorities: &[u32], now: Instant) -> Levels {
+        let Balancer { config, endpoints, hosts, seed, .. } = self;
+        let world = level::World { lb: &config.lb, set: endpoints, hosts, now, seed: *seed };
+        Levels::build(&world, priorities)
     }
 
     /// Chooses an endpoint. None: there is none to use, or the set asks to drop this request (503, flag
@@ -167,18 +197,34 @@ impl Balancer {
             return None;
         }
         self.sweep(input.now);
-        let mut attempt = 0;
+        if !input.avoid_priorities.is_empty() {
+            self.leave_out(input);
+        }
+        let mut draw = level::Draw { hash: input.hash, attempt: 0, now: input.now };
         loop {
-            let index = self.levels.pick(input.hash, attempt, rng, &self.hosts)?;
+            let levels = match &mut self.other_levels {
+                Some((_, levels)) if !input.avoid_priorities.is_empty() => levels,
+                _ => &mut self.levels,
+            };
+            let index = levels.pick(&draw, rng, &self.hosts)?;
             let host = &self.hosts[index];
             let avoided = input.avoid.iter().any(|tried| Rc::ptr_eq(tried, host));
-            if !avoided || attempt >= input.avoid_attempts {
+            if !avoided || draw.attempt >= input.avoid_attempts {
                 return Some(Picked {
                     endpoint: self.endpoints.endpoints[index].clone(),
                     host: host.clone(),
                 });
             }
-            attempt += 1;
+            draw.attempt += 1;
+        }
+    }
+
+    /// Makes the choice that leaves out these priorities, unless it is there.
+    fn leave_out(&mut self, input: &PickInput<'_>) {
+        let known = self.other_levels.as_ref();
+        if known.is_none_or(|(without, _)| without != input.avoid_priorities) {
+            let levels = self.levels_without(input.avoid_priorities, input.now);
+            self.other_levels = Some((input.avoid_priorities.to_vec(), levels));
         }
     }
 
@@ -186,14 +232,15 @@ impl Balancer {
     pub fn report(&mut self, host: &Host, outcome: HostOutcome, now: Instant, random: u64) {
         let Some(outlier) = &mut self.outlier else { return };
         if outlier.report(host, outcome, &self.hosts, now, random) {
-            self.rebuild();
+            self.rebuild(now);
         }
     }
 
     fn sweep(&mut self, now: Instant) {
-        let Some(outlier) = &mut self.outlier else { return };
-        if outlier.sweep(&self.hosts, now) {
-            self.rebuild();
+        let warmed = self.warm_at.is_some_and(|at| now >= at);
+        let returned = self.outlier.as_mut().is_some_and(|outlier| outlier.sweep(&self.hosts, now));
+        if warmed || returned {
+            self.rebuild(now);
         }
     }
 

@@ -28,6 +28,20 @@ pub struct OutlierConfig {
     pub ejection_max: Duration,
     /// Part of the cluster that may be out. Envoy: 10 %. One host may always be out unless this is 0.
     pub ejection_percent_max: u32,
+    /// Statuses that are errors instead of 5xx; empty: 5xx.
+    pub error_statuses: Box<[u16]>,
+}
+
+impl OutlierConfig {
+    /// The status that a response counts as: what is declared an error and is none by itself is a
+    /// 500, what is not declared so a 200.
+    fn judged(&self, status: u16) -> u16 {
+        match self.error_statuses.contains(&status) {
+            _ if self.error_statuses.is_empty() => status,
+            true => status.max(500),
+            false => 200,
+        }
+    }
 }
 
 /// Eject after so many in a row.
@@ -101,7 +115,7 @@ impl Outlier {
     ) -> bool {
         let state = &host.outlier;
         let (status, local) = match outcome {
-            HostOutcome::Response(status) => (status, false),
+            HostOutcome::Response(status) => (self.config.judged(status), false),
             HostOutcome::ConnectFailure => (503, true),
             HostOutcome::Reset => (500, true),
             HostOutcome::Timeout => (504, true),

@@ -29,6 +29,8 @@ pub struct RetryPolicy {
     pub avoid_previous: bool,
     /// How many draws to spend on avoiding them. Envoy: 1; Istio: 5.
     pub host_selection_attempts: u32,
+    /// After so many attempts the next one leaves their priorities out (`previous_priorities`).
+    pub priority_update: Option<u32>,
 }
 
 /// `retry_on` as a set of flags.

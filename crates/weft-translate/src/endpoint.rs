@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use weft_model::spec::Subset;
-use weft_model::{Address, Endpoint, MeshService, Resolution};
+use weft_model::{Address, Endpoint, MeshService, Resolution, TrafficDistribution};
 use weft_xds::Resource;
-use weft_xds::names::ClusterName;
+use weft_xds::names::{self, ClusterName};
 use weft_xds::pb::envoy::config::core::v3 as core;
 use weft_xds::pb::envoy::config::endpoint::v3 as pb;
 
@@ -13,12 +13,22 @@ use crate::build::{pipe_address, socket_address, structure, text, uint32};
 use crate::locality::Preference;
 use crate::policy;
 use crate::scope::Scope;
+use crate::view::ProxyKind;
+
+/// Metadata that the choice of a transport socket goes by.
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
 /// The assignment of an EDS cluster, by its name. `None`: the proxy has no such cluster.
 pub(crate) fn of_cluster(scope: &Scope<'_>, name: &str) -> Option<Resource> {
-    let ClusterName::Outbound { port, subset, host } = ClusterName::parse(name)? else {
-        return None;
-    };
+    let (port, subset, host, mutual_only) =
+        match (ClusterName::parse(name), names::parse_outbound_sni(name)) {
+            (Some(ClusterName::Outbound { port, subset, host }), _) => (port, subset, host, false),
+            // What is passed on by SNI is mutual TLS; who does not take it must not be reached.
+            (None, Some((port, subset, host))) if scope.view.kind == ProxyKind::Gateway => {
+                (port, subset, host, true)
+            }
+            _ => return None,
+        };
     let service = scope.service(host)?;
     if service.resolution != Resolution::Static {
         return None;
@@ -29,11 +39,23 @@ pub(crate) fn of_cluster(scope: &Scope<'_>, name: &str) -> Option<Resource> {
         "" => None,
         wanted => Some(policy::subset(rule, wanted)?),
     };
-    let preference = Preference::new(scope, &policy::policy(rule, subset, port));
-    Some(Resource::new(name, &assignment(scope, name, service, port, subset, &preference)))
+    let preference = Preference::new(scope, &policy::policy(rule, subset, port), service);
+    let mut found = assignment(scope, name, service, port, subset, &preference);
+    if mutual_only {
+        for group in &mut found.endpoints {
+            group.lb_endpoints.retain(takes_mutual_tls);
+        }
+        found.endpoints.retain(|group| !group.lb_endpoints.is_empty());
+    }
+    Some(Resource::new(name, &found))
 }
 
-/// Healthy endpoints by preference and locality, in a fixed order.
+fn takes_mutual_tls(endpoint: &pb::LbEndpoint) -> bool {
+    endpoint.metadata.as_ref().is_some_and(|all| all.filter_metadata.contains_key(SOCKET_MATCH))
+}
+
+/// Healthy endpoints (and the others, marked, where their share decides when to leave a zone) by
+/// preference and locality, in a fixed order.
 pub(crate) fn assignment(
     scope: &Scope<'_>,
     cluster: &str,
@@ -43,7 +65,8 @@ pub(crate) fn assignment(
     preference: &Preference<'_>,
 ) -> pb::ClusterLoadAssignment {
     let mut localities: BTreeMap<(u32, &str), Vec<pb::LbEndpoint>> = BTreeMap::new();
-    for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.healthy) {
+    let unready_too = tells_unready(service);
+    for endpoint in service.endpoints.iter().filter(|one| one.healthy || unready_too) {
         let wanted = subset.is_none_or(|subset| {
             subset.labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
         });
@@ -73,6 +96,12 @@ pub(crate) fn assignment(
         endpoints: endpoints.collect(),
         ..Default::default()
     }
+}
+
+/// Whether clients are told of endpoints that are not ready: a preference that no outlier
+/// detection goes with needs them to know what part of a zone is left.
+pub(crate) fn tells_unready(service: &MeshService) -> bool {
+    service.distribution != TrafficDistribution::Any
 }
 
 fn weight(members: &[pb::LbEndpoint]) -> u32 {
@@ -143,7 +172,10 @@ fn lb_endpoint(
         Address::Ip(_) | Address::Unix(_) => "",
     };
     Some(pb::LbEndpoint {
-        health_status: core::HealthStatus::Healthy as i32,
+        health_status: match endpoint.healthy {
+            true => core::HealthStatus::Healthy,
+            false => core::HealthStatus::Unhealthy,
+        } as i32,
         host_identifier: Some(host(address, hostname)),
         load_balancing_weight: uint32(endpoint.weight.max(1)),
         metadata: metadata(scope, endpoint, service_port),
@@ -175,7 +207,7 @@ fn metadata(scope: &Scope<'_>, endpoint: &Endpoint, service_port: u16) -> Option
     }
     if scope.snapshot.endpoint_mtls(endpoint, service_port) {
         let fields = structure([("tlsMode", text("istio"))]);
-        metadata.filter_metadata.insert("envoy.transport_socket_match".to_owned(), fields);
+        metadata.filter_metadata.insert(SOCKET_MATCH.to_owned(), fields);
     }
     (!metadata.filter_metadata.is_empty()).then_some(metadata)
 }

@@ -2,13 +2,14 @@
 //! (`localityLbSetting` of a DestinationRule or of the mesh).
 //!
 //! Preferring the near ones means Envoy's priorities, which only a loss of health moves traffic
-//! between; so without outlier detection only `distribute` has an effect, as in Istio.
+//! between; so without outlier detection only `distribute` has an effect, as in Istio, and a
+//! service's own `trafficDistribution`, for which unready endpoints are told as such.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_model::spec::{LocalityDistribute, LocalityFailover, LocalityLbSetting};
-use weft_model::{Endpoint, Labels};
+use weft_model::{Endpoint, HOSTNAME, Labels, MeshService, TrafficDistribution};
 
 use crate::policy::Policy;
 use crate::scope::Scope;
@@ -28,14 +29,21 @@ pub(crate) enum Preference<'a> {
     /// The nearest that are healthy, by region, zone and subzone.
     Nearest { from: Arc<str>, regions: &'a [LocalityFailover] },
     /// Those that agree with the proxy in the most of these labels, in their order.
-    Labels { wanted: &'a [String], own: Labels },
+    Labels { wanted: Vec<&'a str>, own: Labels },
 }
 
 impl<'a> Preference<'a> {
-    pub(crate) fn new(scope: &Scope<'a>, policy: &Policy<'a>) -> Self {
-        let Some(setting) = Setting::of(scope, policy) else { return Preference::None };
+    pub(crate) fn new(scope: &Scope<'a>, policy: &Policy<'a>, service: &MeshService) -> Self {
+        let Some(setting) = Setting::of(scope, policy, service) else { return Preference::None };
         let from = Arc::clone(&scope.locality);
+        let own = || {
+            let node = scope.workload.map_or("", |workload| &*workload.node);
+            let place =
+                Place { locality: &from, network: "", cluster: &scope.view.cluster_id, node };
+            with_place(&scope.view.labels, &place)
+        };
         match setting {
+            Setting::Service(wanted) => Preference::Labels { wanted: wanted.to_vec(), own: own() },
             Setting::Given(LocalityLbSetting { distribute, .. }) if !distribute.is_empty() => {
                 let here = distribute.iter().find(|one| covers(&one.from, &from));
                 here.filter(|_| !from.is_empty()).map_or(Preference::None, Preference::Distribute)
@@ -43,8 +51,8 @@ impl<'a> Preference<'a> {
             // Nothing would ever leave the first priority.
             _ if policy.outlier_detection.is_none() => Preference::None,
             Setting::Given(given) if !given.failover_priority.is_empty() => Preference::Labels {
-                wanted: &given.failover_priority,
-                own: with_place(&scope.view.labels, &from, "", &scope.view.cluster_id),
+                wanted: given.failover_priority.iter().map(String::as_str).collect(),
+                own: own(),
             },
             _ if from.is_empty() => Preference::None,
             Setting::Given(given) => Preference::Nearest { from, regions: &given.failover },
@@ -63,12 +71,17 @@ impl<'a> Preference<'a> {
             Preference::None | Preference::Distribute(_) => 0,
             Preference::Nearest { from, regions } => distance(from, &endpoint.locality, regions),
             Preference::Labels { wanted, own } => {
-                let cluster = endpoint.workload.as_ref().map_or("", |workload| &*workload.cluster);
-                let labels =
-                    with_place(&endpoint.labels, &endpoint.locality, &endpoint.network, cluster);
-                let agrees = |wanted: &&String| match wanted.split_once('=') {
+                let workload = endpoint.workload.as_ref();
+                let place = Place {
+                    locality: &endpoint.locality,
+                    network: &endpoint.network,
+                    cluster: workload.map_or("", |workload| &*workload.cluster),
+                    node: workload.map_or("", |workload| &*workload.node),
+                };
+                let labels = with_place(&endpoint.labels, &place);
+                let agrees = |wanted: &&&str| match wanted.split_once('=') {
                     Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
-                    None => labels.get(wanted.as_str()) == own.get(wanted.as_str()),
+                    None => labels.get(**wanted) == own.get(**wanted),
                 };
                 let agreed = wanted.iter().take_while(agrees).count();
                 u32::try_from(wanted.len() - agreed).unwrap_or(u32::MAX)
@@ -106,13 +119,29 @@ impl<'a> Preference<'a> {
 /// The setting that applies, unless locality load balancing is off.
 enum Setting<'a> {
     Given(&'a LocalityLbSetting),
+    /// What the service itself asks for, as labels to agree in.
+    Service(&'static [&'static str]),
     /// Istio's default for the mesh: on, and nothing said.
     Default,
 }
 
+/// `trafficDistribution`: same network, region and zone first.
+const SAME_ZONE: [&str; 3] = [NETWORK, REGION, ZONE];
+/// The same, then subzone and node.
+const SAME_NODE: [&str; 5] = [NETWORK, REGION, ZONE, SUBZONE, HOSTNAME];
+
 impl<'a> Setting<'a> {
-    fn of(scope: &Scope<'a>, policy: &Policy<'a>) -> Option<Self> {
+    fn of(scope: &Scope<'a>, policy: &Policy<'a>, service: &MeshService) -> Option<Self> {
         let of_rule = policy.load_balancer.and_then(|lb| lb.locality_lb_setting.as_ref());
+        match (of_rule, service.distribution) {
+            (Some(_), _) | (None, TrafficDistribution::Any) => {}
+            (None, TrafficDistribution::PreferSameZone) => {
+                return Some(Setting::Service(&SAME_ZONE));
+            }
+            (None, TrafficDistribution::PreferSameNode) => {
+                return Some(Setting::Service(&SAME_NODE));
+            }
+        }
         match of_rule.or(scope.snapshot.mesh().locality_lb_setting.as_ref()) {
             Some(given) if given.enabled == Some(false) => None,
             Some(given) => Some(Setting::Given(given)),
@@ -150,10 +179,19 @@ fn covers(pattern: &str, locality: &str) -> bool {
     })
 }
 
+/// Where a proxy or an endpoint is; empty: unknown.
+struct Place<'p> {
+    /// `region/zone/subzone`
+    locality: &'p str,
+    network: &'p str,
+    cluster: &'p str,
+    node: &'p str,
+}
+
 /// Labels, with those that follow from the place where they are not given.
-fn with_place(labels: &Labels, locality: &str, network: &str, cluster: &str) -> Labels {
+fn with_place(labels: &Labels, place: &Place<'_>) -> Labels {
     let mut all = labels.clone();
-    let mut parts = locality.splitn(3, '/');
+    let mut parts = place.locality.splitn(3, '/');
     let mut add = |key: &str, value: &str| {
         if !value.is_empty() {
             all.entry(key.to_owned()).or_insert_with(|| value.to_owned());
@@ -162,8 +200,9 @@ fn with_place(labels: &Labels, locality: &str, network: &str, cluster: &str) -> 
     for key in [REGION, ZONE, SUBZONE] {
         add(key, parts.next().unwrap_or_default());
     }
-    add(NETWORK, network);
-    add(CLUSTER, cluster);
+    add(NETWORK, place.network);
+    add(CLUSTER, place.cluster);
+    add(HOSTNAME, place.node);
     all
 }
 

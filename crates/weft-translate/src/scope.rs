@@ -106,6 +106,10 @@ impl<'a> Scope<'a> {
             .filter(|(host, service)| imported(&service.namespace, host))
             .map(|(host, service)| (*host, *service))
             .collect();
+        if let Some(proxy) = self.egress_proxy() {
+            let found = exported.get_key_value(proxy.host.as_str());
+            services.extend(found.map(|(host, service)| (*host, *service)));
+        }
         for rules in self.snapshot.virtual_services(MESH_GATEWAY, &self.view.namespace) {
             let namespace = &rules.meta.namespace;
             if rules.spec.hosts.iter().any(|host| imported(namespace, host)) {
@@ -218,6 +222,19 @@ impl<'a> Scope<'a> {
         let own = self.sidecar.and_then(|sidecar| sidecar.spec.outbound_traffic_policy.as_ref());
         let mesh = self.snapshot.mesh().outbound_traffic_policy.as_ref();
         own.or(mesh).map_or(OutboundMode::AllowAny, |policy| policy.mode)
+    }
+
+    /// Where traffic for hosts nobody declared goes when it may leave: to the Sidecar's egress
+    /// proxy, else wherever the client wanted.
+    pub(crate) fn way_out(&self) -> String {
+        match self.egress_proxy() {
+            Some(proxy) => self.destination_cluster(proxy, 0),
+            None => names::PASSTHROUGH_CLUSTER.to_owned(),
+        }
+    }
+
+    fn egress_proxy(&self) -> Option<&'a Destination> {
+        self.sidecar?.spec.outbound_traffic_policy.as_ref()?.egress_proxy.as_ref()
     }
 
     /// The port a destination means: its own, the service's only one, else the port the request

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use weft_model::{Snapshot, Workload};
+use weft_model::{HOSTNAME, Snapshot, Workload};
 use weft_xds::NodeView;
 use weft_xds::node::NodeKind;
 
@@ -73,6 +73,14 @@ impl ProxyView {
     pub fn shared(&self, snapshot: &Snapshot) -> ProxyView {
         let keys = snapshot.client_label_keys();
         let labels = self.labels.iter().filter(|(key, _)| keys.contains(*key));
+        let mut labels: BTreeMap<String, String> =
+            labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+        if keys.contains(HOSTNAME)
+            && let Some(workload) = self.workload(snapshot)
+            && !workload.node.is_empty()
+        {
+            labels.entry(HOSTNAME.to_owned()).or_insert_with(|| workload.node.to_string());
+        }
         let mut families: Vec<IpAddr> = Vec::new();
         for address in &self.addresses {
             let family = match address {
@@ -87,7 +95,7 @@ impl ProxyView {
             name: "".into(),
             service_account: "".into(),
             addresses: families,
-            labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            labels,
             locality: self.place(snapshot),
             ..self.clone()
         }

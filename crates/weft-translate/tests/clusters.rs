@@ -5,9 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::land::tables;
+use common::land::{tables, tcp_clusters};
 use common::{snapshot, view};
 use weft_model::Snapshot;
+use weft_traffic::ConnInfo;
 use weft_translate::{Flavor, ProxyKind, ProxyView, endpoints, secret, translate};
 use weft_xds::pb::envoy::config::cluster::v3::Cluster;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::{
@@ -254,7 +255,7 @@ fn only_gateways_get_credentials_and_only_their_own() {
 #[test]
 fn findings_name_the_resource_and_the_field_once() {
     let yaml = rule(
-        "  trafficPolicy: {loadBalancer: {warmup: {duration: 10s}}}\n---\n\
+        "  trafficPolicy: {loadBalancer: {simple: RANDOM, warmup: {duration: 10s}}}\n---\n\
          apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
          metadata: {name: reviews, namespace: shop}\nspec:\n  hosts: [reviews]\n  http:\n  \
          - mirror: {host: reviews}\n    route: [{destination: {host: reviews}}]",
@@ -273,4 +274,47 @@ fn findings_name_the_resource_and_the_field_once() {
     let warmup = "WEFT0005 DestinationRule shop/reviews spec.trafficPolicy.loadBalancer.warmup";
     assert_eq!(findings(Flavor::Envoy), [warmup]);
     assert_eq!(findings(Flavor::Weft), [warmup]);
+}
+
+#[test]
+fn a_gateway_that_passes_on_by_sni_has_a_cluster_for_each_name() {
+    let world = world(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\n\
+         metadata: {name: cross, namespace: istio-system}\n\
+         spec: {selector: {istio: eastwest}, servers: [{port: {number: 15443, name: tls, protocol: TLS}, \
+         tls: {mode: AUTO_PASSTHROUGH}, hosts: ['*.local']}]}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+         metadata: {name: reviews, namespace: shop}\n\
+         spec: {host: reviews, subsets: [{name: v2, labels: {version: v2}}]}",
+    );
+    let gateway = |flavor| ProxyView {
+        flavor,
+        ..view(ProxyKind::Gateway, "istio-system", "cross-0", &[("istio", "eastwest")])
+    };
+    let name = "outbound_.9080_._.reviews.shop.svc.cluster.local";
+    let found = cluster(&world, &gateway(Flavor::Envoy), name).expect("a cluster");
+    assert!(found.transport_socket.is_none() && found.transport_socket_matches.is_empty());
+    let subset = "outbound_.9080_.v2_.reviews.shop.svc.cluster.local";
+    assert!(cluster(&world, &gateway(Flavor::Envoy), subset).is_some());
+    assert!(cluster(&world, &client(), name).is_none(), "sidecars have no such clusters");
+    // Only those that take mutual TLS: the others' data would be open to anybody who knows a name.
+    assert_eq!(addresses(&world, &gateway(Flavor::Envoy), name), ["+10.2.0.2:19080"]);
+    assert!(endpoints(&world, &client(), name).is_none());
+    let tables = tables(&world, &gateway(Flavor::Weft)).expect("our proxy takes it");
+    let listener = tables.listeners().next().expect("a listener");
+    let chains = |sni: &str, alpn: &str| {
+        let client = "192.0.2.7:40000".parse().expect("address");
+        let info = ConnInfo {
+            dst: "127.2.0.9:15443".parse().expect("address"),
+            src: client,
+            direct_src: client,
+            sni: Some(sni),
+            alpn: &[alpn.as_bytes()],
+            tls: true,
+        };
+        listener.select_chain(&info).map(|chain| tcp_clusters(&chain.network))
+    };
+    assert_eq!(chains(name, "istio").as_deref(), Some("outbound_.9080_._.reviews.shop"));
+    assert_eq!(chains(name, "h2"), None, "not of the mesh");
+    assert_eq!(chains("outbound_.1_._.reviews.shop.svc.cluster.local", "istio"), None);
 }

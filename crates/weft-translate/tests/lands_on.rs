@@ -94,6 +94,29 @@ fn registry_only_blocks_unknown_hosts() {
 }
 
 #[test]
+fn unknown_hosts_may_go_to_an_egress_proxy() {
+    let policy = "apiVersion: networking.istio.io/v1\nkind: Sidecar\n\
+                  metadata: {name: out, namespace: shop}\n\
+                  spec: {outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: \
+                  {host: ratings, port: {number: 9080}}}, \
+                  egress: [{hosts: ['./reviews.shop.svc.cluster.local']}]}";
+    check(
+        policy,
+        &sidecar(),
+        "9080",
+        "
+        GET http://reviews/ => 9080||reviews.shop retries=2
+        GET http://nowhere.example.com/ => 9080||ratings.shop
+        ",
+    );
+    let tables = built(policy, &sidecar());
+    assert!(tables.missing_clusters().is_empty(), "the proxy's cluster needs no import");
+    let outbound = tables.listener("virtualOutbound").expect("the virtual listener");
+    let network = &outbound.default_chain.as_ref().expect("a default").network;
+    assert_eq!(tcp_clusters(network), "outbound|9080||ratings.shop");
+}
+
+#[test]
 fn the_articles_two_rules_send_everything_to_the_first() {
     let rules = virtual_service(
         "- route: [{destination: {host: reviews, subset: v1}}]\n\

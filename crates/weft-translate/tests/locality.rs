@@ -111,3 +111,69 @@ fn shares_are_fixed_whatever_the_health() {
     assert_eq!(lines, ["0 eu/a 70", "0 eu/b 20", "0 us/a 10"]);
     assert!(weighted);
 }
+
+/// A Service whose clients keep to their zone or node, with one endpoint that is not ready.
+fn distributed(field: &str, annotation: &str) -> String {
+    let pod = |name: &str, ip: &str, zone: &str, node: &str, ready: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\n\
+             metadata: {{name: {name}, namespace: shop, labels: {{app: near, istio-locality: eu.{zone}}}}}\n\
+             spec: {{nodeName: {node}, containers: [{{name: app}}]}}\n\
+             status: {{podIP: {ip}, phase: Running, conditions: [{{type: Ready, status: '{ready}'}}]}}\n"
+        )
+    };
+    format!(
+        "apiVersion: v1\nkind: Service\n\
+         metadata: {{name: near, namespace: shop, annotations: {{{annotation}}}}}\n\
+         spec: {{clusterIP: 10.1.0.9, selector: {{app: near}}, ports: [{{name: http, port: 80}}], {field}}}\n\
+         {}{}{}{}---\napiVersion: v1\nkind: Pod\n\
+         metadata: {{name: client-0, namespace: shop, labels: {{app: client, istio-locality: eu.a}}}}\n\
+         spec: {{nodeName: n1, containers: [{{name: app}}]}}\nstatus: {{podIP: 10.9.0.1, phase: Running}}\n",
+        pod("near-0", "10.2.0.1", "a", "n1", "True"),
+        pod("near-1", "10.2.0.2", "a", "n2", "True"),
+        pod("near-2", "10.2.0.3", "b", "n3", "True"),
+        pod("near-3", "10.2.0.4", "a", "n2", "False"),
+    )
+}
+
+/// `priority address`, `!` before those that are not ready.
+fn by_address(yaml: &str) -> Vec<String> {
+    use weft_xds::pb::envoy::config::core::v3::address::Address;
+    use weft_xds::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+    let world = snapshot(yaml);
+    let client = view(ProxyKind::Sidecar, "shop", "client-0", &[("app", "client")]);
+    let name = "outbound|80||near.shop.svc.cluster.local";
+    let found = endpoints(&world, &client.shared(&world), name).expect("an assignment");
+    let assignment: ClusterLoadAssignment = found.decode().expect("an assignment");
+    let mut lines: Vec<String> = Vec::new();
+    for group in &assignment.endpoints {
+        for endpoint in &group.lb_endpoints {
+            let Some(HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else { continue };
+            let address = host.address.as_ref().and_then(|address| address.address.as_ref());
+            let Some(Address::SocketAddress(socket)) = address else { continue };
+            let mark = if endpoint.health_status == 2 { "!" } else { "" };
+            lines.push(format!("{} {mark}{}", group.priority, socket.address));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_service_may_ask_its_clients_to_stay_near() {
+    let alike = ["0 10.2.0.1", "0 10.2.0.2", "0 10.2.0.3"];
+    assert_eq!(by_address(&distributed("", "")), alike);
+    let zone = ["0 !10.2.0.4", "0 10.2.0.1", "0 10.2.0.2", "1 10.2.0.3"];
+    for word in ["PreferClose", "PreferSameZone"] {
+        assert_eq!(by_address(&distributed(&format!("trafficDistribution: {word}"), "")), zone);
+    }
+    let annotation = "networking.istio.io/traffic-distribution: prefersamezone";
+    assert_eq!(by_address(&distributed("", annotation)), zone);
+    let node = ["0 10.2.0.1", "1 !10.2.0.4", "1 10.2.0.2", "2 10.2.0.3"];
+    assert_eq!(by_address(&distributed("trafficDistribution: PreferSameNode", annotation)), node);
+    let of_namespace = format!(
+        "{}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{{annotation}}}}}\n",
+        distributed("", "")
+    );
+    assert_eq!(by_address(&of_namespace), zone);
+}

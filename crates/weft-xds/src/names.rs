@@ -93,6 +93,22 @@ pub fn outbound_sni(port: u16, subset: &str, host: &str) -> String {
     format!("outbound_.{port}_.{subset}_.{host}")
 }
 
+/// Port, subset and host of an [`outbound_sni`].
+pub fn parse_outbound_sni(name: &str) -> Option<(u16, &str, &str)> {
+    let (port, rest) = name.strip_prefix("outbound_.")?.split_once("_.")?;
+    let (subset, host) = rest.split_once("_.")?;
+    Some((port.parse().ok()?, subset, host))
+}
+
+/// The service's host in the name of a cluster that leads to one: `outbound|…`, `outbound_.…`.
+pub fn cluster_host(name: &str) -> Option<&str> {
+    match ClusterName::parse(name) {
+        Some(ClusterName::Outbound { host, .. }) => Some(host),
+        Some(_) => None,
+        None => parse_outbound_sni(name).map(|(_, _, host)| host),
+    }
+}
+
 /// Listener on one address: `<ip>_<port>`, as `0.0.0.0_8080`.
 pub fn listener(ip: IpAddr, port: u16) -> String {
     format!("{ip}_{port}")

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weft_model::Snapshot;
 use weft_translate::{Assignment, Endpoints, ProxyView};
 use weft_xds::Resource;
-use weft_xds::names::ClusterName;
+use weft_xds::names;
 
 /// Assignments kept, for all places together; beyond it they are made each time. 20 namespaces
 /// that see 10,000 services each stay below.
@@ -184,9 +184,7 @@ impl EndpointMemo {
         kin: &Mutex<Kin>,
         cluster: &Arc<str>,
     ) -> Option<Arc<Assignment>> {
-        let Some(ClusterName::Outbound { host, .. }) = ClusterName::parse(cluster) else {
-            return None;
-        };
+        let host = names::cluster_host(cluster)?;
         let before = place.clusters.get(cluster);
         if let Some(entry) = before {
             // A task that is behind the world of another takes what the other made.

@@ -133,10 +133,10 @@ fn unknown_fields_warn_and_known_unread_ones_inform() {
         &document(
             "networking.istio.io/v1beta1",
             "DestinationRule",
-            "host: a\ntrafficPolicy: {connectionPool: {http: {http2KeepAlive: {}}}}",
+            "host: a\ntrafficPolicy: {loadBalancer: {zoneAwareLbSetting: {}}}",
         ),
         &[
-            "Info 6 spec.trafficPolicy.connectionPool.http.http2KeepAlive: http2KeepAlive is not acted on by this version of Weft",
+            "Info 6 spec.trafficPolicy.loadBalancer.zoneAwareLbSetting: zoneAwareLbSetting is not acted on by this version of Weft",
         ],
     );
     // Kubernetes' kinds have many fields that nobody here needs.

@@ -83,7 +83,16 @@ impl Inner {
                 put(&mut self.config_maps, r)
             }
             Object::ConfigMap(_) => self.config_maps.remove(&key.namespace, &key.name).is_some(),
-            Object::Namespace(r) => put(&mut self.namespaces, r),
+            Object::Namespace(r) => {
+                let said = |r: &Resource<spec::Namespace>| {
+                    r.meta.annotations.get(service::TRAFFIC_DISTRIBUTION).cloned()
+                };
+                let before = self.namespaces.get("", &key.name).and_then(|old| said(old));
+                if before != said(&r) {
+                    self.dirty_namespace(&key.name, dirty);
+                }
+                put(&mut self.namespaces, r)
+            }
             Object::Secret(r) => put(&mut self.secrets, r),
             Object::VirtualService(r) => self.virtual_services.insert(&r),
             Object::DestinationRule(r) => self.destination_rules.insert(&r),
@@ -236,6 +245,13 @@ impl Inner {
         }
     }
 
+    /// All services of a namespace.
+    fn dirty_namespace(&self, namespace: &Arc<str>, dirty: &mut Dirty) {
+        for service in self.services_by_namespace.namespace(namespace) {
+            dirty.insert((service.kind, service.namespace.clone(), service.name.clone()));
+        }
+    }
+
     fn dirty_slice(&self, namespace: &Arc<str>, labels: &Labels, dirty: &mut Dirty) {
         if let Some(name) = labels.get("kubernetes.io/service-name") {
             dirty.insert((ServiceKind::Kubernetes, namespace.clone(), Arc::from(name.as_str())));
@@ -326,13 +342,20 @@ fn normal_gateway(mut gateway: Resource<spec::Gateway>) -> Resource<spec::Gatewa
     gateway
 }
 
-/// Egress hosts as `namespace/host`, `.` replaced, short hosts resolved.
+/// Egress hosts as `namespace/host`, `.` replaced, short hosts resolved; the egress proxy's too.
 fn normal_sidecar(mut sidecar: Resource<spec::Sidecar>) -> Resource<spec::Sidecar> {
     let own = sidecar.meta.namespace.clone();
+    let policy = sidecar.spec.outbound_traffic_policy.as_mut();
+    if let Some(proxy) = policy.and_then(|policy| policy.egress_proxy.as_mut()) {
+        proxy.host = resolve_host(&proxy.host, &own);
+    }
     for host in sidecar.spec.egress.iter_mut().flat_map(|egress| &mut egress.hosts) {
         let Some((namespace, name)) = host.split_once('/') else { continue };
         let namespace = if namespace == "." { &own } else { namespace };
-        let home = if matches!(namespace, "*" | "~") { &own } else { namespace };
+        let home = match namespace.trim_start_matches('~') {
+            "" | "*" => &own,
+            named => named,
+        };
         *host = format!("{namespace}/{}", resolve_host(name, home));
     }
     sidecar

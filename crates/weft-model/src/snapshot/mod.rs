@@ -32,7 +32,7 @@ pub use protocol::Protocol;
 pub use routing::Visibility;
 pub use service::{
     Address, Cidr, Endpoint, MeshService, Resolution, ServiceAccount, ServiceKind, ServicePort,
-    TargetPort,
+    TargetPort, TrafficDistribution,
 };
 pub use workload::{Workload, WorkloadKind};
 

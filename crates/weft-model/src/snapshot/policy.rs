@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Endpoint, Snapshot, Workload, selects};
+use super::{Endpoint, Snapshot, TrafficDistribution, Workload, selects};
+use crate::names::HOSTNAME;
 use crate::object::{Labels, Resource};
 use crate::spec::{
     DestinationRule, LocalityLbSetting, MutualTlsMode, PeerAuthentication, Sidecar, VirtualService,
@@ -128,6 +129,9 @@ pub(super) fn client_label_keys(snapshot: &Snapshot) -> BTreeSet<String> {
         http.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
         tls.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
         tcp.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
+    }
+    if snapshot.services().any(|one| one.distribution == TrafficDistribution::PreferSameNode) {
+        keys.insert(HOSTNAME.to_owned());
     }
     let of_mesh = snapshot.mesh().locality_lb_setting.iter();
     for setting in

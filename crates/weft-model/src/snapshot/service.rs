@@ -35,6 +35,8 @@ pub struct MeshService {
     /// All endpoints, ready or not; see [`Endpoint::healthy`].
     pub endpoints: Vec<Endpoint>,
     pub labels: Arc<Labels>,
+    /// Which endpoints its clients prefer.
+    pub distribution: TrafficDistribution,
     /// What picks its endpoints; none when they are listed.
     pub selector: Option<Labels>,
     pub export_to: Visibility,
@@ -92,6 +94,45 @@ pub enum Resolution {
     DnsRoundRobin,
     /// Traffic goes to the address the client chose.
     None,
+}
+
+/// A Service's `trafficDistribution`, or the annotation of the same meaning on the Service, the
+/// ServiceEntry or the namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TrafficDistribution {
+    #[default]
+    Any,
+    /// `PreferClose`, too.
+    PreferSameZone,
+    PreferSameNode,
+}
+
+/// Istio's annotation for what older Services cannot say.
+pub(crate) const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+impl TrafficDistribution {
+    /// None: not a known word.
+    pub(crate) fn parse(text: &str) -> Option<TrafficDistribution> {
+        match text.to_ascii_lowercase().as_str() {
+            "preferclose" | "prefersamezone" => Some(TrafficDistribution::PreferSameZone),
+            "prefersamenode" => Some(TrafficDistribution::PreferSameNode),
+            _ => None,
+        }
+    }
+
+    /// The first of these that says anything decides: the field, the own annotation, the
+    /// namespace's.
+    fn choose(world: &Inner, field: Option<&str>, meta: &Meta) -> TrafficDistribution {
+        let namespace = || {
+            let namespace = world.namespaces.get("", &meta.namespace)?;
+            namespace.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str)
+        };
+        let own = || meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
+        let said = field.and_then(TrafficDistribution::parse);
+        let annotated =
+            || own().or_else(namespace).and_then(TrafficDistribution::parse).unwrap_or_default();
+        said.unwrap_or_else(annotated)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -224,6 +265,7 @@ impl MeshService {
             headless,
             endpoints: _,
             labels,
+            distribution,
             selector,
             export_to,
             service_accounts,
@@ -242,6 +284,7 @@ impl MeshService {
             && *mesh_external == other.mesh_external
             && *headless == other.headless
             && *labels == other.labels
+            && *distribution == other.distribution
             && *selector == other.selector
             && *export_to == other.export_to
             && *service_accounts == other.service_accounts
@@ -285,6 +328,11 @@ pub(crate) fn of_kube(world: &Inner, service: &Resource<spec::Service>) -> MeshS
         headless: spec.cluster_ip == "None",
         endpoints: Vec::new(),
         labels: meta.labels.clone(),
+        distribution: TrafficDistribution::choose(
+            world,
+            spec.traffic_distribution.as_deref(),
+            meta,
+        ),
         selector: (!external && !spec.selector.is_empty()).then(|| spec.selector.clone()),
         export_to: Visibility::parse(&export),
         service_accounts: BTreeSet::new(),
@@ -356,6 +404,7 @@ pub(crate) fn of_entry(world: &Inner, entry: &Resource<spec::ServiceEntry>) -> V
             headless: false,
             endpoints: Vec::new(),
             labels: meta.labels.clone(),
+            distribution: TrafficDistribution::choose(world, None, meta),
             selector: spec.workload_selector.as_ref().map(|selector| selector.labels.clone()),
             export_to: Visibility::parse(&spec.export_to),
             service_accounts: BTreeSet::new(),

@@ -29,6 +29,8 @@ pub struct Workload {
     pub network: Arc<str>,
     /// `region/zone/subzone`; empty when unknown.
     pub locality: Arc<str>,
+    /// The Kubernetes node it runs on; empty when unknown.
+    pub node: Arc<str>,
     /// Load-balancing weight; 1 when not set.
     pub weight: u32,
     pub labels: Arc<Labels>,
@@ -110,6 +112,7 @@ impl Workload {
             network: Arc::from(label(&meta.labels, "topology.istio.io/network")),
             // Kubernetes label values cannot hold a slash; Istio writes dots instead.
             locality: Arc::from(label(&meta.labels, "istio-locality").replace('.', "/")),
+            node: Arc::from(spec.node_name.as_str()),
             weight: 1,
             labels: meta.labels.clone(),
             annotations: meta.annotations.clone(),
@@ -149,6 +152,7 @@ impl Workload {
             cluster: Arc::from(cluster(&labels)),
             network: Arc::from(spec.network.as_str()),
             locality: Arc::from(spec.locality.as_str()),
+            node: Arc::from(""),
             weight: spec.weight.unwrap_or(1).max(1),
             ips: address.iter().filter_map(Address::ip).collect(),
             address,

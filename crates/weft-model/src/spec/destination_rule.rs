@@ -200,6 +200,17 @@ pub struct HttpSettings {
     pub h2_upgrade_policy: Option<H2UpgradePolicy>,
     pub use_client_protocol: bool,
     pub max_concurrent_streams: i32,
+    pub http2_keep_alive: Option<Http2KeepAlive>,
+}
+
+/// PING frames to the destination; each is answered within the timeout or the connection ends.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Http2KeepAlive {
+    #[serde(deserialize_with = "duration")]
+    pub interval: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -225,6 +236,8 @@ pub struct OutlierDetection {
     pub base_ejection_time: Option<Duration>,
     pub max_ejection_percent: i32,
     pub min_health_percent: i32,
+    /// Statuses that count as errors instead of 5xx; empty: 5xx.
+    pub outlier_detection_http_error_codes: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -21,6 +21,8 @@ pub struct Service {
     pub selector: Labels,
     pub ports: Vec<KubeServicePort>,
     pub publish_not_ready_addresses: bool,
+    /// `PreferClose`, `PreferSameZone`, `PreferSameNode`.
+    pub traffic_distribution: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -6,7 +6,6 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
     match name {
         "HttpRouteRule" => &["sessionPersistence"],
         "GrpcRouteRule" => &["sessionPersistence"],
-        "HttpSettings" => &["http2KeepAlive"],
         "LoadBalancerSettings" => &["zoneAwareLbSetting", "backendUtilization"],
         "MeshConfig" => &[
             "disableMxALPN",
@@ -39,7 +38,6 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
             "defaultTrafficPolicy",
             "serviceEntryVisibility",
         ],
-        "OutlierDetection" => &["outlierDetectionHttpErrorCodes"],
         "ProxyConfig" => &[
             "statusPort",
             "proxyAdminPort",

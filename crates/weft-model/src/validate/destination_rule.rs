@@ -5,7 +5,7 @@ use super::{Findings, export_to, port_number};
 use crate::diagnostic::code;
 use crate::spec::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule,
-    LoadBalancerSettings, OutlierDetection, SimpleLb, TrafficPolicy,
+    LoadBalancerSettings, OutlierDetection, SimpleLb, TrafficPolicy, WarmupConfiguration,
 };
 
 pub(super) fn check(spec: &DestinationRule, findings: &mut Findings<'_>) {
@@ -69,6 +69,9 @@ fn load_balancer(lb: Option<&LoadBalancerSettings>, path: &str, findings: &mut F
             "Use LEAST_REQUEST.",
         );
     }
+    if let Some(warm) = &lb.warmup {
+        warmup(warm, &format!("{path}.warmup"), findings);
+    }
     if let Some(hash) = &lb.consistent_hash {
         if lb.simple.is_some() {
             findings.error(&*path, "only one of simple, consistentHash is allowed");
@@ -122,6 +125,20 @@ fn load_balancer(lb: Option<&LoadBalancerSettings>, path: &str, findings: &mut F
     }
 }
 
+fn warmup(warm: &WarmupConfiguration, path: &str, findings: &mut Findings<'_>) {
+    if warm.duration.is_none_or(|duration| duration.as_millis() == 0) {
+        findings.error(format!("{path}.duration"), "a duration of 1ms or more is required");
+    }
+    if let Some(percent) = warm.minimum_percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
+        let message = format!("expected 0 to 100, found {percent}");
+        findings.error(format!("{path}.minimumPercent"), message);
+    }
+    if let Some(aggression) = warm.aggression.filter(|one| *one <= 0.0 || one.is_nan()) {
+        let message = format!("expected more than 0, found {aggression}");
+        findings.error(format!("{path}.aggression"), message);
+    }
+}
+
 fn connection_pool(pool: Option<&ConnectionPoolSettings>, path: &str, findings: &mut Findings<'_>) {
     let Some(pool) = pool else { return };
     let path = format!("{path}.connectionPool");
@@ -135,6 +152,12 @@ fn connection_pool(pool: Option<&ConnectionPoolSettings>, path: &str, findings: 
             ("http.maxRetries", http.max_retries),
             ("http.maxConcurrentStreams", http.max_concurrent_streams),
         ]);
+        if let Some(keep_alive) = &http.http2_keep_alive {
+            let times = [("interval", keep_alive.interval), ("timeout", keep_alive.timeout)];
+            for (field, _) in times.into_iter().filter(|(_, time)| time.is_none()) {
+                findings.error(format!("{path}.http.http2KeepAlive.{field}"), "it is required");
+            }
+        }
     }
     for (field, value) in limits.into_iter().filter(|(_, value)| *value < 0) {
         let message = format!("expected an integer of 0 or more, found {value}");
@@ -151,6 +174,12 @@ fn outlier_detection(outlier: Option<&OutlierDetection>, path: &str, findings: &
     ];
     for (field, value) in percents.into_iter().filter(|(_, value)| !(0..=100).contains(value)) {
         findings.error(format!("{path}.{field}"), format!("expected 0 to 100, found {value}"));
+    }
+    for (index, code) in outlier.outlier_detection_http_error_codes.iter().enumerate() {
+        if !(100..=599).contains(code) {
+            let path = format!("{path}.outlierDetectionHttpErrorCodes[{index}]");
+            findings.error(path, format!("expected a status of 100 to 599, found {code}"));
+        }
     }
     if outlier.consecutive_errors.is_some() {
         findings.warn(

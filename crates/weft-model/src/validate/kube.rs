@@ -3,7 +3,7 @@
 use super::text::{is_ip, is_port};
 use super::{Findings, port_number};
 use crate::diagnostic::code;
-use crate::snapshot::Protocol;
+use crate::snapshot::{Protocol, TrafficDistribution};
 use crate::spec::{IntOrString, KubeServicePort, Pod, Service};
 
 pub(super) fn service(spec: &Service, findings: &mut Findings<'_>) {
@@ -14,6 +14,16 @@ pub(super) fn service(spec: &Service, findings: &mut Findings<'_>) {
     if !matches!(spec.cluster_ip.as_str(), "" | "None") && !is_ip(&spec.cluster_ip) {
         let message = format!("{:?} is neither an address nor None", spec.cluster_ip);
         findings.error("spec.clusterIP", message);
+    }
+    if let Some(word) = &spec.traffic_distribution
+        && TrafficDistribution::parse(word).is_none()
+    {
+        findings.warn(
+            code::SCHEMA_WARNING,
+            "spec.trafficDistribution",
+            format!("{word:?} is not known and has no effect"),
+            "Use PreferSameZone, PreferSameNode or PreferClose.",
+        );
     }
     for (index, port) in spec.ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");

@@ -180,6 +180,7 @@ impl Config {
                 let message =
                     resource.decode::<ClusterLoadAssignment>().map_err(|e| malformed(&e))?;
                 let endpoints = lower::endpoints(&message).map_err(|e| e.to_string())?;
+                let endpoints = self.dated(&name, endpoints, now);
                 self.answered.insert(name.clone());
                 changes.push(Change::Endpoints(name, Some(Arc::new(endpoints))));
             }
@@ -189,6 +190,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Endpoints of a cluster that lets new ones warm up: with the time each became known.
+    fn dated(&self, service: &str, endpoints: EndpointSet, now: Instant) -> EndpointSet {
+        // An EDS name is nearly always its cluster's; without the date an endpoint counts as old.
+        match self.tables.cluster(service) {
+            Some(cluster) if cluster.config.lb.slow_start.is_some() => {
+                endpoints.dated(&cluster.endpoints, now)
+            }
+            _ => endpoints,
+        }
     }
 
     fn remove(&mut self, ty: ResourceType, name: &Arc<str>, changes: &mut Vec<Change>) {
@@ -231,13 +243,14 @@ impl Config {
     }
 
     /// Brings DNS clusters up to what their names resolve to now. True when something changed.
-    pub fn reresolve(&mut self, lookup: &dyn Fn(&str) -> Vec<IpAddr>) -> bool {
+    pub fn reresolve(&mut self, lookup: &dyn Fn(&str) -> Vec<IpAddr>, now: Instant) -> bool {
         let mut changes = Vec::new();
         for (name, endpoints) in &self.unresolved {
             let Some(cluster) = self.tables.cluster(name) else { continue };
             let ClusterKind::Dns(dns) = &cluster.config.kind else { continue };
             let resolved = endpoints.resolved(dns.logical, lookup);
             if resolved.endpoints != cluster.endpoints.endpoints {
+                let resolved = self.dated(name, resolved, now);
                 changes.push(Change::Resolved(name.clone(), Arc::new(resolved)));
             }
         }

@@ -208,7 +208,7 @@ impl Applier {
             tokio::select! {
                 () = resolved.notified() => {
                     let dns = self.dns();
-                    self.shared.config().reresolve(&|name| dns.addresses(name));
+                    self.shared.config().reresolve(&|name| dns.addresses(name), Instant::now());
                 }
                 _ = secrets.changed() => {}
                 () = self.shared.listeners_changed.notified() => continue,

@@ -107,11 +107,10 @@ async fn until_answered(
 ) -> Result<Answered, ProxyError> {
     let worker = &forward.conn.worker;
     let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
-    let mut tried: Vec<Rc<Host>> = Vec::new();
-    let mut tries = Tries { retries: 0, races: 0, permit: None };
+    let mut tries = Tries::default();
     loop {
         attempts.count += 1;
-        let picked = pick(forward, request, policy.map(|policy| &**policy), hash, &tried)?;
+        let picked = pick(forward, request, policy.map(|policy| &**policy), hash, &tries)?;
         let mut one = Attempt {
             count: attempts.count,
             retry: tries.permit.take(),
@@ -139,7 +138,10 @@ async fn until_answered(
         };
         exchange.end_attempt();
         if policy.avoid_previous {
-            tried.push(picked.host);
+            tries.hosts.push(picked.host);
+        }
+        if policy.priority_update.is_some() {
+            tries.priorities.push(picked.endpoint.priority);
         }
         let delay = policy.backoff.delay(tries.retries, worker.random());
         let slept = async {
@@ -152,11 +154,28 @@ async fn until_answered(
 }
 
 /// What a request has used up of its right to further attempts.
+#[derive(Default)]
 struct Tries {
     retries: u32,
     races: u32,
     /// The circuit breaker's, for the next attempt.
     permit: Option<Permit>,
+    /// Hosts to avoid.
+    hosts: Vec<Rc<Host>>,
+    /// Priorities of the attempts so far, where the policy asks to leave them.
+    priorities: Vec<u32>,
+}
+
+impl Tries {
+    /// As Envoy's `previous_priorities`: after every `priority_update` attempts the next one is
+    /// made without the priorities used so far.
+    fn priorities_to_avoid(&self, policy: Option<&RetryPolicy>) -> &[u32] {
+        let every = policy.and_then(|policy| policy.priority_update).map(|every| every as usize);
+        match every {
+            Some(every) if self.priorities.len().is_multiple_of(every) => &self.priorities,
+            _ => &[],
+        }
+    }
 }
 
 /// What follows an attempt.
@@ -207,6 +226,7 @@ impl Judge<'_, '_, '_> {
         if tries.retries >= policy.retries_max {
             return Next::Over { result, exhausted: true };
         }
+        circuit.tick(forward.conn.worker.now());
         tries.permit = circuit.acquire(Resource::Retries);
         if tries.permit.is_none() {
             return Next::Over { result, exhausted: false };
@@ -222,12 +242,13 @@ fn pick(
     request: &Request,
     policy: Option<&RetryPolicy>,
     hash: Option<u64>,
-    tried: &[Rc<Host>],
+    tries: &Tries,
 ) -> Result<Picked, ProxyError> {
     let worker = &forward.conn.worker;
     let input = PickInput {
         hash,
-        avoid: tried,
+        avoid: &tries.hosts,
+        avoid_priorities: tries.priorities_to_avoid(policy),
         avoid_attempts: policy.map_or(0, |policy| policy.host_selection_attempts),
         original_dst: original_dst(forward, request)?,
         now: worker.now(),

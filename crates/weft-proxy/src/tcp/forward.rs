@@ -119,6 +119,7 @@ fn pick(
         hash: config.hash_source_ip.then(|| weft_traffic::route::hash_ip(conn.peer.ip())),
         avoid: tried,
         avoid_attempts: 5,
+        avoid_priorities: &[],
         original_dst: Some(original),
         now: worker.tick(),
     };

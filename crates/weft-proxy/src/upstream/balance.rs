@@ -64,7 +64,11 @@ impl Balancers {
 
     /// The circuit breaker of a cluster; priority 0 is the default, 1 high.
     pub fn circuit(&self, cluster: &Cluster, priority: usize, now: Instant) -> Rc<Circuit> {
-        self.with(cluster, 0, now, |state| state.circuits[priority.min(1)].clone())
+        self.with(cluster, 0, now, |state| {
+            let circuit = &state.circuits[priority.min(1)];
+            circuit.tick(now);
+            circuit.clone()
+        })
     }
 
     /// Forgets clusters that are gone.

@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Instant;
 
-use crate::cluster::{Endpoint, EndpointAddress, Health};
+use crate::cluster::{Endpoint, EndpointAddress, Health, SlowStart};
 use crate::outlier::HostOutlier;
 
 /// Kept as long as the address stays in the cluster, whatever else changes.
@@ -13,6 +14,8 @@ pub struct Host {
     active: Cell<u32>,
     total: Cell<u64>,
     removed: Cell<bool>,
+    /// Known as healthy from then on; None: for long.
+    since: Cell<Option<Instant>>,
     pub(crate) outlier: HostOutlier,
 }
 
@@ -23,6 +26,7 @@ impl Host {
             active: Cell::new(0),
             total: Cell::new(0),
             removed: Cell::new(false),
+            since: Cell::new(None),
             outlier: HostOutlier::default(),
         })
     }
@@ -56,6 +60,23 @@ impl Host {
     /// Outlier detection took the host out for now.
     pub fn is_ejected(&self) -> bool {
         self.outlier.is_ejected()
+    }
+
+    pub(crate) fn set_since(&self, since: Option<Instant>) {
+        self.since.set(since);
+    }
+
+    /// The part of its weight that the host has now.
+    pub(crate) fn warmth(&self, slow_start: &SlowStart, now: Instant) -> f64 {
+        match self.since.get() {
+            Some(since) => slow_start.factor(now.saturating_duration_since(since)),
+            None => 1.0,
+        }
+    }
+
+    /// When the host will have its full weight; None: it has it.
+    pub(crate) fn warm_at(&self, slow_start: &SlowStart, now: Instant) -> Option<Instant> {
+        self.since.get().map(|since| since + slow_start.window).filter(|warm| *warm > now)
     }
 
     pub(crate) fn mark_removed(&self) {

@@ -4,6 +4,7 @@
 //! Envoy's priority load calculation; a pick then costs one draw for each choice.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::picker::Picker;
 use super::{Host, LbPolicy};
@@ -39,9 +40,37 @@ struct Members {
     degraded: Vec<usize>,
 }
 
+/// What levels are made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct World<'w> {
+    pub(super) lb: &'w LbConfig,
+    pub(super) set: &'w EndpointSet,
+    /// Parallel to the set's endpoints.
+    pub(super) hosts: &'w [Rc<Host>],
+    pub(super) now: Instant,
+    pub(super) seed: u64,
+}
+
+/// One draw of a pick.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Draw {
+    pub(super) hash: Option<u64>,
+    /// How many draws there were before.
+    pub(super) attempt: u32,
+    pub(super) now: Instant,
+}
+
 impl Levels {
-    pub(super) fn build(lb: &LbConfig, set: &EndpointSet, hosts: &[Rc<Host>], seed: u64) -> Levels {
-        let members = by_priority(set, hosts);
+    /// Hosts in priorities of `without` are only used when nothing else is there.
+    pub(super) fn build(world: &World<'_>, without: &[u32]) -> Levels {
+        let World { lb, set, hosts, .. } = *world;
+        let all = by_priority(set, hosts);
+        let is_left = |(priority, _): &(u32, Members)| !without.contains(priority);
+        let serves =
+            |(_, level): &(u32, Members)| !level.healthy.is_empty() || !level.degraded.is_empty();
+        let left_out = all.iter().filter(|level| is_left(level)).any(serves);
+        let kept = all.into_iter().filter(|level| !left_out || is_left(level));
+        let members: Vec<Members> = kept.map(|(_, members)| members).collect();
         let loads = loads(&members, set.overprovisioning, lb.panic_threshold);
         let mut levels = Vec::new();
         for (members, load) in members.iter().zip(loads) {
@@ -54,7 +83,7 @@ impl Levels {
                 From::Degraded => &members.degraded,
             };
             if !chosen.is_empty() {
-                levels.push(Level::build(lb, set, members, chosen, load.share, seed));
+                levels.push(Level::build(world, members, chosen, load.share));
             }
         }
         Levels { levels }
@@ -62,8 +91,7 @@ impl Levels {
 
     pub(super) fn pick(
         &mut self,
-        hash: Option<u64>,
-        attempt: u32,
+        draw: &Draw,
         rng: &mut impl FnMut() -> u64,
         hosts: &[Rc<Host>],
     ) -> Option<usize> {
@@ -72,9 +100,9 @@ impl Levels {
             1 => &mut self.levels[0],
             _ => {
                 // With a hash the priority follows it, so that a key stays on its host.
-                let draw = hash.unwrap_or_else(&mut *rng);
+                let number = draw.hash.unwrap_or_else(&mut *rng);
                 let total: u32 = self.levels.iter().map(|level| level.load).sum();
-                let mut left = (draw % u64::from(total.max(1))) as u32;
+                let mut left = (number % u64::from(total.max(1))) as u32;
                 let at = self.levels.iter().position(|level| {
                     let here = left < level.load;
                     left = left.saturating_sub(level.load);
@@ -83,27 +111,21 @@ impl Levels {
                 &mut self.levels[at]
             }
         };
-        level.pick(hash, attempt, rng, hosts)
+        level.pick(draw, rng, hosts)
     }
 }
 
 impl Level {
-    fn build(
-        lb: &LbConfig,
-        set: &EndpointSet,
-        members: &Members,
-        chosen: &[usize],
-        load: u32,
-        seed: u64,
-    ) -> Level {
+    fn build(world: &World<'_>, members: &Members, chosen: &[usize], load: u32) -> Level {
+        let lb = world.lb;
         let hashes = matches!(lb.policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. });
         let groups = match lb.locality_weighted && !hashes {
-            true => locality_groups(lb, set, members, chosen, seed),
+            true => locality_groups(world, members, chosen),
             false => Vec::new(),
         };
         // Without usable locality weights the whole priority is one group.
         let groups = match groups.is_empty() {
-            true => vec![Group { weight: 1.0, picker: Picker::build(lb, set, chosen, seed) }],
+            true => vec![Group { weight: 1.0, picker: Picker::build(world, chosen) }],
             false => groups,
         };
         let weight = groups.iter().map(|group| group.weight).sum();
@@ -112,8 +134,7 @@ impl Level {
 
     fn pick(
         &mut self,
-        hash: Option<u64>,
-        attempt: u32,
+        draw: &Draw,
         rng: &mut impl FnMut() -> u64,
         hosts: &[Rc<Host>],
     ) -> Option<usize> {
@@ -129,7 +150,7 @@ impl Level {
                 found.unwrap_or(last)
             }
         };
-        self.groups[at].picker.pick(hash, attempt, rng, hosts)
+        self.groups[at].picker.pick(draw, rng, hosts)
     }
 }
 
@@ -139,13 +160,8 @@ fn unit(random: u64) -> f64 {
 }
 
 /// A locality takes its weight in proportion to how much of it is usable, with overprovisioning.
-fn locality_groups(
-    lb: &LbConfig,
-    set: &EndpointSet,
-    members: &Members,
-    chosen: &[usize],
-    seed: u64,
-) -> Vec<Group> {
+fn locality_groups(world: &World<'_>, members: &Members, chosen: &[usize]) -> Vec<Group> {
+    let set = world.set;
     let locality = |index: usize| &set.endpoints[index].locality;
     let mut localities: Vec<usize> = Vec::new();
     for &index in chosen {
@@ -162,20 +178,21 @@ fn locality_groups(
         let available = (share * f64::from(set.overprovisioning) / 100.0).min(1.0);
         let weight = f64::from(locality(first).weight) * available;
         if weight > 0.0 {
-            groups.push(Group { weight, picker: Picker::build(lb, set, &usable, seed) });
+            groups.push(Group { weight, picker: Picker::build(world, &usable) });
         }
     }
     groups
 }
 
-fn by_priority(set: &EndpointSet, hosts: &[Rc<Host>]) -> Vec<Members> {
+fn by_priority(set: &EndpointSet, hosts: &[Rc<Host>]) -> Vec<(u32, Members)> {
     let mut priorities: Vec<u32> = set.endpoints.iter().map(|endpoint| endpoint.priority).collect();
     priorities.sort_unstable();
     priorities.dedup();
-    let mut levels: Vec<Members> = priorities.iter().map(|_| Members::default()).collect();
+    let mut levels: Vec<(u32, Members)> =
+        priorities.iter().map(|priority| (*priority, Members::default())).collect();
     for (index, endpoint) in set.endpoints.iter().enumerate() {
         let Ok(at) = priorities.binary_search(&endpoint.priority) else { continue };
-        let members = &mut levels[at];
+        let (_, members) = &mut levels[at];
         members.all.push(index);
         match endpoint.health {
             _ if hosts[index].is_ejected() => {}

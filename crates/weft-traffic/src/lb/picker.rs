@@ -3,11 +3,13 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
+use std::time::Instant;
 
+use super::level::{Draw, World};
 use super::maglev::Maglev;
 use super::ring::Ring;
 use super::{Host, LbPolicy};
-use crate::cluster::{EndpointSet, LbConfig};
+use crate::cluster::SlowStart;
 
 /// Ready to pick; lists hold indexes into the endpoint set and are not empty.
 #[derive(Debug)]
@@ -16,10 +18,12 @@ pub(super) enum Picker {
         list: Vec<usize>,
         next: usize,
     },
-    /// Unequal weights: earliest deadline first. `active_bias` is set for least request.
+    /// Unequal weights: earliest deadline first. `active_bias` is set for least request,
+    /// `slow_start` while some of the hosts are new.
     Weighted {
         schedule: Schedule,
         active_bias: Option<f64>,
+        slow_start: Option<SlowStart>,
     },
     LeastRequest {
         list: Vec<usize>,
@@ -34,22 +38,34 @@ pub(super) enum Picker {
 }
 
 impl Picker {
-    pub(super) fn build(lb: &LbConfig, set: &EndpointSet, list: &[usize], seed: u64) -> Picker {
+    pub(super) fn build(world: &World<'_>, list: &[usize]) -> Picker {
+        let World { lb, set, hosts, now, seed } = *world;
+        let is_new = |slow_start: &SlowStart| {
+            list.iter().any(|index| hosts[*index].warm_at(slow_start, now).is_some())
+        };
+        let slow_start = lb.slow_start.filter(is_new);
         let weight = |index: &usize| set.endpoints[*index].weight.max(1);
-        let equal = list.iter().map(weight).all(|w| w == list.first().map_or(1, weight));
+        let equal = slow_start.is_none()
+            && list.iter().map(weight).all(|w| w == list.first().map_or(1, weight));
         let list = list.to_vec();
-        let schedule = || Schedule::new(list.iter().map(|i| (*i, weight(i))), seed);
+        let schedule = || {
+            let slow = |index: usize| cold(&hosts[index], slow_start.as_ref(), now);
+            Schedule::new(list.iter().map(|i| (*i, weight(i))), seed, slow)
+        };
         match lb.policy {
             LbPolicy::RoundRobin if equal => {
                 let next = seed as usize % list.len().max(1);
                 Picker::RoundRobin { list, next }
             }
-            LbPolicy::RoundRobin => Picker::Weighted { schedule: schedule(), active_bias: None },
+            LbPolicy::RoundRobin => {
+                Picker::Weighted { schedule: schedule(), active_bias: None, slow_start }
+            }
             LbPolicy::LeastRequest { choices, full_scan, .. } if equal => {
                 Picker::LeastRequest { list, choices, full_scan }
             }
             LbPolicy::LeastRequest { active_bias, .. } => {
-                Picker::Weighted { schedule: schedule(), active_bias: Some(active_bias) }
+                let active_bias = Some(active_bias);
+                Picker::Weighted { schedule: schedule(), active_bias, slow_start }
             }
             LbPolicy::Random | LbPolicy::ClusterProvided => Picker::Random { list },
             LbPolicy::RingHash { ring_min, ring_max } => {
@@ -63,34 +79,45 @@ impl Picker {
 
     pub(super) fn pick(
         &mut self,
-        hash: Option<u64>,
-        attempt: u32,
+        draw: &Draw,
         rng: &mut impl FnMut() -> u64,
         hosts: &[Rc<Host>],
     ) -> Option<usize> {
+        let Draw { hash, attempt, now } = *draw;
         match self {
             Picker::RoundRobin { list, next } => {
                 let index = *list.get(*next % list.len().max(1))?;
                 *next = (*next + 1) % list.len();
                 Some(index)
             }
-            Picker::Weighted { schedule, active_bias: None } => schedule.pick(|_| 1.0),
-            Picker::Weighted { schedule, active_bias: Some(bias) } => {
-                let load = |index: usize| f64::from(hosts[index].active()) + 1.0;
-                schedule.pick(|index| load(index).powf(*bias))
+            Picker::Weighted { schedule, active_bias, slow_start } => {
+                let load = |index: usize| match *active_bias {
+                    Some(bias) => (f64::from(hosts[index].active()) + 1.0).powf(bias),
+                    None => 1.0,
+                };
+                let slow = |index: usize| cold(&hosts[index], slow_start.as_ref(), now);
+                schedule.pick(|index| load(index) * slow(index))
             }
             Picker::LeastRequest { list, choices, full_scan } => match full_scan {
                 true => least_of_all(list, rng(), hosts),
                 false => least_of_drawn(list, *choices, rng, hosts),
             },
-            Picker::Random { list } => draw(list, rng()),
+            Picker::Random { list } => drawn(list, rng()),
             Picker::Ring(ring) => ring.pick(hash.unwrap_or_else(rng), attempt),
             Picker::Maglev(table) => table.pick(hash.unwrap_or_else(rng), attempt),
         }
     }
 }
 
-fn draw(list: &[usize], random: u64) -> Option<usize> {
+/// How much longer than others a host that is new waits for its turn.
+fn cold(host: &Host, slow_start: Option<&SlowStart>, now: Instant) -> f64 {
+    slow_start.map_or(1.0, |slow_start| 1.0 / host.warmth(slow_start, now).max(WARMTH_MIN))
+}
+
+/// Nobody waits for ever, whatever the least weight that is configured.
+const WARMTH_MIN: f64 = 1e-6;
+
+fn drawn(list: &[usize], random: u64) -> Option<usize> {
     list.get((random % list.len().max(1) as u64) as usize).copied()
 }
 
@@ -101,9 +128,9 @@ fn least_of_drawn(
     rng: &mut impl FnMut() -> u64,
     hosts: &[Rc<Host>],
 ) -> Option<usize> {
-    let mut best = draw(list, rng())?;
+    let mut best = drawn(list, rng())?;
     for _ in 1..choices {
-        let other = draw(list, rng())?;
+        let other = drawn(list, rng())?;
         if hosts[other].active() < hosts[best].active() {
             best = other;
         }
@@ -140,16 +167,21 @@ struct Entry {
 const CLOCK_MAX: f64 = 1e12;
 
 impl Schedule {
-    fn new(hosts: impl Iterator<Item = (usize, u32)> + Clone, seed: u64) -> Schedule {
+    /// `slow` stretches a host's steps.
+    fn new(
+        hosts: impl Iterator<Item = (usize, u32)> + Clone,
+        seed: u64,
+        slow: impl Fn(usize) -> f64,
+    ) -> Schedule {
         let top = hosts.clone().map(|(_, weight)| weight).max().unwrap_or(1);
         let mut schedule = Schedule { heap: BinaryHeap::new(), now: 0.0, order: 0 };
         for (index, weight) in hosts {
             let step = f64::from(top) / f64::from(weight);
-            schedule.push(Entry { deadline: step, order: 0, index, step });
+            schedule.push(Entry { deadline: step * slow(index), order: 0, index, step });
         }
         // Start somewhere in the rotation, so that workers and restarts do not all favour the heavy.
         for _ in 0..seed % (schedule.heap.len().max(1) as u64) {
-            schedule.pick(|_| 1.0);
+            schedule.pick(&slow);
         }
         schedule
     }

@@ -1,3 +1,5 @@
+mod warm_up;
+
 use std::time::Duration;
 
 use super::*;
@@ -36,6 +38,7 @@ fn cluster(policy: LbPolicy, specs: &[Spec<'_>]) -> Cluster {
         panic_threshold: 50.0,
         locality_weighted: false,
         hash_by_hostname: false,
+        slow_start: None,
     };
     let config = ClusterConfig {
         kind: ClusterKind::Static,
@@ -320,6 +323,7 @@ fn ejecting(hosts: usize, percent: u32) -> Cluster {
             base_ejection: Duration::from_secs(30),
             ejection_max: Duration::from_secs(300),
             ejection_percent_max: percent,
+            error_statuses: Box::default(),
         });
     })
 }
@@ -408,7 +412,7 @@ fn overload_drops_are_drawn() {
     let mut shedding = cluster(LbPolicy::RoundRobin, &[(1, 0, UP, ("", 0)); 2]);
     let drops = vec![crate::matcher::Fraction { numerator: 25, denominator: 100 }];
     let endpoints = shedding.endpoints.endpoints.clone();
-    shedding.endpoints = Arc::new(EndpointSet { endpoints, drops, overprovisioning: 140 });
+    shedding.endpoints = Arc::new(EndpointSet { endpoints, drops, ..Default::default() });
     let picked: usize = spread(&shedding, 10_000).iter().sum();
     assert!((7_350..7_650).contains(&picked), "{picked}");
 }

@@ -12,7 +12,9 @@ use crate::cluster::{
 };
 use crate::outlier::{OutlierConfig, Trigger};
 use crate::pb::envoy::config::cluster::v3 as pb;
+use crate::pb::envoy::config::common::matcher::v3 as matcher_pb;
 use crate::pb::envoy::config::core::v3 as core;
+use crate::pb::envoy::config::route::v3 as route_pb;
 use crate::pb::envoy::extensions::clusters::{dns::v3 as dns_pb, original_dst::v3 as original_pb};
 use crate::pb::envoy::extensions::upstreams::http::v3 as http_pb;
 use crate::pb::google::protobuf::{Struct, value::Kind};
@@ -108,7 +110,13 @@ pub(super) fn lower(message: &pb::Cluster) -> Result<Cluster> {
         http: http(message)?,
         lb: lb::lower(message, &kind)?,
         limits: limits(circuit_breakers).at("circuit_breakers")?,
-        outlier: outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?,
+        outlier: match outlier_detection {
+            Some(settings) => {
+                let error_statuses = error_statuses(message)?;
+                Some(outlier(settings, error_statuses).at("outlier_detection")?)
+            }
+            None => None,
+        },
         istio: istio_metadata(value::metadata(metadata, "istio")),
         tcp_keepalive: upstream_connection_options
             .as_ref()
@@ -324,14 +332,14 @@ fn http_options(
         upstream_http_protocol_options,
         http_filters,
         header_validation_config: _,
-        outlier_detection,
+        // Read with the cluster's own outlier detection.
+        outlier_detection: _,
         request_mirror_policies,
         hash_policy,
         retry_policy,
         upstream_protocol_options,
     } = message;
     upstream_filters(http_filters)?;
-    refuse(outlier_detection.is_some(), "outlier_detection")?;
     refuse(!request_mirror_policies.is_empty(), "request_mirror_policies")?;
     refuse(!hash_policy.is_empty(), "hash_policy")?;
     refuse(retry_policy.is_some(), "retry_policy")?;
@@ -423,14 +431,12 @@ fn lower_thresholds(message: &pb::circuit_breakers::Thresholds) -> Result<Thresh
     let default = Thresholds::default();
     let retry_budget = match &message.retry_budget {
         None => None,
-        Some(budget)
-            if value::duration_opt(&budget.budget_interval)?.is_some_and(|t| !t.is_zero()) =>
-        {
-            return error("retry_budget.budget_interval", "is not supported");
-        }
         Some(budget) => Some(RetryBudget {
             percent: value::percent(&budget.budget_percent, 20.0).at("retry_budget")?,
             retries_min: value::uint(&budget.min_retry_concurrency).unwrap_or(3),
+            interval: value::duration_opt(&budget.budget_interval)
+                .at("retry_budget.budget_interval")?
+                .unwrap_or_default(),
         }),
     };
     Ok(Thresholds {
@@ -443,7 +449,7 @@ fn lower_thresholds(message: &pb::circuit_breakers::Thresholds) -> Result<Thresh
 }
 
 /// Success-rate and failure-percentage settings are ignored; see [`crate::outlier`].
-fn outlier(message: &pb::OutlierDetection) -> Result<OutlierConfig> {
+fn outlier(message: &pb::OutlierDetection, error_statuses: Box<[u16]>) -> Result<OutlierConfig> {
     let trigger = |count, enforcing, default_enforcing| Trigger {
         count: value::uint(count).unwrap_or(5),
         enforcing: value::uint(enforcing).unwrap_or(default_enforcing).min(100),
@@ -469,7 +475,64 @@ fn outlier(message: &pb::OutlierDetection) -> Result<OutlierConfig> {
         base_ejection: time(&message.base_ejection_time, 30).at("base_ejection_time")?,
         ejection_max: time(&message.max_ejection_time, 300).at("max_ejection_time")?,
         ejection_percent_max: value::uint(&message.max_ejection_percent).unwrap_or(10).min(100),
+        error_statuses,
     })
+}
+
+/// What the HTTP options declare as errors; empty: nothing, so 5xx.
+fn error_statuses(message: &pb::Cluster) -> Result<Box<[u16]>> {
+    let Some(any) = message.typed_extension_protocol_options.get(HTTP_OPTIONS) else {
+        return Ok(Box::default());
+    };
+    let options: http_pb::HttpProtocolOptions = decode(any)?;
+    let matcher = options.outlier_detection.and_then(|detection| detection.error_matcher);
+    let Some(matcher) = matcher else { return Ok(Box::default()) };
+    let mut statuses = Vec::new();
+    add_statuses(&matcher, &mut statuses, 0)
+        .at("typed_extension_protocol_options.outlier_detection.error_matcher")?;
+    Ok(statuses.into())
+}
+
+/// Only exact statuses, alone or as alternatives: what Istio makes.
+fn add_statuses(
+    matcher: &matcher_pb::MatchPredicate,
+    statuses: &mut Vec<u16>,
+    depth: usize,
+) -> Result<()> {
+    use matcher_pb::match_predicate::Rule;
+    match &matcher.rule {
+        Some(Rule::OrMatch(set)) if depth == 0 => {
+            set.rules.iter().try_for_each(|rule| add_statuses(rule, statuses, depth + 1))
+        }
+        Some(Rule::HttpResponseHeadersMatch(headers)) => match headers.headers.as_slice() {
+            [only] => match exact_status(only) {
+                Some(status) => {
+                    statuses.push(status);
+                    Ok(())
+                }
+                None => error("http_response_headers_match", "only exact statuses are supported"),
+            },
+            _ => error("http_response_headers_match", "only one header is supported"),
+        },
+        _ => error("", "only alternatives of response statuses are supported"),
+    }
+}
+
+#[allow(deprecated)] // The older exact match is as good.
+fn exact_status(header: &route_pb::HeaderMatcher) -> Option<u16> {
+    use crate::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+    use route_pb::header_matcher::HeaderMatchSpecifier as Specifier;
+    if header.name != ":status" || header.invert_match {
+        return None;
+    }
+    match header.header_match_specifier.as_ref()? {
+        Specifier::ExactMatch(text) => text.parse().ok(),
+        Specifier::StringMatch(matcher) => match matcher.match_pattern.as_ref()? {
+            MatchPattern::Exact(text) => text.parse().ok(),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn istio_metadata(message: Option<&Struct>) -> IstioClusterMetadata {

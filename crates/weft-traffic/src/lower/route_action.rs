@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Result, Within, error, list, matchers, refuse, route, value};
+use super::{Result, Within, decode, error, list, matchers, refuse, route, value};
 use crate::matcher::Fraction;
 use crate::pb::envoy::config::route::v3 as pb;
+use crate::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use crate::pb::google::protobuf::Duration as PbDuration;
 use crate::retry::{Backoff, RetryOn, RetryPolicy};
 use crate::route::{
@@ -347,8 +348,7 @@ pub(super) fn retry(message: &pb::RetryPolicy) -> Result<RetryPolicy> {
         num_retries,
         per_try_timeout,
         per_try_idle_timeout,
-        // Prefers another priority; the health of priorities decides for us.
-        retry_priority: _,
+        retry_priority,
         retry_host_predicate,
         retry_options_predicates,
         host_selection_retry_max_attempts,
@@ -373,6 +373,8 @@ pub(super) fn retry(message: &pb::RetryPolicy) -> Result<RetryPolicy> {
                 false => error("name", format!("predicate {:?} is not supported", predicate.name)),
             }
         })?;
+    let priority_update =
+        retry_priority.as_ref().map(previous_priorities).transpose().at("retry_priority")?;
     let backoff = match retry_back_off {
         None => Backoff::default(),
         Some(back_off) => {
@@ -404,5 +406,23 @@ pub(super) fn retry(message: &pb::RetryPolicy) -> Result<RetryPolicy> {
             ..=0 => 1,
             attempts => (*attempts).min(HOST_SELECTION_MAX) as u32,
         },
+        priority_update,
     })
+}
+
+fn previous_priorities(message: &pb::retry_policy::RetryPriority) -> Result<u32> {
+    use pb::retry_policy::retry_priority::ConfigType;
+    let Some(ConfigType::TypedConfig(any)) = &message.config_type else {
+        return error("typed_config", "is required");
+    };
+    match value::message_name(any) {
+        "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" => {
+            let config: PreviousPrioritiesConfig = decode(any)?;
+            match u32::try_from(config.update_frequency) {
+                Ok(frequency @ 1..) => Ok(frequency),
+                _ => error("update_frequency", "must be above 0"),
+            }
+        }
+        other => error("typed_config", format!("{other:?} is not supported")),
+    }
 }

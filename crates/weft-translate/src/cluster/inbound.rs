@@ -41,7 +41,9 @@ fn to_application(scope: &Scope<'_>, port: &WorkloadPort<'_>) -> pb::Cluster {
         ..Default::default()
     };
     cluster.typed_extension_protocol_options =
-        limits::protocol_options(upstream, port.pool, scope.view.flavor).into_iter().collect();
+        limits::protocol_options(upstream, port.pool, None, scope.view.flavor)
+            .into_iter()
+            .collect();
     let kind = match &port.application {
         Application::Captured => {
             cluster.lb_policy = LbPolicy::ClusterProvided as i32;

@@ -4,18 +4,20 @@
 use std::time::Duration;
 
 use weft_model::spec::{
-    ConnectionPoolSettings, ConsistentHashLb, H2UpgradePolicy, HttpSettings, LoadBalancerSettings,
-    OutlierDetection, RetryBudget, SimpleLb, TcpKeepalive,
+    ConnectionPoolSettings, ConsistentHashLb, H2UpgradePolicy, Http2KeepAlive, HttpSettings,
+    LoadBalancerSettings, OutlierDetection, RetryBudget, SimpleLb, TcpKeepalive,
 };
 use weft_xds::pb::envoy::config::cluster::v3 as cluster;
+use weft_xds::pb::envoy::config::common::matcher::v3 as matcher;
 use weft_xds::pb::envoy::config::core::v3 as core;
+use weft_xds::pb::envoy::config::route::v3 as route;
 use weft_xds::pb::envoy::extensions::upstreams::http::v3 as http;
 
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::Upstream;
 use crate::build::hcm::http1_options;
-use crate::build::{any, duration, uint32};
+use crate::build::{any, duration, exact, uint32};
 use crate::view::Flavor;
 
 /// "No limit" in Envoy's thresholds.
@@ -49,9 +51,11 @@ pub(crate) fn breakers(
             max_retries: of_http(|http| http.max_retries),
             retry_budget: budget.map(|budget| cluster::circuit_breakers::thresholds::RetryBudget {
                 budget_percent: budget.percent.map(|value| Percent { value }),
-                min_retry_concurrency: budget.min_retry_concurrency.and_then(uint32),
-                // Reported as unsupported: our proxy keeps no window of past requests.
-                budget_interval: None,
+                min_retry_concurrency: budget
+                    .min_retry_concurrency
+                    .filter(|least| *least > 0)
+                    .and_then(uint32),
+                budget_interval: budget.budget_interval.and_then(duration),
             }),
             track_remaining: true,
             ..Default::default()
@@ -117,20 +121,52 @@ pub(crate) fn panic_threshold(settings: Option<&OutlierDetection>) -> f64 {
 pub(crate) fn balancing(
     settings: Option<&LoadBalancerSettings>,
 ) -> (cluster::cluster::LbPolicy, Option<cluster::cluster::LbConfig>) {
-    use cluster::cluster::LbPolicy;
+    use cluster::cluster::{LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig};
     let Some(settings) = settings else { return (LbPolicy::LeastRequest, None) };
     if let Some(hash) = &settings.consistent_hash {
         return hashing(hash);
     }
-    let policy = match settings.simple {
-        Some(SimpleLb::RoundRobin) => LbPolicy::RoundRobin,
-        Some(SimpleLb::Random) => LbPolicy::Random,
-        Some(SimpleLb::Passthrough) => LbPolicy::ClusterProvided,
-        Some(SimpleLb::LeastRequest | SimpleLb::LeastConn | SimpleLb::Unspecified) | None => {
-            LbPolicy::LeastRequest
+    let warmup = warmup(settings);
+    match settings.simple {
+        Some(SimpleLb::RoundRobin) => {
+            let config = warmup.map(|slow_start| {
+                let slow_start_config = Some(slow_start);
+                LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })
+            });
+            (LbPolicy::RoundRobin, config)
         }
-    };
-    (policy, None)
+        Some(SimpleLb::Random) => (LbPolicy::Random, None),
+        Some(SimpleLb::Passthrough) => (LbPolicy::ClusterProvided, None),
+        Some(SimpleLb::LeastRequest | SimpleLb::LeastConn | SimpleLb::Unspecified) | None => {
+            let config = warmup.map(|slow_start| {
+                let slow_start_config = Some(slow_start);
+                LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+                    slow_start_config,
+                    ..Default::default()
+                })
+            });
+            (LbPolicy::LeastRequest, config)
+        }
+    }
+}
+
+/// `warmup`, or its deprecated form, which leaves the shape to Envoy's defaults (the same).
+fn warmup(settings: &LoadBalancerSettings) -> Option<cluster::cluster::SlowStartConfig> {
+    let mut slow_start = cluster::cluster::SlowStartConfig::default();
+    match (&settings.warmup, settings.warmup_duration_secs) {
+        (Some(warmup), _) => {
+            slow_start.slow_start_window = duration(warmup.duration?);
+            slow_start.min_weight_percent = warmup.minimum_percent.map(|value| Percent { value });
+            slow_start.aggression = warmup.aggression.map(|default_value| core::RuntimeDouble {
+                default_value,
+                // Required, and read by nobody.
+                runtime_key: "warmup.aggression".to_owned(),
+            });
+        }
+        (None, Some(window)) => slow_start.slow_start_window = duration(window),
+        (None, None) => return None,
+    }
+    Some(slow_start)
 }
 
 fn hashing(
@@ -161,10 +197,12 @@ pub(crate) fn upstream_of(declared: Upstream, pool: Option<&ConnectionPoolSettin
     }
 }
 
-/// Protocol options, or nothing where the reader's default (HTTP/1.1, no limits) is meant.
+/// Protocol options (`errors`: the statuses that outlier detection counts instead of 5xx), or
+/// nothing where the reader's default (HTTP/1.1, no limits) is meant.
 pub(crate) fn protocol_options(
     upstream: Upstream,
     pool: Option<&ConnectionPoolSettings>,
+    errors: Option<&[u32]>,
     flavor: Flavor,
 ) -> Option<(String, weft_xds::pb::google::protobuf::Any)> {
     use http::http_protocol_options::{
@@ -174,15 +212,19 @@ pub(crate) fn protocol_options(
     let settings = pool.and_then(|pool| pool.http.as_ref());
     let common = pool.and_then(common_options);
     let http1 = http1_options(flavor);
+    let errors = errors.filter(|codes| !codes.is_empty()).map(error_matcher);
     match upstream {
         Upstream::Tcp => return None,
-        Upstream::Http1 if common.is_none() && http1.is_none() => return None,
+        Upstream::Http1 if common.is_none() && http1.is_none() && errors.is_none() => return None,
         Upstream::Http1 | Upstream::Http2 | Upstream::AsClient => {}
     }
     let http1 = http1.unwrap_or_default();
     let streams = settings.and_then(|http| positive(http.max_concurrent_streams));
     let http2 = core::Http2ProtocolOptions {
         max_concurrent_streams: uint32(streams.unwrap_or(STREAMS_MAX)),
+        connection_keepalive: settings
+            .and_then(|http| http.http2_keep_alive.as_ref())
+            .map(keepalive_pings),
         ..Default::default()
     };
     let choice = match upstream {
@@ -205,15 +247,52 @@ pub(crate) fn protocol_options(
     let options = http::HttpProtocolOptions {
         common_http_protocol_options: common,
         upstream_protocol_options: Some(choice),
+        outlier_detection: errors,
         ..Default::default()
     };
     Some((HTTP_OPTIONS.to_owned(), any(&options)))
 }
 
+fn keepalive_pings(settings: &Http2KeepAlive) -> core::KeepaliveSettings {
+    core::KeepaliveSettings {
+        interval: settings.interval.and_then(duration),
+        timeout: settings.timeout.and_then(duration),
+        ..Default::default()
+    }
+}
+
+/// `outlierDetectionHttpErrorCodes`.
+fn error_matcher(codes: &[u32]) -> http::http_protocol_options::OutlierDetection {
+    use matcher::match_predicate::{MatchSet, Rule};
+    let one = |code: &u32| matcher::MatchPredicate {
+        rule: Some(Rule::HttpResponseHeadersMatch(matcher::HttpHeadersMatch {
+            headers: vec![status_is(*code)],
+        })),
+    };
+    let error_matcher = match codes {
+        [only] => one(only),
+        several => matcher::MatchPredicate {
+            rule: Some(Rule::OrMatch(MatchSet { rules: several.iter().map(one).collect() })),
+        },
+    };
+    http::http_protocol_options::OutlierDetection { error_matcher: Some(error_matcher) }
+}
+
+fn status_is(code: u32) -> route::HeaderMatcher {
+    use route::header_matcher::HeaderMatchSpecifier;
+    route::HeaderMatcher {
+        name: ":status".to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact(&code.to_string()))),
+        ..Default::default()
+    }
+}
+
 fn common_options(pool: &ConnectionPoolSettings) -> Option<core::HttpProtocolOptions> {
     let http = pool.http.as_ref();
+    // As Istio: the TCP limit holds where HTTP has none.
+    let of_tcp = pool.tcp.as_ref().and_then(|tcp| tcp.idle_timeout);
     let options = core::HttpProtocolOptions {
-        idle_timeout: http.and_then(|http| http.idle_timeout).and_then(duration),
+        idle_timeout: http.and_then(|http| http.idle_timeout).or(of_tcp).and_then(duration),
         max_requests_per_connection: http
             .and_then(|http| positive(http.max_requests_per_connection))
             .and_then(uint32),

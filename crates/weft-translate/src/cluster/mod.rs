@@ -9,9 +9,9 @@ mod unsupported;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use weft_model::spec::{DestinationRule, SimpleLb, Subset};
+use weft_model::spec::{DestinationRule, ServerTlsMode, SimpleLb, Subset};
 use weft_model::{MeshService, Protocol, Resolution, Resource, ServicePort};
-use weft_xds::names;
+use weft_xds::names::{self, ClusterName};
 use weft_xds::pb::envoy::config::cluster::v3 as pb;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
@@ -58,6 +58,9 @@ pub(crate) fn outbound(
             encode(&of_service(scope, service, findings)).into()
         });
         clusters.extend_from_slice(made);
+    }
+    if scope.view.kind == ProxyKind::Gateway && has_auto_passthrough(scope) {
+        clusters.extend(encode(&sni_dnat(scope)));
     }
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     clusters.dedup_by(|a, b| a.name == b.name);
@@ -134,7 +137,7 @@ fn to_service<'a>(
         metadata: Some(metadata(service, subset_name, config_path(scope, service, port, rule))),
         ..Default::default()
     };
-    let preference = Preference::new(scope, &policy);
+    let preference = Preference::new(scope, &policy, service);
     let members = Members { service, port, subset, preference: &preference };
     discover(scope, &mut cluster, &members, &policy);
     if scope.view.kind == ProxyKind::Grpc {
@@ -142,6 +145,11 @@ fn to_service<'a>(
         return cluster;
     }
     apply_limits(scope, &mut cluster, &policy, upstream);
+    if endpoint::tells_unready(service) {
+        // Those that are not ready are never used, however few the others are.
+        let config = cluster.common_lb_config.get_or_insert_default();
+        config.healthy_panic_threshold = Some(Percent { value: 0.0 });
+    }
     if preference.weighs_localities() {
         let weighted = common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(
             common_lb_config::LocalityWeightedLbConfig::default(),
@@ -155,6 +163,59 @@ fn to_service<'a>(
         tls::announce_client(&mut cluster, settings.version);
     }
     cluster
+}
+
+fn has_auto_passthrough(scope: &Scope<'_>) -> bool {
+    let mut servers =
+        scope.snapshot.gateways_for(&scope.view.labels).into_iter().flat_map(|g| &g.spec.servers);
+    servers.any(|server| {
+        server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+    })
+}
+
+/// Names that mutual TLS of the mesh may have in its SNI: one for each port of each service inside
+/// the mesh, one more for each subset.
+pub(crate) fn sni_dnat_names(scope: &Scope<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for service in scope.services().filter(|service| !service.mesh_external) {
+        let rule = scope.rule(&service.host);
+        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+            found.push(names::outbound_sni(port.number, "", &service.host));
+            let subsets = rule.iter().flat_map(|rule| &rule.spec.subsets);
+            found.extend(
+                subsets.map(|one| names::outbound_sni(port.number, &one.name, &service.host)),
+            );
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The clusters of these names: as those to the services, without TLS of our own.
+fn sni_dnat(scope: &Scope<'_>) -> Vec<pb::Cluster> {
+    let inside = scope.services().filter(|service| !service.mesh_external);
+    let plain = inside.flat_map(|service| of_service(scope, service, &mut Findings::default()));
+    plain
+        .filter_map(|mut cluster| {
+            let ClusterName::Outbound { port, subset, host } = ClusterName::parse(&cluster.name)?
+            else {
+                return None;
+            };
+            let name = names::outbound_sni(port, subset, host);
+            cluster.transport_socket = None;
+            cluster.transport_socket_matches.clear();
+            cluster.typed_extension_protocol_options.clear();
+            if let Some(eds) = &mut cluster.eds_cluster_config {
+                eds.service_name.clone_from(&name);
+            }
+            if let Some(assignment) = &mut cluster.load_assignment {
+                assignment.cluster_name.clone_from(&name);
+            }
+            cluster.name = name;
+            Some(cluster)
+        })
+        .collect()
 }
 
 fn declared(protocol: Protocol) -> Upstream {
@@ -258,8 +319,10 @@ fn apply_limits(
             ..Default::default()
         });
     }
+    let errors =
+        policy.outlier_detection.map(|outliers| &*outliers.outlier_detection_http_error_codes);
     cluster.typed_extension_protocol_options =
-        limits::protocol_options(upstream, pool, scope.view.flavor).into_iter().collect();
+        limits::protocol_options(upstream, pool, errors, scope.view.flavor).into_iter().collect();
 }
 
 /// grpc's client knows round robin and ring hash, breakers of requests, and TLS in the cluster's
@@ -345,6 +408,8 @@ fn passthrough(scope: &Scope<'_>, name: &str) -> pb::Cluster {
         ..Default::default()
     };
     cluster.typed_extension_protocol_options =
-        limits::protocol_options(Upstream::AsClient, None, scope.view.flavor).into_iter().collect();
+        limits::protocol_options(Upstream::AsClient, None, None, scope.view.flavor)
+            .into_iter()
+            .collect();
     cluster
 }

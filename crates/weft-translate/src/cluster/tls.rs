@@ -158,7 +158,7 @@ fn explicit(
     if settings.insecure_skip_verify == Some(true) {
         return Some(upstream_unverified(certificate.as_ref(), sni, alpn));
     }
-    let trust = trust(scope, settings, sni);
+    let trust = trust(scope, target, settings, sni);
     Some(upstream(certificate.as_ref(), &trust, sni, alpn))
 }
 
@@ -212,12 +212,14 @@ fn client_certificate(scope: &Scope<'_>, settings: &ClientTlsSettings) -> Certif
 }
 
 /// Roots: the credential's, a file's, or the system's. The server must carry one of the given
-/// names, by default the one asked for in SNI.
-fn trust(scope: &Scope<'_>, settings: &ClientTlsSettings, sni: &str) -> Trust {
-    let names = match settings.subject_alt_names.as_slice() {
-        [] if sni.is_empty() => Vec::new(),
-        [] => vec![sni.to_owned()],
-        given => given.to_vec(),
+/// names, else of its ServiceEntry's, else the one asked for in SNI.
+fn trust(scope: &Scope<'_>, target: &Target<'_>, settings: &ClientTlsSettings, sni: &str) -> Trust {
+    let of_entry = &target.service.subject_alt_names;
+    let names = match (settings.subject_alt_names.as_slice(), of_entry.as_slice()) {
+        ([], []) if sni.is_empty() => Vec::new(),
+        ([], []) => vec![sni.to_owned()],
+        ([], of_entry) => of_entry.to_vec(),
+        (given, _) => given.to_vec(),
     };
     if !settings.credential_name.is_empty() {
         let roots =

@@ -1,6 +1,6 @@
 //! DestinationRule fields that neither our proxy's nor Envoy's configuration gets from us yet.
 
-use weft_model::spec::{DestinationRule, LoadBalancerSettings, TrafficPolicy};
+use weft_model::spec::{DestinationRule, LoadBalancerSettings, SimpleLb, TrafficPolicy};
 use weft_model::{Kind, Resource};
 
 use crate::findings::Findings;
@@ -29,7 +29,7 @@ fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
         port_level_settings,
         tunnel,
         proxy_protocol: _,
-        retry_budget,
+        retry_budget: _,
     } = policy;
     let balancers = std::iter::once((path.to_owned(), load_balancer)).chain(
         port_level_settings.iter().enumerate().map(|(index, port)| {
@@ -44,14 +44,18 @@ fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
     if tunnel.is_some() {
         fields.push(format!("{path}.tunnel"));
     }
-    // The budget is of the requests under way, not of a window of past ones.
-    if retry_budget.as_ref().is_some_and(|budget| budget.budget_interval.is_some()) {
-        fields.push(format!("{path}.retryBudget.budgetInterval"));
-    }
 }
 
+/// Only round robin and least request warm hosts up, in Istio and in Envoy.
 fn of_balancer(balancer: &LoadBalancerSettings, path: &str, fields: &mut Vec<String>) {
-    if balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some() {
-        fields.push(format!("{path}.loadBalancer.warmup"));
+    let warms = balancer.consistent_hash.is_none()
+        && !matches!(balancer.simple, Some(SimpleLb::Random | SimpleLb::Passthrough));
+    for (field, set) in [
+        ("warmup", balancer.warmup.is_some()),
+        ("warmupDurationSecs", balancer.warmup_duration_secs.is_some()),
+    ] {
+        if set && !warms {
+            fields.push(format!("{path}.loadBalancer.{field}"));
+        }
     }
 }

@@ -48,10 +48,10 @@ fn any_address(scope: &Scope<'_>) -> &'static str {
 }
 
 /// Where connections to addresses nobody declared go.
-fn unknown_cluster(scope: &Scope<'_>) -> &'static str {
+fn unknown_cluster(scope: &Scope<'_>) -> String {
     match scope.outbound_mode() {
-        OutboundMode::RegistryOnly => names::BLACK_HOLE_CLUSTER,
-        OutboundMode::AllowAny | OutboundMode::AllowAnyDynamicDns => names::PASSTHROUGH_CLUSTER,
+        OutboundMode::RegistryOnly => names::BLACK_HOLE_CLUSTER.to_owned(),
+        OutboundMode::AllowAny | OutboundMode::AllowAnyDynamicDns => scope.way_out(),
     }
 }
 
@@ -80,7 +80,7 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
     outbound.filter_chains = vec![black_hole("virtualOutbound-blackhole", OUTBOUND_PORT)];
     outbound.default_filter_chain =
-        Some(to_cluster("virtualOutbound-catchall-tcp", unknown_cluster(scope), None));
+        Some(to_cluster("virtualOutbound-catchall-tcp", &unknown_cluster(scope), None));
     outbound
 }
 
@@ -320,7 +320,7 @@ impl Planned {
         let all_http =
             listener.filter_chains.iter().any(|chain| chain.filter_chain_match.is_none());
         if !all_http {
-            let unknown = || to_cluster("PassthroughFilterChain", unknown_cluster(scope), None);
+            let unknown = || to_cluster("PassthroughFilterChain", &unknown_cluster(scope), None);
             listener.default_filter_chain = Some(self.bytes.unwrap_or_else(unknown));
         }
         self.inspection.apply(scope, listener);

@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 
 use weft_model::gateway_api::ServedListener;
 use weft_model::spec::{Gateway, Server, ServerTlsMode};
-use weft_model::{Kind, Protocol, Resource};
+use weft_model::{Kind, Protocol, Resource, host_matches};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::core::v3::TrafficDirection;
 use weft_xds::pb::envoy::config::core::v3::TransportSocket;
 use weft_xds::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch};
 
+use super::inbound::ISTIO_ANY;
 use super::{Built, Inspection, bytes, gateway_routes, gateway_tls, listener};
 use crate::build::hcm::{Http, Routes, Side, http};
 use crate::build::socket_address;
+use crate::build::tcp::tcp_to;
+use crate::cluster;
 use crate::findings::{Findings, LISTENER_CONFLICT};
 use crate::ports;
 use crate::route::{Place, api};
@@ -67,10 +70,12 @@ impl Entry<'_> {
         let mode = self.server.tls.as_ref().map(|tls| tls.mode);
         match (self.protocol, mode) {
             (protocol, _) if protocol.is_http() => Class::PlainHttp,
-            (
-                protocol,
-                Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) | None,
-            ) if protocol.is_tls() => Class::Passthrough,
+            (protocol, Some(ServerTlsMode::AutoPassthrough)) if protocol.is_tls() => {
+                Class::AutoPassthrough
+            }
+            (protocol, Some(ServerTlsMode::Passthrough) | None) if protocol.is_tls() => {
+                Class::Passthrough
+            }
             (Protocol::Https, Some(_)) => Class::Https,
             (
                 _,
@@ -96,18 +101,23 @@ enum Class {
     TlsBytes,
     /// TLS goes on to the service, chosen by SNI.
     Passthrough,
+    /// TLS goes on to the cluster that its SNI names.
+    AutoPassthrough,
     Bytes,
 }
 
 impl Class {
     /// Classes that one port can serve together: all that are told apart by SNI.
     fn is_tls(self) -> bool {
-        matches!(self, Class::Https | Class::TlsBytes | Class::Passthrough)
+        match self {
+            Class::Https | Class::TlsBytes | Class::Passthrough | Class::AutoPassthrough => true,
+            Class::PlainHttp | Class::Bytes => false,
+        }
     }
 }
 
 pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
-    for ((bind, port), entries) in by_listener(scope, findings) {
+    for ((bind, port), entries) in by_listener(scope) {
         let name = format!("{bind}_{port}");
         let address = socket_address(&bind, port);
         let mut on_port = listener(name, address, TrafficDirection::Outbound);
@@ -139,10 +149,7 @@ pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings)
 }
 
 /// Servers by the address and port they are served on, the oldest Gateway first.
-fn by_listener<'a>(
-    scope: &Scope<'a>,
-    findings: &mut Findings,
-) -> BTreeMap<(String, u16), Vec<Entry<'a>>> {
+fn by_listener<'a>(scope: &Scope<'a>) -> BTreeMap<(String, u16), Vec<Entry<'a>>> {
     let mut listeners: BTreeMap<(String, u16), Vec<Entry<'a>>> = BTreeMap::new();
     for gateway in scope.snapshot.gateways_for(&scope.view.labels) {
         for (index, server) in gateway.spec.servers.iter().enumerate() {
@@ -152,10 +159,6 @@ fn by_listener<'a>(
             };
             let protocol = Protocol::parse(&declared.protocol).unwrap_or(Protocol::Tcp);
             let entry = Entry { gateway, index, server, port, protocol, api: None };
-            if server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
-                findings.not_implemented(Kind::Gateway, &gateway.meta, &entry.path(".tls.mode"));
-                continue;
-            }
             let bind = bind(scope, server);
             for target in targets(scope, port) {
                 listeners.entry((bind.clone(), target)).or_default().push(entry);
@@ -230,6 +233,7 @@ impl<'a> Chains<'a> {
             Class::Https => self.https(scope, entry, findings),
             Class::TlsBytes => self.tls_bytes(scope, entry, findings),
             Class::Passthrough => self.passthrough(scope, entry),
+            Class::AutoPassthrough => self.auto_passthrough(scope, entry),
             Class::Bytes => self.bytes(scope, entry),
         }
     }
@@ -304,6 +308,32 @@ impl<'a> Chains<'a> {
                     bytes::push(&mut self.list, matching.clone(), filter);
                 }
             }
+        }
+    }
+
+    /// Whatever mutual TLS of the mesh names one of our clusters in its SNI. With the clusters'
+    /// endpoints limited to those that take mutual TLS, nobody gets in without a certificate.
+    fn auto_passthrough(&mut self, scope: &Scope<'_>, entry: &Entry<'a>) {
+        for name in cluster::sni_dnat_names(scope) {
+            let Some((_, _, host)) = names::parse_outbound_sni(&name) else { continue };
+            let serves = |pattern: &String| {
+                let (namespace, wanted) = pattern.split_once('/').unwrap_or(("*", pattern));
+                let own = || scope.service(host).map(|service| &*service.namespace);
+                let namespace = match namespace {
+                    "." => &*entry.gateway.meta.namespace,
+                    given => given,
+                };
+                host_matches(wanted, host) && (namespace == "*" || own() == Some(namespace))
+            };
+            if !entry.server.hosts.iter().any(serves) {
+                continue;
+            }
+            let matching = FilterChainMatch {
+                server_names: vec![name.clone()],
+                application_protocols: ISTIO_ANY.map(str::to_owned).to_vec(),
+                ..Default::default()
+            };
+            bytes::push(&mut self.list, matching, tcp_to(&name));
         }
     }
 

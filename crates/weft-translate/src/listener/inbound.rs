@@ -62,7 +62,7 @@ struct Chain {
 }
 
 /// All ALPN names of Istio's clients.
-const ISTIO_ANY: [&str; 5] =
+pub(super) const ISTIO_ANY: [&str; 5] =
     ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
 
 /// Chains of a port; with `by_port` they match on the destination port (one listener for all

@@ -14,7 +14,7 @@ use super::headers::{self, Edits};
 use super::{filters, hash, retry};
 use crate::build::{boolean, duration, regex};
 use crate::scope::Scope;
-use crate::view::{Flavor, ProxyKind};
+use crate::view::ProxyKind;
 
 /// How long a mirror's failure or slowness matters: never; Envoy needs no more than the cluster.
 const ALL: f64 = 100.0;
@@ -179,7 +179,7 @@ fn mirrors(
     rule: &HttpRoute,
     port: u16,
 ) -> Vec<route::route_action::RequestMirrorPolicy> {
-    if scope.view.flavor == Flavor::Grpc {
+    if scope.view.kind == ProxyKind::Grpc {
         return Vec::new();
     }
     let old_percent = rule.mirror_percent.map(f64::from);

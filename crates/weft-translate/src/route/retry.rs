@@ -4,6 +4,7 @@ use weft_model::spec::HttpRetry;
 use weft_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use weft_xds::pb::envoy::config::route::v3 as route;
 use weft_xds::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use weft_xds::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 
 use crate::build::{any, duration, uint32};
 
@@ -12,6 +13,8 @@ const RETRY_ON: &str =
     "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 /// How often a host other than the failed one is looked for before any host is taken.
 const HOST_PICKS: i64 = 5;
+/// Attempts after which `retryRemoteLocalities` looks at what was tried.
+const PRIORITY_UPDATE: i32 = 2;
 /// Envoy's word that makes it look at the list of status codes.
 const STATUS_CODES: &str = "retriable-status-codes";
 
@@ -36,6 +39,8 @@ pub(crate) fn policy(
         policy.retry_host_predicate.clear();
         policy.host_selection_retry_max_attempts = 0;
     }
+    policy.retry_priority =
+        (retries.retry_remote_localities == Some(true)).then(previous_priorities);
     policy.retry_back_off = retries.backoff.map(|base| route::retry_policy::RetryBackOff {
         base_interval: duration(base),
         max_interval: None,
@@ -62,6 +67,17 @@ fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
     RetryHostPredicate {
         name: config.name,
         config_type: config.typed_config.map(ConfigType::TypedConfig),
+    }
+}
+
+/// `retryRemoteLocalities`: what was tried so far is left out of the choice after every second
+/// attempt, so that a retry leaves the nearest localities while these still look healthy.
+fn previous_priorities() -> route::retry_policy::RetryPriority {
+    use route::retry_policy::{RetryPriority, retry_priority::ConfigType};
+    let config = PreviousPrioritiesConfig { update_frequency: PRIORITY_UPDATE };
+    RetryPriority {
+        name: "envoy.retry_priorities.previous_priorities".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&config))),
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) enum Reach<'a> {
 /// What happens to requests for hosts nobody declared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// To the address the client wanted.
+    /// To the address the client wanted, or to the egress proxy.
     PassThrough,
     /// 502.
     Block,
@@ -84,7 +84,7 @@ pub(crate) fn outbound<'a>(
         }
     }
     hosts.built.sort_by(|a, b| a.name.cmp(&b.name));
-    hosts.built.push(everybody_else(unknown));
+    hosts.built.push(everybody_else(scope, unknown));
     configuration(name, hosts.built)
 }
 
@@ -232,12 +232,12 @@ fn bracketed(address: IpAddr) -> String {
 }
 
 /// The virtual host for everything that has none.
-fn everybody_else(unknown: Unknown) -> route::VirtualHost {
+fn everybody_else(scope: &Scope<'_>, unknown: Unknown) -> route::VirtualHost {
     let (name, action) = match unknown {
         Unknown::PassThrough => {
             let forward = route::RouteAction {
                 cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
-                    names::PASSTHROUGH_CLUSTER.to_owned(),
+                    scope.way_out(),
                 )),
                 timeout: duration(Duration::ZERO),
                 ..Default::default()

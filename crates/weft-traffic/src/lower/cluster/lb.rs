@@ -1,17 +1,20 @@
 //! Balancing policies, from the old fields or the typed list.
 
 use super::super::{Result, Within, decode, error, refuse, value};
-use crate::cluster::{ClusterKind, LbConfig};
+use crate::cluster::{ClusterKind, LbConfig, SlowStart};
 use crate::lb::LbPolicy;
 use crate::pb::envoy::config::cluster::v3 as pb;
+use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::load_balancing_policies::common::v3::{
-    ConsistentHashingLbConfig, LocalityLbConfig, locality_lb_config::LocalityConfigSpecifier,
+    ConsistentHashingLbConfig, LocalityLbConfig, SlowStartConfig,
+    locality_lb_config::LocalityConfigSpecifier,
 };
 use crate::pb::envoy::extensions::load_balancing_policies::{
     least_request::v3 as least_pb, maglev::v3 as maglev_pb, random::v3 as random_pb,
     ring_hash::v3 as ring_pb, round_robin::v3 as round_pb, wrr_locality::v3 as wrr_pb,
 };
-use crate::pb::google::protobuf::{Any, UInt64Value};
+use crate::pb::envoy::r#type::v3::Percent;
+use crate::pb::google::protobuf::{Any, Duration as PbDuration, UInt64Value};
 
 /// Envoy's bounds on the tables of consistent-hash policies.
 const RING_MAX: u64 = 8 * 1024 * 1024;
@@ -33,13 +36,17 @@ pub(super) fn lower(message: &pb::Cluster, kind: &ClusterKind) -> Result<LbConfi
             .consistent_hashing_lb_config
             .as_ref()
             .is_some_and(|config| config.use_hostname_for_hashing),
+        slow_start: None,
     };
     match &message.load_balancing_policy {
         _ if matches!(kind, ClusterKind::OriginalDst { .. }) => {
             lb.policy = LbPolicy::ClusterProvided;
         }
         Some(policy) => typed_list(&mut lb, policy, 0).at("load_balancing_policy")?,
-        None => lb.policy = old_policy(message)?,
+        None => {
+            lb.policy = old_policy(message)?;
+            lb.slow_start = old_slow_start(message)?;
+        }
     }
     Ok(lb)
 }
@@ -78,6 +85,41 @@ fn old_policy(message: &pb::Cluster) -> Result<LbPolicy> {
     })
 }
 
+fn old_slow_start(message: &pb::Cluster) -> Result<Option<SlowStart>> {
+    use pb::cluster::{LbConfig as Config, LbPolicy as Policy};
+    let given = match (Policy::try_from(message.lb_policy), &message.lb_config) {
+        (Ok(Policy::RoundRobin), Some(Config::RoundRobinLbConfig(config))) => {
+            config.slow_start_config.as_ref()
+        }
+        (Ok(Policy::LeastRequest), Some(Config::LeastRequestLbConfig(config))) => {
+            config.slow_start_config.as_ref()
+        }
+        _ => None,
+    };
+    let Some(pb::cluster::SlowStartConfig { slow_start_window, aggression, min_weight_percent }) =
+        given
+    else {
+        return Ok(None);
+    };
+    slow_start(slow_start_window, aggression, min_weight_percent)
+}
+
+/// None: a window of nothing switches it off.
+fn slow_start(
+    window: &Option<PbDuration>,
+    aggression: &Option<core::RuntimeDouble>,
+    weight_min: &Option<Percent>,
+) -> Result<Option<SlowStart>> {
+    let window = value::duration_opt(window).at("slow_start_config.slow_start_window")?;
+    let aggression = aggression.as_ref().map_or(1.0, |value| value.default_value);
+    if !(aggression > 0.0 && aggression.is_finite()) {
+        return error("slow_start_config.aggression", format!("{aggression} is not above 0"));
+    }
+    let percent = value::percent(weight_min, 10.0).at("slow_start_config.min_weight_percent")?;
+    let window = window.filter(|window| !window.is_zero());
+    Ok(window.map(|window| SlowStart { window, aggression, weight_min: percent / 100.0 }))
+}
+
 /// Bound on policies inside policies.
 const DEPTH_MAX: usize = 4;
 
@@ -99,11 +141,13 @@ fn typed(lb: &mut LbConfig, any: &Any, depth: usize) -> Result<bool> {
         "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin" => {
             let config: round_pb::RoundRobin = decode(any)?;
             set_locality(lb, &config.locality_lb_config);
+            lb.slow_start = typed_slow_start(&config.slow_start_config)?;
             lb.policy = LbPolicy::RoundRobin;
         }
         "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest" => {
             let config: least_pb::LeastRequest = decode(any)?;
             set_locality(lb, &config.locality_lb_config);
+            lb.slow_start = typed_slow_start(&config.slow_start_config)?;
             let bias = config.active_request_bias.as_ref().map(|bias| bias.default_value);
             lb.policy = least_request(
                 value::uint(&config.choice_count),
@@ -138,6 +182,15 @@ fn typed(lb: &mut LbConfig, any: &Any, depth: usize) -> Result<bool> {
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn typed_slow_start(config: &Option<SlowStartConfig>) -> Result<Option<SlowStart>> {
+    match config {
+        None => Ok(None),
+        Some(SlowStartConfig { slow_start_window, aggression, min_weight_percent }) => {
+            slow_start(slow_start_window, aggression, min_weight_percent)
+        }
+    }
 }
 
 fn set_locality(lb: &mut LbConfig, config: &Option<LocalityLbConfig>) {
