@@ -75,7 +75,9 @@ pub fn translate_own(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<D
     let (built, clusters) = match view.kind {
         ProxyKind::Grpc => Default::default(),
         ProxyKind::Sidecar => (listener::inbound(&scope, &mut findings), cluster::inbound(&scope)),
-        ProxyKind::Gateway => (listener::gateway(&scope, &mut findings), Vec::new()),
+        ProxyKind::Gateway => {
+            (listener::gateway(&scope, &mut findings), cluster::of_gateway(&scope))
+        }
     };
     let clusters = encode(&clusters, |cluster| &cluster.name);
     (resources(&built, clusters), findings.into_list())

@@ -59,9 +59,6 @@ pub(crate) fn outbound(
         });
         clusters.extend_from_slice(made);
     }
-    if scope.view.kind == ProxyKind::Gateway && has_auto_passthrough(scope) {
-        clusters.extend(encode(&sni_dnat(scope)));
-    }
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     clusters.dedup_by(|a, b| a.name == b.name);
     clusters
@@ -190,6 +187,11 @@ pub(crate) fn sni_dnat_names(scope: &Scope<'_>) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+/// A gateway's clusters that its own Gateways ask for.
+pub(crate) fn of_gateway(scope: &Scope<'_>) -> Vec<pb::Cluster> {
+    if has_auto_passthrough(scope) { sni_dnat(scope) } else { Vec::new() }
 }
 
 /// The clusters of these names: as those to the services, without TLS of our own.
