@@ -74,6 +74,16 @@ pub(crate) mod code {
     pub(crate) const DUPLICATE_CERTIFICATE: &str = "IST0138";
     /// Istio: ConflictingGateways.
     pub(crate) const CONFLICTING_GATEWAYS: &str = "IST0145";
+    /// Istio: EnvoyFilterUsesRelativeOperation.
+    pub(crate) const RELATIVE: &str = "IST0151";
+    /// Istio: EnvoyFilterUsesReplaceOperationIncorrectly.
+    pub(crate) const REPLACE: &str = "IST0152";
+    /// Istio: EnvoyFilterUsesAddOperationIncorrectly.
+    pub(crate) const ADD: &str = "IST0153";
+    /// Istio: EnvoyFilterUsesRemoveOperationIncorrectly.
+    pub(crate) const REMOVE: &str = "IST0154";
+    /// Istio: EnvoyFilterUsesRelativeOperationWithProxyVersion.
+    pub(crate) const RELATIVE_WITH_VERSION: &str = "IST0155";
     /// Istio: GatewayPortNotDefinedOnService.
     pub(crate) const GATEWAY_PORT: &str = "IST0162";
     /// Istio: DestinationRuleSubsetNotSelectPods.
@@ -105,6 +115,9 @@ pub(crate) mod code {
             | DESTINATION_PORT_REQUIRED
             | CONFLICTING_GATEWAYS
             | EMPTY_SUBSET
+            | REPLACE
+            | ADD
+            | REMOVE
             | SCHEMA => super::Severity::Error,
             INEFFECTIVE_MATCH => super::Severity::Info,
             _ => super::Severity::Warning,

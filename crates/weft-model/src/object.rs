@@ -42,6 +42,8 @@ pub enum Object {
     UdpRoute(Resource<spec::gateway_api::TcpRoute>),
     BackendTlsPolicy(Resource<spec::gateway_api::BackendTlsPolicy>),
     ReferenceGrant(Resource<spec::gateway_api::ReferenceGrant>),
+    EnvoyFilter(Resource<spec::EnvoyFilter>),
+    ProxyConfig(Box<Resource<spec::ProxyConfigResource>>),
     /// A bare MeshConfig document, or the one inside ConfigMap `istio`.
     MeshConfig(Box<Resource<spec::MeshConfig>>),
     /// A kind that Weft does not read: `apiVersion` and `kind` as written.
@@ -86,6 +88,8 @@ pub enum Kind {
     UdpRoute,
     BackendTlsPolicy,
     ReferenceGrant,
+    EnvoyFilter,
+    ProxyConfig,
 }
 
 impl Kind {
@@ -121,6 +125,8 @@ impl Kind {
             Kind::UdpRoute => "UDPRoute",
             Kind::BackendTlsPolicy => "BackendTLSPolicy",
             Kind::ReferenceGrant => "ReferenceGrant",
+            Kind::EnvoyFilter => "EnvoyFilter",
+            Kind::ProxyConfig => "ProxyConfig",
         }
     }
 }
@@ -246,6 +252,8 @@ impl Object {
             Object::UdpRoute(r) => &r.meta,
             Object::BackendTlsPolicy(r) => &r.meta,
             Object::ReferenceGrant(r) => &r.meta,
+            Object::EnvoyFilter(r) => &r.meta,
+            Object::ProxyConfig(r) => &r.meta,
             Object::MeshConfig(r) => &r.meta,
             Object::Ignored { meta, .. } => meta,
         }
@@ -279,6 +287,8 @@ impl Object {
             Object::UdpRoute(_) => Kind::UdpRoute,
             Object::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
             Object::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Object::EnvoyFilter(_) => Kind::EnvoyFilter,
+            Object::ProxyConfig(_) => Kind::ProxyConfig,
             Object::MeshConfig(_) => Kind::MeshConfig,
             Object::Ignored { .. } => return None,
         })

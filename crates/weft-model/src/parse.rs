@@ -297,7 +297,9 @@ fn reports_unknown_fields(kind: Kind) -> bool {
         | Kind::TcpRoute
         | Kind::UdpRoute
         | Kind::BackendTlsPolicy
-        | Kind::ReferenceGrant => true,
+        | Kind::ReferenceGrant
+        | Kind::EnvoyFilter
+        | Kind::ProxyConfig => true,
         Kind::Namespace
         | Kind::Service
         | Kind::Pod

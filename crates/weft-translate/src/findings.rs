@@ -7,6 +7,9 @@ pub const NOT_IMPLEMENTED: &str = "WEFT0005";
 /// Two listeners want the same address and port; the later one is left out.
 pub const LISTENER_CONFLICT: &str = "WEFT0101";
 
+/// An EnvoyFilter's patch would make its target unusable; it is left out there.
+pub const FILTER_CONFLICT: &str = "WEFT0102";
+
 /// The diagnostics of one translation.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {

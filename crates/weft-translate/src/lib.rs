@@ -5,11 +5,13 @@
 //! cannot be expressed becomes a [`Diagnostic`] and the rest goes on.
 //!
 //! Reading order: `view` and `scope` (what a proxy may see), `cluster`, `endpoint`, `route`,
-//! `listener`, `gateway`, `grpc`; `build` holds constructors for Envoy's messages.
+//! `listener`, `gateway`, `grpc`, `filters` (EnvoyFilters patch what the others made); `build`
+//! holds constructors for Envoy's messages.
 
 mod build;
 mod cluster;
 mod endpoint;
+mod filters;
 mod findings;
 mod grpc;
 mod listener;
@@ -25,13 +27,14 @@ mod view;
 use std::sync::Arc;
 
 use prost::{Message, Name};
+use weft_model::spec::PatchContext;
 use weft_model::{Diagnostic, MeshService, Snapshot};
 use weft_xds::Resource;
 
 use findings::Findings;
 use scope::Scope;
 
-pub use findings::{LISTENER_CONFLICT, NOT_IMPLEMENTED};
+pub use findings::{FILTER_CONFLICT, LISTENER_CONFLICT, NOT_IMPLEMENTED};
 pub use memo::{Assignment, Endpoints, Memo};
 pub use view::{Flavor, Interception, ProxyKind, ProxyView};
 
@@ -62,8 +65,13 @@ pub fn translate_shared(snapshot: &Snapshot, view: &ProxyView, before: &[&Memo])
     let base = snapshot.base();
     let before: Vec<&Memo> = before.iter().filter(|memo| memo.is_of(&base)).copied().collect();
     let (mut memo, mut findings) = (Memo::of(base), Findings::default());
-    let built = listener::outbound(&scope, &mut findings);
-    let clusters = cluster::outbound(&scope, &before, &mut memo, &mut findings);
+    let mut built = listener::outbound(&scope, &mut findings);
+    let mut clusters = cluster::outbound(&scope, &before, &mut memo, &mut findings);
+    let (context, of_listeners) = match view.kind {
+        ProxyKind::Gateway => (PatchContext::Gateway, None),
+        ProxyKind::Sidecar | ProxyKind::Grpc => (PatchContext::SidecarOutbound, Some(&mut built)),
+    };
+    filters::apply(&scope, context, of_listeners, Some(&mut clusters), &mut findings);
     Shared { resources: resources(&built, clusters), findings: findings.into_list(), memo }
 }
 
@@ -72,14 +80,19 @@ pub fn translate_shared(snapshot: &Snapshot, view: &ProxyView, before: &[&Memo])
 pub fn translate_own(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<Diagnostic>) {
     let scope = Scope::new(snapshot, view);
     let mut findings = Findings::default();
-    let (built, clusters) = match view.kind {
+    let (mut built, clusters) = match view.kind {
         ProxyKind::Grpc => Default::default(),
         ProxyKind::Sidecar => (listener::inbound(&scope, &mut findings), cluster::inbound(&scope)),
         ProxyKind::Gateway => {
             (listener::gateway(&scope, &mut findings), cluster::of_gateway(&scope))
         }
     };
-    let clusters = encode(&clusters, |cluster| &cluster.name);
+    let mut clusters = encode(&clusters, |cluster| &cluster.name);
+    let (context, of_clusters) = match view.kind {
+        ProxyKind::Gateway => (PatchContext::Gateway, None),
+        ProxyKind::Sidecar | ProxyKind::Grpc => (PatchContext::SidecarInbound, Some(&mut clusters)),
+    };
+    filters::apply(&scope, context, Some(&mut built), of_clusters, &mut findings);
     (resources(&built, clusters), findings.into_list())
 }
 
@@ -106,6 +119,12 @@ pub fn own_differs(before: &Snapshot, now: &Snapshot, view: &ProxyView) -> bool 
             !(same_workload && before.base().is_same(&now.snapshot.base()) && same_services())
         }
     }
+}
+
+/// What is wrong with resources whoever they are for, as far as only Envoy's messages show it, and
+/// what our own proxy will not do of them.
+pub fn check(snapshot: &Snapshot) -> Vec<Diagnostic> {
+    filters::check(snapshot)
 }
 
 /// Everything a proxy runs, but endpoints and secrets.

@@ -58,6 +58,8 @@ pub struct ProxyView {
     /// `region/zone/subzone` as the proxy says it; empty: that of its workload, if it has one.
     pub locality: Arc<str>,
     pub interception: Interception,
+    /// Node metadata that is text, by key: what EnvoyFilters may match.
+    pub metadata: Arc<BTreeMap<String, String>>,
 }
 
 impl ProxyView {
@@ -97,8 +99,25 @@ impl ProxyView {
             addresses: families,
             labels,
             locality: self.place(snapshot),
+            metadata: self.matched_metadata(snapshot),
             ..self.clone()
         }
+    }
+
+    /// The metadata that some EnvoyFilter asks for.
+    fn matched_metadata(&self, snapshot: &Snapshot) -> Arc<BTreeMap<String, String>> {
+        let patches = snapshot.all_envoy_filters().flat_map(|filter| &filter.spec.config_patches);
+        let wanted = patches.filter_map(|patch| patch.matches.as_ref()?.proxy.as_ref());
+        let mut asked = BTreeMap::new();
+        for proxy in wanted {
+            let version = (!proxy.proxy_version.is_empty()).then_some("ISTIO_VERSION");
+            for key in proxy.metadata.keys().map(String::as_str).chain(version) {
+                if let Some(value) = self.metadata.get(key) {
+                    asked.insert(key.to_owned(), value.clone());
+                }
+            }
+        }
+        Arc::new(asked)
     }
 
     /// Where the proxy is: as it says, else as its workload's resource says.
@@ -144,6 +163,7 @@ impl ProxyView {
                 "TPROXY" => Interception::Tproxy,
                 _ => Interception::Redirect,
             },
+            metadata: Arc::new(node.metadata.clone()),
         }
     }
 }

@@ -84,7 +84,10 @@ fn yaml_files(directory: &Path, found: &mut Vec<PathBuf>) {
 }
 
 fn check_all(name: &str, snapshot: &Snapshot, failures: &mut Vec<String>) {
-    for view in views() {
+    // A stock Envoy gets filters by EnvoyFilter that ours goes without.
+    let patched = snapshot.all_envoy_filters().next().is_some();
+    let ours = |view: &ProxyView| !patched || view.flavor == Flavor::Weft;
+    for view in views().into_iter().filter(ours) {
         for complaint in complaints(snapshot, &view) {
             let line = format!("{name} {:?} {:?}: {complaint}", view.kind, view.interception);
             if !failures.contains(&line) {

@@ -26,7 +26,12 @@ fn descriptors() -> &'static DescriptorPool {
 /// Puts the map entries of an encoded message of type `full_name` in order.
 /// Bytes that do not parse, or a type we have no descriptor for, stay as they are.
 pub(crate) fn canonical(full_name: &str, encoded: Vec<u8>) -> Bytes {
-    let Some(descriptor) = descriptors().get_message_by_name(full_name) else {
+    canonical_in(descriptors(), full_name, encoded)
+}
+
+/// As [`canonical`], for types of another set of descriptors.
+pub(crate) fn canonical_in(pool: &DescriptorPool, full_name: &str, encoded: Vec<u8>) -> Bytes {
+    let Some(descriptor) = pool.get_message_by_name(full_name) else {
         return Bytes::from(encoded);
     };
     let mut out = Vec::with_capacity(encoded.len());
@@ -52,7 +57,7 @@ fn message(
         return None;
     }
     if descriptor.full_name() == "google.protobuf.Any" {
-        return any(input, out, depth);
+        return any(descriptor.parent_pool(), input, out, depth);
     }
     let mut run: Option<MapRun> = None;
     while !input.is_empty() {
@@ -91,7 +96,7 @@ fn message(
 }
 
 /// `Any`: field 1 is the type URL, field 2 an encoded message of that type.
-fn any(mut input: &[u8], out: &mut Vec<u8>, depth: usize) -> Option<()> {
+fn any(pool: &DescriptorPool, mut input: &[u8], out: &mut Vec<u8>, depth: usize) -> Option<()> {
     let mut descriptor = None;
     while !input.is_empty() {
         let (tag, wire_type) = decode_key(&mut input).ok()?;
@@ -103,7 +108,7 @@ fn any(mut input: &[u8], out: &mut Vec<u8>, depth: usize) -> Option<()> {
             (1, _) => {
                 let url = std::str::from_utf8(body).ok()?;
                 let full_name = url.rsplit('/').next().unwrap_or(url);
-                descriptor = descriptors().get_message_by_name(full_name);
+                descriptor = pool.get_message_by_name(full_name);
                 write_delimited(tag, body, out);
             }
             (2, Some(descriptor)) => {

@@ -3,7 +3,7 @@
 //! Owns the descriptor set (`data/envoy.fds`, see the README beside it).
 //! Must not know what is converted: it serves config dumps, patches, tests.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
@@ -41,6 +41,19 @@ pub fn pool() -> Arc<DescriptorPool> {
     let pool = Arc::new(pool);
     *held = Arc::downgrade(&pool);
     pool
+}
+
+static EXTENSIONS: OnceLock<DescriptorPool> = OnceLock::new();
+
+/// The descriptors of [`pool`] and of every other extension of Envoy: what a user's patch may name.
+/// Kept once made; only a control plane with EnvoyFilters asks.
+pub(crate) fn extensions() -> &'static DescriptorPool {
+    static BYTES: &[u8] = include_bytes!("../data/extensions.fds");
+    EXTENSIONS.get_or_init(|| {
+        let mut all = DescriptorPool::clone(&pool());
+        all.decode_file_descriptor_set(BYTES).expect("the committed descriptor set is valid");
+        all
+    })
 }
 
 /// An `Any` as JSON with `@type`. A type we have no descriptor for, or malformed
@@ -102,7 +115,12 @@ pub fn message_from_json<M: Message + prost::Name + Default>(json: &Value) -> Re
 
 fn descriptor(type_url: &str) -> Result<MessageDescriptor, JsonError> {
     let name = type_url.rsplit('/').next().unwrap_or(type_url);
-    pool().get_message_by_name(name).ok_or_else(|| JsonError::UnknownType(name.to_owned()))
+    // Whoever writes other extensions shows them, too.
+    let found = match EXTENSIONS.get() {
+        Some(all) => all.get_message_by_name(name),
+        None => pool().get_message_by_name(name),
+    };
+    found.ok_or_else(|| JsonError::UnknownType(name.to_owned()))
 }
 
 fn decode(type_url: &str, body: &[u8]) -> Result<Value, JsonError> {

@@ -3,7 +3,7 @@
 //! Owns: Envoy's messages (`pb`), resource types and names, the sans-io ADS
 //! session of both ends (`session`), thin gRPC shells around it (`client`,
 //! `server`), Istio's certificate service (`ca`), the node's identity fields
-//! (`node`) and the JSON form of any message (`json`).
+//! (`node`), the JSON form of any message (`json`) and patches of messages (`patch`).
 //! Must not know: Istio kinds, how resources are made, what a proxy does with
 //! them.
 
@@ -15,6 +15,7 @@ pub mod connect;
 pub mod json;
 pub mod names;
 pub mod node;
+pub mod patch;
 pub mod server;
 pub mod session;
 pub mod type_url;

@@ -56,6 +56,8 @@ pub struct NodeView {
     pub weft_version: Option<String>,
     /// Locality as `region/zone/subzone`, empty if none.
     pub locality: String,
+    /// All metadata that is text, by key.
+    pub metadata: BTreeMap<String, String>,
     /// Metadata `PROXY_CONFIG` as given.
     pub proxy_config: Option<Struct>,
 }
@@ -93,6 +95,7 @@ impl NodeView {
             generator: String::new(),
             weft_version: None,
             locality: String::new(),
+            metadata: BTreeMap::new(),
             proxy_config: None,
         }
     }
@@ -161,6 +164,7 @@ impl NodeView {
             generator: meta.text("GENERATOR")?,
             weft_version: (!weft_version.is_empty()).then_some(weft_version),
             locality: node.locality.as_ref().map(locality_text).unwrap_or_default(),
+            metadata: meta.texts(),
             proxy_config: match meta.get("PROXY_CONFIG") {
                 Some(Kind::StructValue(config)) => Some(config.clone()),
                 _ => None,
@@ -184,6 +188,9 @@ impl NodeView {
             if !value.is_empty() {
                 fields.insert(key.to_owned(), text_value(value));
             }
+        }
+        for (key, value) in &self.metadata {
+            fields.entry(key.clone()).or_insert_with(|| text_value(value));
         }
         if !self.labels.is_empty() {
             let labels = self.labels.iter().map(|(k, v)| (k.clone(), text_value(v))).collect();
@@ -236,6 +243,17 @@ impl<'a> Meta<'a> {
             Some(Kind::ListValue(list)) => Ok(list_text(list)),
             _ => Ok(String::new()),
         }
+    }
+
+    fn texts(&self) -> BTreeMap<String, String> {
+        let text = |(key, value): (&String, &Value)| match &value.kind {
+            Some(Kind::StringValue(text)) if text.len() <= TEXT_MAX => {
+                Some((key.clone(), text.clone()))
+            }
+            _ => None,
+        };
+        let fields = self.0.map(|meta| &meta.fields);
+        fields.into_iter().flatten().filter_map(text).take(ITEMS_MAX).collect()
     }
 
     fn map(&self, key: &str) -> BTreeMap<String, String> {
@@ -305,7 +323,10 @@ mod tests {
         view.instance_ips.push("fd00::7".parse().unwrap());
         let node = view.to_node();
         assert_eq!(node.id, "sidecar~10.0.0.7~servicea-v1-abc.shop~shop.svc.cluster.local");
-        assert_eq!(NodeView::parse(&node), Ok(view));
+        let mut parsed = NodeView::parse(&node).unwrap();
+        assert_eq!(parsed.metadata["NAMESPACE"], "shop");
+        parsed.metadata.clear();
+        assert_eq!(parsed, view);
     }
 
     #[test]

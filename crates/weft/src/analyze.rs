@@ -12,7 +12,8 @@ const DEPTH_MAX: usize = 32;
 /// Fails (exit code 1) when any finding is an error.
 pub(crate) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     let files = read_all(&args.files)?;
-    let findings = weft_model::analyze(&files);
+    let (snapshot, mut findings) = weft_model::load(&files);
+    findings.extend(weft_translate::check(&snapshot));
     match args.output {
         Output::Text => crate::print(&weft_model::render_human(&findings))?,
         Output::Json => crate::print(&format!("{:#}\n", weft_model::render_json(&findings)))?,

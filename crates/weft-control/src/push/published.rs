@@ -375,6 +375,7 @@ spec:
             cluster_id: "one".into(),
             locality: "".into(),
             interception: Interception::Redirect,
+            metadata: Default::default(),
         }
     }
 

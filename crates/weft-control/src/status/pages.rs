@@ -118,6 +118,7 @@ async fn registryz(State(pages): State<Pages>) -> axum::Json<Value> {
 async fn configz(State(pages): State<Pages>) -> axum::Json<Value> {
     let state = pages.world.current();
     let published = pages.pusher.published();
+    let of_patches = weft_translate::check(&state.snapshot);
     let texts = |found: Vec<String>| Value::from(found);
     let translation: Vec<Value> = pages
         .pusher
@@ -134,7 +135,7 @@ async fn configz(State(pages): State<Pages>) -> axum::Json<Value> {
         "published_version": published.state.version,
         "services": state.snapshot.services().count(),
         "workloads": state.snapshot.workloads().count(),
-        "diagnostics": texts(state.all_diagnostics().map(ToString::to_string).collect()),
+        "diagnostics": texts(state.all_diagnostics().chain(&of_patches).map(ToString::to_string).collect()),
         "translation": translation,
     }))
 }

@@ -41,6 +41,8 @@ pub(super) fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
         ("networking.istio.io", "Gateway") if istio => Kind::Gateway,
         ("networking.istio.io", "Sidecar") if istio => Kind::Sidecar,
         ("security.istio.io", "PeerAuthentication") if istio => Kind::PeerAuthentication,
+        ("networking.istio.io", "EnvoyFilter") if istio => Kind::EnvoyFilter,
+        ("networking.istio.io", "ProxyConfig") if istio => Kind::ProxyConfig,
         _ => return None,
     })
 }
@@ -143,6 +145,11 @@ pub(super) fn build(head: &Head, node: &Node, skipped: &Skips) -> Result<Object,
         Kind::UdpRoute => spec!(UdpRoute),
         Kind::BackendTlsPolicy => spec!(BackendTlsPolicy),
         Kind::ReferenceGrant => spec!(ReferenceGrant),
+        Kind::EnvoyFilter => spec!(EnvoyFilter),
+        Kind::ProxyConfig => {
+            let spec = protojson::read(at("spec"), "spec", skipped)?;
+            Object::ProxyConfig(Box::new(Resource { meta, spec }))
+        }
     })
 }
 

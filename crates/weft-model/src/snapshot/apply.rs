@@ -38,6 +38,7 @@ impl Snapshot {
             inner.diagnostics = Default::default();
             inner.client_label_keys = Default::default();
             inner.attached = Default::default();
+            inner.derived = Default::default();
         }
         (Snapshot { inner: Arc::new(inner) }, touched)
     }
@@ -109,6 +110,8 @@ impl Inner {
             Object::UdpRoute(r) => put(&mut self.gateway_api.udp_routes, r),
             Object::BackendTlsPolicy(r) => put(&mut self.gateway_api.backend_tls_policies, r),
             Object::ReferenceGrant(r) => put(&mut self.gateway_api.reference_grants, r),
+            Object::EnvoyFilter(r) => put(&mut self.envoy_filters, r),
+            Object::ProxyConfig(r) => put(&mut self.proxy_configs, *r),
             Object::MeshConfig(r) => {
                 let changed = put(&mut self.mesh_configs, *r);
                 self.choose_mesh();
@@ -175,6 +178,8 @@ impl Inner {
             Kind::ReferenceGrant => {
                 self.gateway_api.reference_grants.remove(namespace, name).is_some()
             }
+            Kind::EnvoyFilter => self.envoy_filters.remove(namespace, name).is_some(),
+            Kind::ProxyConfig => self.proxy_configs.remove(namespace, name).is_some(),
             Kind::MeshConfig => {
                 let removed = self.mesh_configs.remove(namespace, name).is_some();
                 self.choose_mesh();

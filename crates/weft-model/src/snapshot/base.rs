@@ -20,6 +20,8 @@ pub struct Base {
     peer_authentications: Table<Resource<spec::PeerAuthentication>>,
     config_maps: Table<Resource<spec::ConfigMap>>,
     gateway_api: gateway_api::Tables,
+    envoy_filters: Table<Resource<spec::EnvoyFilter>>,
+    proxy_configs: Table<Resource<spec::ProxyConfigResource>>,
 }
 
 impl Snapshot {
@@ -42,6 +44,8 @@ impl Snapshot {
             peer_authentications,
             config_maps,
             gateway_api,
+            envoy_filters,
+            proxy_configs,
             virtual_services: _,
             destination_rules: _,
             workloads: _,
@@ -52,6 +56,7 @@ impl Snapshot {
             client_label_keys: _,
             // Made from the tables; whoever asks it for services must ask for them by host, too.
             attached: _,
+            derived: _,
         } = &*self.inner;
         Base {
             mesh: Arc::clone(mesh),
@@ -61,6 +66,8 @@ impl Snapshot {
             peer_authentications: peer_authentications.clone(),
             config_maps: config_maps.clone(),
             gateway_api: gateway_api.clone(),
+            envoy_filters: envoy_filters.clone(),
+            proxy_configs: proxy_configs.clone(),
         }
     }
 }
@@ -76,6 +83,8 @@ impl Base {
             peer_authentications,
             config_maps,
             gateway_api,
+            envoy_filters,
+            proxy_configs,
         } = self;
         Arc::ptr_eq(mesh, &other.mesh)
             && namespaces.is_same(&other.namespaces)
@@ -84,5 +93,7 @@ impl Base {
             && peer_authentications.is_same(&other.peer_authentications)
             && config_maps.is_same(&other.config_maps)
             && gateway_api.is_same(&other.gateway_api)
+            && envoy_filters.is_same(&other.envoy_filters)
+            && proxy_configs.is_same(&other.proxy_configs)
     }
 }

@@ -9,6 +9,7 @@ mod apply;
 mod base;
 mod check;
 mod endpoints;
+mod filters;
 pub mod gateway_api;
 mod index;
 mod policy;
@@ -18,6 +19,7 @@ mod service;
 mod table;
 mod workload;
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -119,6 +121,8 @@ struct Inner {
     peer_authentications: Table<Resource<spec::PeerAuthentication>>,
     config_maps: Table<Resource<spec::ConfigMap>>,
     gateway_api: gateway_api::Tables,
+    envoy_filters: Table<Resource<spec::EnvoyFilter>>,
+    proxy_configs: Table<Resource<spec::ProxyConfigResource>>,
     virtual_services: VirtualServices,
     destination_rules: DestinationRules,
     /// Pods and WorkloadEntries by namespace and resource name.
@@ -134,6 +138,8 @@ struct Inner {
     client_label_keys: OnceLock<Arc<BTreeSet<String>>>,
     /// See [`Snapshot::gateway_api`].
     attached: OnceLock<Arc<gateway_api::GatewayApi>>,
+    /// See [`Snapshot::derived`].
+    derived: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Snapshot {
@@ -243,6 +249,16 @@ impl Snapshot {
     /// one namespace that agree on these get the same.
     pub fn client_label_keys(&self) -> &BTreeSet<String> {
         self.inner.client_label_keys.get_or_init(|| policy::client_label_keys(self).into())
+    }
+
+    /// What the reader of this configuration makes of it once for everybody (one reader, one
+    /// type): made when first asked for, forgotten when configuration changes.
+    ///
+    /// # Panics
+    /// When asked for two types.
+    pub fn derived<T: Send + Sync + 'static>(&self, make: impl FnOnce(&Snapshot) -> T) -> Arc<T> {
+        let derived = self.inner.derived.get_or_init(|| Arc::new(make(self)));
+        Arc::clone(derived).downcast().expect("a snapshot has one reader that derives")
     }
 }
 

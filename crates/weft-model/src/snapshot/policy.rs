@@ -124,6 +124,12 @@ pub(super) fn client_label_keys(snapshot: &Snapshot) -> BTreeSet<String> {
     for rule in snapshot.all_destination_rules() {
         rule.spec.workload_selector.iter().for_each(|selector| add(&selector.match_labels));
     }
+    for filter in snapshot.all_envoy_filters() {
+        filter.spec.workload_selector.iter().for_each(|selector| add(&selector.labels));
+    }
+    for config in snapshot.all_proxy_configs() {
+        config.spec.selector.iter().for_each(|selector| add(&selector.match_labels));
+    }
     for rules in snapshot.all_virtual_services() {
         let VirtualService { http, tls, tcp, .. } = &rules.spec;
         http.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
@@ -132,6 +138,9 @@ pub(super) fn client_label_keys(snapshot: &Snapshot) -> BTreeSet<String> {
     }
     if snapshot.services().any(|one| one.distribution == TrafficDistribution::PreferSameNode) {
         keys.insert(HOSTNAME.to_owned());
+    }
+    if snapshot.all_envoy_filters().any(|filter| !filter.spec.target_refs.is_empty()) {
+        keys.extend(super::filters::GATEWAY_NAME.map(str::to_owned));
     }
     let of_mesh = snapshot.mesh().locality_lb_setting.iter();
     for setting in

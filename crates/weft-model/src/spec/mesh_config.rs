@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::value::duration;
-use super::{HttpRetry, LocalityLbSetting, OutboundTrafficPolicy, TcpKeepalive, TlsProtocol};
+use super::{
+    HttpRetry, LabelSelector, LocalityLbSetting, OutboundTrafficPolicy, TcpKeepalive, TlsProtocol,
+};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -68,7 +70,8 @@ impl Default for MeshConfig {
     }
 }
 
-/// Mesh-wide ProxyConfig (`defaultConfig`).
+/// Settings of proxies: the mesh's `defaultConfig`, and what the annotation
+/// `proxy.istio.io/config` says of one workload.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ProxyConfig {
@@ -82,6 +85,135 @@ pub struct ProxyConfig {
     pub gateway_topology: Option<Topology>,
     pub hold_application_until_proxy_starts: Option<bool>,
     pub discovery_address: String,
+    pub proxy_headers: Option<ProxyHeaders>,
+}
+
+impl ProxyConfig {
+    /// What `other` sets takes the place of what was set; metadata is added.
+    pub fn overlay(&mut self, other: &ProxyConfig) {
+        fn take<T: Clone>(own: &mut Option<T>, other: &Option<T>) {
+            if other.is_some() {
+                own.clone_from(other);
+            }
+        }
+        let ProxyConfig {
+            concurrency,
+            drain_duration,
+            termination_drain_duration,
+            tracing,
+            proxy_metadata,
+            gateway_topology,
+            hold_application_until_proxy_starts,
+            discovery_address,
+            proxy_headers,
+        } = other;
+        take(&mut self.concurrency, concurrency);
+        take(&mut self.drain_duration, drain_duration);
+        take(&mut self.termination_drain_duration, termination_drain_duration);
+        take(&mut self.tracing, tracing);
+        self.proxy_metadata.extend(proxy_metadata.clone());
+        take(&mut self.gateway_topology, gateway_topology);
+        take(&mut self.hold_application_until_proxy_starts, hold_application_until_proxy_starts);
+        if !discovery_address.is_empty() {
+            self.discovery_address.clone_from(discovery_address);
+        }
+        take(&mut self.proxy_headers, proxy_headers);
+    }
+}
+
+/// networking.istio.io ProxyConfig: what a resource may say of some workloads' proxies.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProxyConfigResource {
+    pub selector: Option<LabelSelector>,
+    pub concurrency: Option<i32>,
+    /// Joins `proxyMetadata`.
+    pub environment_variables: BTreeMap<String, String>,
+}
+
+impl ProxyConfigResource {
+    /// As the settings it stands for.
+    pub fn settings(&self) -> ProxyConfig {
+        ProxyConfig {
+            concurrency: self.concurrency,
+            proxy_metadata: self.environment_variables.clone(),
+            ..ProxyConfig::default()
+        }
+    }
+}
+
+/// Headers that proxies add, and whether they do.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProxyHeaders {
+    pub forwarded_client_cert: ForwardClientCert,
+    pub set_current_client_cert_details: Option<ClientCertDetails>,
+    pub request_id: Option<HeaderSwitch>,
+    pub server: Option<ServerHeader>,
+    pub attempt_count: Option<HeaderSwitch>,
+    pub envoy_debug_headers: Option<HeaderSwitch>,
+    pub metadata_exchange_headers: Option<MetadataExchangeHeaders>,
+    #[serde(rename = "preserveHttp1HeaderCase")]
+    pub preserve_http1_header_case: Option<bool>,
+    pub x_forwarded_host: Option<HeaderEnabled>,
+    pub x_forwarded_port: Option<HeaderEnabled>,
+}
+
+/// `x-forwarded-client-cert`: what to do with the client's, and whether to add to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ForwardClientCert {
+    #[default]
+    Undefined,
+    Sanitize,
+    ForwardOnly,
+    AppendForward,
+    SanitizeSet,
+    AlwaysForwardOnly,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ClientCertDetails {
+    pub subject: Option<bool>,
+    pub cert: Option<bool>,
+    pub chain: Option<bool>,
+    pub dns: Option<bool>,
+    pub uri: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HeaderSwitch {
+    pub disabled: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HeaderEnabled {
+    pub enabled: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ServerHeader {
+    pub disabled: bool,
+    /// `istio-envoy` when not set.
+    pub value: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct MetadataExchangeHeaders {
+    pub mode: MetadataExchangeMode,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MetadataExchangeMode {
+    #[default]
+    Undefined,
+    InMesh,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -103,7 +235,15 @@ pub struct Zipkin {
 #[serde(default, rename_all = "camelCase")]
 pub struct Topology {
     pub num_trusted_proxies: u32,
+    pub forward_client_cert_details: ForwardClientCert,
+    /// Present: the gateway's listeners expect the PROXY protocol.
+    pub proxy_protocol: Option<ProxyProtocolListener>,
 }
+
+/// `{}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ProxyProtocolListener {}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]

@@ -3,6 +3,7 @@
 //! where [`crate::Snapshot`] says that it normalises them.
 
 mod destination_rule;
+mod envoy_filter;
 mod gateway;
 pub mod gateway_api;
 mod kube;
@@ -15,6 +16,7 @@ mod value;
 mod virtual_service;
 
 pub use destination_rule::*;
+pub use envoy_filter::*;
 pub use gateway::*;
 pub use kube::*;
 pub use mesh_config::*;

@@ -42,7 +42,6 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
             "statusPort",
             "proxyAdminPort",
             "interceptionMode",
-            "proxyHeaders",
             "proxyStatsMatcher",
             "extraStatTags",
             "readinessProbe",
@@ -70,7 +69,8 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
             "statsCompression",
             "connectionSettings",
         ],
-        "Topology" => &["forwardClientCertDetails", "proxyProtocol"],
+        "Patch" => &["filterClass"],
+        "ProxyConfigResource" => &["image"],
         "Tracing" => &[
             "customTags",
             "lightstep",

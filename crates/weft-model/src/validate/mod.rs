@@ -2,6 +2,7 @@
 //! out; everything that needs a second resource is in `snapshot::check`.
 
 mod destination_rule;
+mod envoy_filter;
 mod gateway;
 mod gateway_api;
 mod http_action;
@@ -13,7 +14,7 @@ mod virtual_service;
 
 use crate::diagnostic::{Diagnostic, Severity, code};
 use crate::object::{Kind, Object, Origin, ResourceKey};
-use crate::spec::{MeshConfig, PeerAuthentication};
+use crate::spec::{MeshConfig, PeerAuthentication, ProxyConfigResource};
 use crate::yaml::Node;
 
 /// Appends findings on `object`; `node` is its document, for lines.
@@ -32,6 +33,8 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         }
         Object::Sidecar(r) => sidecar::check(&r.spec, &mut findings),
         Object::PeerAuthentication(r) => peer_authentication(&r.spec, &mut findings),
+        Object::EnvoyFilter(r) => envoy_filter::check(&r.spec, &mut findings),
+        Object::ProxyConfig(r) => proxy_config(&r.spec, &mut findings),
         Object::MeshConfig(r) => mesh_config(&r.spec, &mut findings),
         Object::Service(r) => kube::service(&r.spec, &mut findings),
         Object::Pod(r) => kube::pod(&r.spec, &mut findings),
@@ -97,6 +100,17 @@ impl Findings<'_> {
         self.push(Severity::Info, code, path.into(), message.into(), help);
     }
 
+    /// A finding of Istio's catalogue, at its level.
+    pub(crate) fn report(
+        &mut self,
+        code: &'static str,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        help: &str,
+    ) {
+        self.push(code::severity(code), code, path.into(), message.into(), help);
+    }
+
     fn push(
         &mut self,
         severity: Severity,
@@ -133,6 +147,30 @@ fn metadata(findings: &mut Findings<'_>) {
     if !namespace.is_empty() && !text::is_label(&namespace) {
         let message = format!("{namespace:?} is not a legal namespace");
         findings.error("metadata.namespace", message);
+    }
+}
+
+/// Labels that pick workloads.
+pub(crate) fn selector(labels: &crate::Labels, path: &str, findings: &mut Findings<'_>) {
+    for (key, value) in labels {
+        let at = entry(path, key);
+        if key.is_empty() {
+            findings.error(path, "an empty key is not supported in a selector");
+        }
+        if key.contains('*') || value.contains('*') {
+            findings.error(at, "wildcard is not supported in selector");
+        } else if value.len() > 63 {
+            findings.error(at, "a label's value has at most 63 characters");
+        }
+    }
+}
+
+fn proxy_config(spec: &ProxyConfigResource, findings: &mut Findings<'_>) {
+    if let Some(wanted) = &spec.selector {
+        selector(&wanted.match_labels, "spec.selector.matchLabels", findings);
+    }
+    if spec.concurrency.is_some_and(|workers| workers < 0) {
+        findings.error("spec.concurrency", "expected a number of workers, 0 for one a processor");
     }
 }
 

@@ -68,6 +68,15 @@ pub(crate) fn regex_problem(pattern: &str) -> Option<String> {
     }
 }
 
+/// A Kubernetes kind: letters, digits and dashes, beginning with a letter.
+pub(crate) fn is_kind(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    matches!(bytes.len(), 1..=63)
+        && bytes[0].is_ascii_alphabetic()
+        && bytes[bytes.len() - 1].is_ascii_alphanumeric()
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+}
+
 /// RFC 9110 §5.6.2 token.
 pub(crate) fn is_header_name(text: &str) -> bool {
     !text.is_empty()

@@ -58,5 +58,6 @@ pub fn view(kind: ProxyKind, namespace: &str, name: &str, labels: &[(&str, &str)
         cluster_id: "Kubernetes".into(),
         locality: "".into(),
         interception: Interception::Redirect,
+        metadata: Default::default(),
     }
 }

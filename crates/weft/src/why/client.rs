@@ -53,6 +53,7 @@ fn inside(snapshot: &Snapshot, workload: &Workload, request: &Request) -> Client
         cluster_id: workload.cluster.clone(),
         locality: workload.locality.clone(),
         interception: Interception::Redirect,
+        metadata: Default::default(),
     };
     Client {
         view,
@@ -105,6 +106,7 @@ fn outside(snapshot: &Snapshot, request: &Request) -> Vec<Client> {
             cluster_id: "Kubernetes".into(),
             locality: workload.map_or("".into(), |workload| workload.locality.clone()),
             interception: Interception::None,
+            metadata: Default::default(),
         };
         let client = Client {
             name: "outside".to_owned(),
