@@ -2,7 +2,7 @@
 //! refused with its path and reason, the last good one stays, and the others are not held up.
 //!
 //! ```text
-//! Update → lower → warming (listeners wait for their routes, endpoints, secrets) → Tables → workers
+//! Update → lower → warming (listeners wait for routes, endpoints, secrets; routes for endpoints) → Tables → workers
 //! ```
 //! Sans-io: sockets, files and time belong to `subscriber`, `saved` and `runtime`.
 
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use weft_traffic::cluster::{ClusterKind, Transport};
 use weft_traffic::http::RouteSource;
 use weft_traffic::listener::Network;
+use weft_traffic::route::RouteTable;
 use weft_traffic::tables::Change;
 use weft_traffic::tls::{CertSource, RootSource, Validation};
 use weft_traffic::{Cluster, EndpointSet, ListenerConfig, Tables, lower};
@@ -35,8 +36,8 @@ use crate::state::unix_now;
 use crate::tls::Secrets;
 use crate::tls::files::FileSecret;
 
-/// How long a listener waits for what it refers to. Past it, it serves what it can: a missing
-/// route table answers 404, missing endpoints 503.
+/// How long a listener or a route table waits for what it refers to. Past it, it serves what it can:
+/// a missing route table answers 404, missing endpoints 503.
 pub const WARMING_MAX: Duration = Duration::from_secs(5);
 
 /// Everything received and what became of it.
@@ -48,6 +49,8 @@ pub struct Config {
     versions: [String; ResourceType::COUNT],
     answered_types: [bool; ResourceType::COUNT],
     warming: BTreeMap<Arc<str>, Warming>,
+    /// Route tables that wait for the endpoints of new clusters; the version before serves on.
+    warming_routes: BTreeMap<Arc<str>, WarmingRoute>,
     /// Grows when a listener in use changes.
     listeners_version: u64,
     /// EDS services that were answered, also with nothing.
@@ -70,6 +73,11 @@ pub struct Held {
 
 struct Warming {
     listener: Arc<ListenerConfig>,
+    since: Instant,
+}
+
+struct WarmingRoute {
+    table: Arc<RouteTable>,
     since: Instant,
 }
 
@@ -96,6 +104,7 @@ impl Config {
             versions: Default::default(),
             answered_types: Default::default(),
             warming: BTreeMap::new(),
+            warming_routes: BTreeMap::new(),
             listeners_version: 0,
             answered: BTreeSet::new(),
             unresolved: HashMap::new(),
@@ -168,7 +177,16 @@ impl Config {
             ResourceType::Route => {
                 let message = resource.decode::<RouteConfiguration>().map_err(|e| malformed(&e))?;
                 let table = lower::route_config(&message).map_err(|e| e.to_string())?;
-                changes.push(Change::Route(name, Some(Arc::new(table))));
+                let since = self.warming_routes.remove(&name).map_or(now, |older| older.since);
+                let table = Arc::new(table);
+                // Which cluster a request gets must not change before there is somebody in it: the
+                // endpoints of a cluster that is new are only now asked for.
+                match self.unanswered(&table).is_empty() {
+                    true => changes.push(Change::Route(name, Some(table))),
+                    false => {
+                        self.warming_routes.insert(name, WarmingRoute { table, since });
+                    }
+                }
             }
             ResourceType::Cluster => {
                 let message = resource.decode::<ClusterPb>().map_err(|e| malformed(&e))?;
@@ -212,8 +230,12 @@ impl Config {
                 self.listeners_version += 1;
                 changes.push(Change::Listener(name.clone(), None));
             }
-            ResourceType::Route => changes.push(Change::Route(name.clone(), None)),
+            ResourceType::Route => {
+                self.warming_routes.remove(name);
+                changes.push(Change::Route(name.clone(), None));
+            }
             ResourceType::Cluster => {
+                self.admit_routes_without(name, changes);
                 self.unresolved.remove(name);
                 changes.push(Change::Cluster(name.clone(), None));
             }
@@ -261,8 +283,49 @@ impl Config {
         true
     }
 
-    /// Lets listeners in whose needs are met or whose time is up. True when one was.
-    pub fn admit_listeners(&mut self, now: Instant) -> bool {
+    /// EDS services of this table's clusters that were not answered yet.
+    fn unanswered(&self, table: &RouteTable) -> Vec<Arc<str>> {
+        let services = table
+            .cluster_names()
+            .into_iter()
+            .filter_map(|name| self.tables.cluster(&name)?.eds_service().cloned());
+        services.filter(|service| !self.answered.contains(service)).collect()
+    }
+
+    /// Lets route tables in whose endpoints are here or whose time is up.
+    fn admit_routes(&mut self, now: Instant) {
+        let mut changes = Vec::new();
+        for (name, warming) in std::mem::take(&mut self.warming_routes) {
+            let missing = self.unanswered(&warming.table);
+            if !missing.is_empty() && now.duration_since(warming.since) < WARMING_MAX {
+                self.warming_routes.insert(name, warming);
+                continue;
+            }
+            if !missing.is_empty() {
+                tracing::warn!(route = %name, ?missing, "route table starts without endpoints");
+                // Not waited for again with every later version.
+                self.answered.extend(missing);
+            }
+            changes.push(Change::Route(name, Some(warming.table)));
+        }
+        if !changes.is_empty() {
+            self.tables = Arc::new(self.tables.with(changes));
+        }
+    }
+
+    /// A cluster goes: tables in use that lead to it make way for those that wait.
+    fn admit_routes_without(&mut self, cluster: &Arc<str>, changes: &mut Vec<Change>) {
+        let tables = self.tables.clone();
+        let ready = self.warming_routes.extract_if(.., |name, _| {
+            tables.route(name).is_some_and(|table| table.cluster_names().contains(cluster))
+        });
+        changes.extend(ready.map(|(name, warming)| Change::Route(name, Some(warming.table))));
+    }
+
+    /// Lets in what waited, routes and listeners, where needs are met or time is up. True when a
+    /// listener was.
+    pub fn admit(&mut self, now: Instant) -> bool {
+        self.admit_routes(now);
         if self.warming.is_empty() {
             return false;
         }
@@ -301,9 +364,11 @@ impl Config {
         true
     }
 
-    /// When the next warming listener's time is up.
+    /// When the time is up of the next that waits.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.warming.values().map(|warming| warming.since + WARMING_MAX).min()
+        let listeners = self.warming.values().map(|warming| warming.since);
+        let routes = self.warming_routes.values().map(|warming| warming.since);
+        listeners.chain(routes).min().map(|since| since + WARMING_MAX)
     }
 
     /// What to subscribe to, given what is configured: EDS, RDS and SDS by name.
@@ -366,11 +431,12 @@ impl Config {
         names
     }
 
-    /// CDS and LDS were answered, and no listener waits for anything.
+    /// CDS and LDS were answered, and nothing waits for anything.
     pub fn is_complete(&self) -> bool {
         self.answered_types[ResourceType::Cluster.index()]
             && self.answered_types[ResourceType::Listener.index()]
             && self.warming.is_empty()
+            && self.warming_routes.is_empty()
     }
 
     /// The tables of the moment.

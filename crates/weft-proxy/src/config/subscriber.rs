@@ -185,7 +185,7 @@ impl Applier {
             self.files.watch(config.secret_names().files);
             dns.follow(config.tables().clusters(), |name| config.unresolved(name));
         }
-        config.admit_listeners(Instant::now());
+        config.admit(Instant::now());
         self.shared.publish(&config);
         self.changed.notify_one();
         match refers {
@@ -216,7 +216,7 @@ impl Applier {
             }
             let wanted = {
                 let mut config = self.shared.config();
-                let replaced = config.admit_listeners(Instant::now());
+                let replaced = config.admit(Instant::now());
                 self.shared.publish(&config);
                 if config.is_complete() {
                     self.changed.notify_one();

@@ -2,11 +2,13 @@
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_testkit::client::{Connection, Wire};
 use weft_testkit::wait;
-use weft_xds::ResourceType::{Cluster, Listener};
+use weft_xds::ResourceType::{Cluster, Endpoint, Listener, Route};
 
 use crate::control::Control;
 use crate::rig::*;
+use crate::{changes, http};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_listener_keeps_its_socket_and_its_connections() {
@@ -131,5 +133,60 @@ async fn a_restart_without_the_control_plane_serves_what_was_accepted_last() {
         tokio::net::TcpStream::connect(address).await.is_err().then_some(())
     })
     .await;
+    tokio::task::block_in_place(|| control.kill());
+}
+
+/// Requests move from cluster to cluster, each new, with endpoints that are asked for only when the
+/// cluster is known and come behind the route.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_to_a_new_cluster_waits_for_its_endpoints() {
+    const ROUNDS: u32 = 20;
+    let app = changes::app().await;
+    let ads = json!({ "ads": {}, "resource_api_version": "V3" });
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let lead_to = |round: u32| {
+        let name = format!("c{round}");
+        control.set_all([
+            (Cluster, json!({
+                "name": name, "type": "EDS", "connect_timeout": "5s",
+                "eds_cluster_config": { "eds_config": ads },
+            })),
+            (Endpoint, assignment(&name, &[app])),
+            (Route, json!({ "name": "routes", "virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{
+                    "match": { "prefix": "/" },
+                    "route": { "cluster": name },
+                    "response_headers_to_add": [{ "header": { "key": "x-round", "value": name } }],
+                }],
+            }]})),
+        ]);
+        name
+    };
+    lead_to(0);
+    let mut listener = http::listener("web", "INBOUND", "", None);
+    let hcm = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    hcm.as_object_mut().unwrap().remove("route_config");
+    hcm["rds"] = json!({ "route_config_name": "routes", "config_source": ads });
+    control.set(Listener, listener);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let mut client = Connection::connect(Wire::H1, proxy.listener("web").await).await.unwrap();
+    for round in 1..=ROUNDS {
+        let name = lead_to(round);
+        if round > 1 {
+            control.remove(Cluster, &format!("c{}", round - 2));
+        }
+        let start = std::time::Instant::now();
+        loop {
+            let reply = client.get("/", &[("host", "app")]).await.unwrap();
+            assert_eq!(reply.status, 200, "round {round}: {reply:?}");
+            if reply.header("x-round") == name {
+                break;
+            }
+            assert!(start.elapsed() < LIMIT, "round {round} is never reached");
+        }
+    }
     tokio::task::block_in_place(|| control.kill());
 }
