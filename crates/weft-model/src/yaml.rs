@@ -133,20 +133,28 @@ impl Node {
         }
     }
 
+    /// The node of a field path, if it is there.
+    pub(crate) fn at(&self, path: &str) -> Option<&Node> {
+        steps(path).into_iter().try_fold(self, Node::step)
+    }
+
+    fn step(&self, step: Step<'_>) -> Option<&Node> {
+        match (&self.value, step) {
+            (Value::Seq(items), Step::Index(index)) => items.get(index),
+            (Value::Map(entries), Step::Field(name)) => {
+                let found = entries.iter().find(|(key, _)| same_field(key, name));
+                found.map(|(_, node)| node)
+            }
+            _ => None,
+        }
+    }
+
     /// The line of a field path such as `spec.http[0].match[1].headers["a.b"]`, or of the deepest
     /// part of it that exists.
     pub(crate) fn line_of(&self, path: &str) -> u32 {
         let mut node = self;
         for step in steps(path) {
-            let next = match (&node.value, step) {
-                (Value::Seq(items), Step::Index(index)) => items.get(index),
-                (Value::Map(entries), Step::Field(name)) => {
-                    let found = entries.iter().find(|(key, _)| same_field(key, name));
-                    found.map(|(_, node)| node)
-                }
-                _ => None,
-            };
-            match next {
+            match node.step(step) {
                 Some(next) => node = next,
                 None => break,
             }

@@ -1,7 +1,7 @@
 //! DestinationRule: host, subsets and traffic policies.
 
 use super::text::{is_host, is_ip, is_label};
-use super::{Findings, export_to, port_number};
+use super::{Findings, bounds, export_to, port_number};
 use crate::diagnostic::code;
 use crate::spec::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule,
@@ -15,6 +15,10 @@ pub(super) fn check(spec: &DestinationRule, findings: &mut Findings<'_>) {
         findings.error("spec.host", format!("{:?} is not a host", spec.host));
     }
     export_to(&spec.export_to, findings);
+    if let Some(wanted) = &spec.workload_selector {
+        let path = "spec.workloadSelector.matchLabels";
+        bounds::selector(&wanted.match_labels, 4096, path, findings);
+    }
     if let Some(policy) = &spec.traffic_policy {
         traffic_policy(policy, "spec.trafficPolicy", findings);
     }
@@ -36,9 +40,23 @@ pub(super) fn check(spec: &DestinationRule, findings: &mut Findings<'_>) {
 
 fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_>) {
     load_balancer(policy.load_balancer.as_ref(), path, findings);
-    connection_pool(policy.connection_pool.as_ref(), path, findings);
+    let pool = format!("{path}.connectionPool");
+    connection_pool(policy.connection_pool.as_ref(), &pool, findings);
     outlier_detection(policy.outlier_detection.as_ref(), path, findings);
     client_tls(policy.tls.as_ref(), path, code::NO_SERVER_VERIFICATION, findings);
+    if let Some(tunnel) = &policy.tunnel {
+        let path = format!("{path}.tunnel");
+        if tunnel.target_host.is_empty() {
+            findings.error(format!("{path}.targetHost"), "a host is required");
+        }
+        port_number(tunnel.target_port, format!("{path}.targetPort"), findings);
+        if !matches!(tunnel.protocol.as_str(), "" | "CONNECT" | "POST") {
+            let message = format!("expected CONNECT or POST, found {:?}", tunnel.protocol);
+            findings.error(format!("{path}.protocol"), message);
+        }
+    }
+    let ports = format!("{path}.portLevelSettings");
+    bounds::count(policy.port_level_settings.len(), 4096, ports, findings);
     for (index, port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{index}]");
         match port.port {
@@ -46,7 +64,8 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings<'_
             None => findings.error(format!("{path}.port"), "a port is required"),
         }
         load_balancer(port.load_balancer.as_ref(), &path, findings);
-        connection_pool(port.connection_pool.as_ref(), &path, findings);
+        let pool = format!("{path}.connectionPool");
+        connection_pool(port.connection_pool.as_ref(), &pool, findings);
         outlier_detection(port.outlier_detection.as_ref(), &path, findings);
         client_tls(port.tls.as_ref(), &path, code::NO_SERVER_VERIFICATION_PORT, findings);
     }
@@ -72,6 +91,7 @@ fn load_balancer(lb: Option<&LoadBalancerSettings>, path: &str, findings: &mut F
     if let Some(warm) = &lb.warmup {
         warmup(warm, &format!("{path}.warmup"), findings);
     }
+    bounds::duration(lb.warmup_duration_secs, format!("{path}.warmupDurationSecs"), findings);
     if let Some(hash) = &lb.consistent_hash {
         if lb.simple.is_some() {
             findings.error(&*path, "only one of simple, consistentHash is allowed");
@@ -88,6 +108,11 @@ fn load_balancer(lb: Option<&LoadBalancerSettings>, path: &str, findings: &mut F
                 &*path,
                 "exactly one of httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName is required",
             );
+        }
+        let attributes = hash.http_cookie.iter().flat_map(|cookie| &cookie.attributes);
+        for (index, _) in attributes.enumerate().filter(|(_, one)| one.name.is_empty()) {
+            let path = format!("{path}.httpCookie.attributes[{index}].name");
+            findings.error(path, "an attribute's name is required");
         }
         if hash.http_cookie.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
             findings.error(format!("{path}.httpCookie.name"), "a cookie name is required");
@@ -139,9 +164,14 @@ fn warmup(warm: &WarmupConfiguration, path: &str, findings: &mut Findings<'_>) {
     }
 }
 
-fn connection_pool(pool: Option<&ConnectionPoolSettings>, path: &str, findings: &mut Findings<'_>) {
+/// The pool at `path`.
+pub(super) fn connection_pool(
+    pool: Option<&ConnectionPoolSettings>,
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
     let Some(pool) = pool else { return };
-    let path = format!("{path}.connectionPool");
+    bounds::pool(pool, path, findings);
     let tcp = pool.tcp.as_ref().map_or(0, |tcp| tcp.max_connections);
     let mut limits = vec![("tcp.maxConnections", tcp)];
     if let Some(http) = &pool.http {
@@ -168,6 +198,7 @@ fn connection_pool(pool: Option<&ConnectionPoolSettings>, path: &str, findings: 
 fn outlier_detection(outlier: Option<&OutlierDetection>, path: &str, findings: &mut Findings<'_>) {
     let Some(outlier) = outlier else { return };
     let path = format!("{path}.outlierDetection");
+    bounds::outlier(outlier, &path, findings);
     let percents = [
         ("maxEjectionPercent", outlier.max_ejection_percent),
         ("minHealthPercent", outlier.min_health_percent),

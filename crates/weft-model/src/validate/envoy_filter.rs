@@ -1,7 +1,7 @@
 //! EnvoyFilter: that target, match and patch fit together, as Istio's admission asks. Whether the
 //! value is one of Envoy's messages is translation's to say.
 
-use super::{Findings, text};
+use super::{Findings, bounds, text};
 use crate::diagnostic::code;
 use crate::spec::{
     ApplyTo, ConfigPatch, EnvoyFilter, FilterMatch, ObjectMatch, Operation, PatchContext,
@@ -21,7 +21,7 @@ pub(super) fn check(spec: &EnvoyFilter, findings: &mut Findings<'_>) {
         );
     }
     if let Some(selector) = &spec.workload_selector {
-        super::selector(&selector.labels, "spec.workloadSelector.labels", findings);
+        bounds::selector(&selector.labels, 256, "spec.workloadSelector.labels", findings);
     }
     target_refs(&spec.target_refs, findings);
     for (index, patch) in spec.config_patches.iter().enumerate() {

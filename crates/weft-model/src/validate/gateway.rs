@@ -1,7 +1,7 @@
 //! Gateway: servers, ports, hosts and their TLS.
 
 use super::text::{is_host, is_ip, is_label};
-use super::{Findings, port_number};
+use super::{Findings, bounds, port_number};
 use crate::diagnostic::code;
 use crate::snapshot::Protocol;
 use crate::spec::{Gateway, Port, Server, ServerTlsMode, ServerTlsSettings};
@@ -46,6 +46,9 @@ fn check_server(server: &Server, path: &str, findings: &mut Findings<'_>) {
     };
     let protocol = check_port(port, &format!("{path}.port"), true, findings);
     let tls_path = format!("{path}.tls");
+    if let Some(tls) = &server.tls {
+        one_certificate(tls, &tls_path, findings);
+    }
     match (&server.tls, protocol) {
         (None, Some(Protocol::Https | Protocol::Tls)) => {
             findings.error_with_help(
@@ -113,6 +116,30 @@ pub(super) fn check_port(
         );
     }
     protocol
+}
+
+/// A certificate is named in one way, and not too often.
+pub(super) fn one_certificate(tls: &ServerTlsSettings, path: &str, findings: &mut Findings<'_>) {
+    let ways = [
+        ("credentialName", !tls.credential_name.is_empty()),
+        ("credentialNames", !tls.credential_names.is_empty()),
+        ("tlsCertificates", !tls.tls_certificates.is_empty()),
+    ];
+    let used: Vec<&str> = ways.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
+    if let [first, second, ..] = used[..] {
+        findings.error(path, format!("only one of {first} or {second} can be set"));
+    }
+    let lists = [
+        ("credentialNames", tls.credential_names.len()),
+        ("tlsCertificates", tls.tls_certificates.len()),
+    ];
+    for (field, length) in lists {
+        let path = format!("{path}.{field}");
+        if findings.is_empty_list(&path) {
+            findings.error(&*path, "at least one is required");
+        }
+        bounds::count(length, 2, path, findings);
+    }
 }
 
 /// Certificates must fit the mode.

@@ -3,7 +3,7 @@
 
 use super::text::{is_header_name, regex_problem};
 use super::virtual_service::{destination, string_match};
-use super::{Findings, entry, port_number};
+use super::{Findings, bounds, entry, port_number};
 use crate::diagnostic::code;
 use crate::spec::{
     CorsPolicy, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection, HttpRedirect,
@@ -135,6 +135,9 @@ pub(super) fn http_rewrite(rewrite: &HttpRewrite, path: &str, findings: &mut Fin
 }
 
 pub(super) fn http_retries(retries: &HttpRetry, path: &str, findings: &mut Findings<'_>) {
+    let per_try = format!("{path}.perTryTimeout");
+    bounds::duration(retries.per_try_timeout, per_try, findings);
+    bounds::duration(retries.backoff, format!("{path}.backoff"), findings);
     if retries.attempts < 0 {
         let message = format!("expected an integer of 0 or more, found {}", retries.attempts);
         findings.error(format!("{path}.attempts"), message);
@@ -164,6 +167,12 @@ pub(super) fn http_fault(fault: &HttpFaultInjection, path: &str, findings: &mut 
     }
     if let Some(delay) = &fault.delay {
         let path = format!("{path}.delay");
+        let (fixed, exponential) = (delay.fixed_delay, delay.exponential_delay);
+        bounds::duration(fixed, format!("{path}.fixedDelay"), findings);
+        bounds::duration(exponential, format!("{path}.exponentialDelay"), findings);
+        if fixed.is_some() && exponential.is_some() {
+            findings.error(&*path, "only one of fixedDelay, exponentialDelay is allowed");
+        }
         if delay.fixed_delay.is_none() && delay.exponential_delay.is_none() {
             findings.error(format!("{path}.fixedDelay"), "a delay is required");
         }
@@ -216,6 +225,7 @@ fn percentage_value(percentage: Option<Percent>, path: String, findings: &mut Fi
 }
 
 pub(super) fn http_cors(cors: &CorsPolicy, path: &str, findings: &mut Findings<'_>) {
+    bounds::duration(cors.max_age, format!("{path}.maxAge"), findings);
     for (index, origin) in cors.allow_origins.iter().enumerate() {
         string_match(origin, &format!("{path}.allowOrigins[{index}]"), findings);
     }

@@ -1,6 +1,7 @@
 //! What Istio's admission would say about one resource on its own. An error leaves the resource
 //! out; everything that needs a second resource is in `snapshot::check`.
 
+mod bounds;
 mod destination_rule;
 mod envoy_filter;
 mod gateway;
@@ -15,7 +16,7 @@ mod virtual_service;
 use crate::diagnostic::{Diagnostic, Severity, code};
 use crate::object::{Kind, Object, Origin, ResourceKey};
 use crate::spec::{MeshConfig, PeerAuthentication, ProxyConfigResource};
-use crate::yaml::Node;
+use crate::yaml::{Node, Value};
 
 /// Appends findings on `object`; `node` is its document, for lines.
 pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) {
@@ -111,6 +112,11 @@ impl Findings<'_> {
         self.push(code::severity(code), code, path.into(), message.into(), help);
     }
 
+    /// Is an empty list written there? The API tells it from an absent one.
+    pub(crate) fn is_empty_list(&self, path: &str) -> bool {
+        matches!(self.node.at(path), Some(Node { value: Value::Seq(items), .. }) if items.is_empty())
+    }
+
     fn push(
         &mut self,
         severity: Severity,
@@ -150,24 +156,13 @@ fn metadata(findings: &mut Findings<'_>) {
     }
 }
 
-/// Labels that pick workloads.
-pub(crate) fn selector(labels: &crate::Labels, path: &str, findings: &mut Findings<'_>) {
-    for (key, value) in labels {
-        let at = entry(path, key);
-        if key.is_empty() {
-            findings.error(path, "an empty key is not supported in a selector");
-        }
-        if key.contains('*') || value.contains('*') {
-            findings.error(at, "wildcard is not supported in selector");
-        } else if value.len() > 63 {
-            findings.error(at, "a label's value has at most 63 characters");
-        }
-    }
-}
-
 fn proxy_config(spec: &ProxyConfigResource, findings: &mut Findings<'_>) {
     if let Some(wanted) = &spec.selector {
-        selector(&wanted.match_labels, "spec.selector.matchLabels", findings);
+        bounds::selector(&wanted.match_labels, 4096, "spec.selector.matchLabels", findings);
+    }
+    for (name, value) in &spec.environment_variables {
+        let path = entry("spec.environmentVariables", name);
+        bounds::length(value, 2048, path, findings);
     }
     if spec.concurrency.is_some_and(|workers| workers < 0) {
         findings.error("spec.concurrency", "expected a number of workers, 0 for one a processor");
@@ -175,6 +170,9 @@ fn proxy_config(spec: &ProxyConfigResource, findings: &mut Findings<'_>) {
 }
 
 fn peer_authentication(spec: &PeerAuthentication, findings: &mut Findings<'_>) {
+    if let Some(wanted) = &spec.selector {
+        bounds::selector(&wanted.match_labels, 4096, "spec.selector.matchLabels", findings);
+    }
     let selecting = spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
     if !spec.port_level_mtls.is_empty() && !selecting {
         findings.error_with_help(

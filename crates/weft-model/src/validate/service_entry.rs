@@ -1,7 +1,7 @@
 //! ServiceEntry and WorkloadEntry: hosts, addresses, ports and endpoints that fit the resolution.
 
 use super::text::{is_dns_name, is_host, is_ip, is_port};
-use super::{Findings, entry, export_to, port_number};
+use super::{Findings, bounds, entry, export_to, port_number};
 use crate::diagnostic::code;
 use crate::snapshot::{Cidr, Protocol};
 use crate::spec::{ServiceEntry, ServiceEntryResolution, WorkloadEntry};
@@ -19,6 +19,18 @@ pub(super) fn check_entry(spec: &ServiceEntry, findings: &mut Findings<'_>) {
         }
     }
     export_to(&spec.export_to, findings);
+    let counts = [
+        ("hosts", spec.hosts.len(), 256),
+        ("addresses", spec.addresses.len(), 256),
+        ("ports", spec.ports.len(), 256),
+        ("endpoints", spec.endpoints.len(), 4096),
+    ];
+    for (field, count, max) in counts {
+        bounds::count(count, max, format!("spec.{field}"), findings);
+    }
+    if let Some(wanted) = &spec.workload_selector {
+        bounds::selector(&wanted.labels, 256, "spec.workloadSelector.labels", findings);
+    }
     addresses(spec, findings);
     ports(spec, findings);
     endpoints(spec, findings);
@@ -62,6 +74,7 @@ fn ports(spec: &ServiceEntry, findings: &mut Findings<'_>) {
         if let Some(target) = port.target_port {
             port_number(target, format!("{path}.targetPort"), findings);
         }
+        bounds::length(&port.name, 256, format!("{path}.name"), findings);
         if port.name.is_empty() {
             findings.error(format!("{path}.name"), "a port name is required");
         }
@@ -152,6 +165,17 @@ fn endpoints(spec: &ServiceEntry, findings: &mut Findings<'_>) {
 
 /// A WorkloadEntry, or an endpoint of the same shape.
 pub(super) fn check_workload(spec: &WorkloadEntry, path: &str, findings: &mut Findings<'_>) {
+    let lengths = [
+        ("address", &spec.address, 256),
+        ("locality", &spec.locality, 2048),
+        ("network", &spec.network, 2048),
+        ("serviceAccount", &spec.service_account, 253),
+    ];
+    for (field, text, max) in lengths {
+        bounds::length(text, max, format!("{path}.{field}"), findings);
+    }
+    bounds::count(spec.labels.len(), 256, format!("{path}.labels"), findings);
+    bounds::count(spec.ports.len(), 128, format!("{path}.ports"), findings);
     let address = &spec.address;
     let field = format!("{path}.address");
     if address.is_empty() {
@@ -162,6 +186,9 @@ pub(super) fn check_workload(spec: &WorkloadEntry, path: &str, findings: &mut Fi
         if !socket.starts_with('/') && !socket.starts_with('@') {
             findings.error(&*field, "a Unix socket's path must be absolute");
         }
+        if socket.ends_with('/') {
+            findings.error(&*field, "a Unix socket cannot be a directory");
+        }
         if !spec.ports.is_empty() {
             findings.error(format!("{path}.ports"), "a Unix socket has no ports");
         }
@@ -169,6 +196,10 @@ pub(super) fn check_workload(spec: &WorkloadEntry, path: &str, findings: &mut Fi
         findings.error(&*field, format!("{address:?} is neither an address nor a host"));
     }
     for (name, number) in &spec.ports {
+        if !is_port_name(name) {
+            let path = entry(&format!("{path}.ports"), name);
+            findings.error(path, format!("{name:?} is not a port name"));
+        }
         if !is_port(*number) {
             let message = format!("{number} is not a port number from 1 to 65535");
             findings.error(entry(&format!("{path}.ports"), name), message);
@@ -177,4 +208,13 @@ pub(super) fn check_workload(spec: &WorkloadEntry, path: &str, findings: &mut Fi
     if spec.locality.split('/').count() > 3 {
         findings.error(format!("{path}.locality"), "expected region/zone/subzone");
     }
+}
+
+/// Letters, digits and dashes, fewer than 63.
+fn is_port_name(name: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() < 63
+        && edge(name.chars().next())
+        && edge(name.chars().next_back())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }

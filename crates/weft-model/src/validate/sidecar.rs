@@ -1,7 +1,9 @@
 //! Sidecar: egress hosts and the listeners of both directions.
 
 use super::Findings;
-use super::gateway::{check_port, server_tls};
+use super::bounds;
+use super::destination_rule::connection_pool;
+use super::gateway::{check_port, one_certificate, server_tls};
 use super::text::{is_dns_name, is_host, is_ip, is_label, is_port};
 use crate::spec::{CaptureMode, EgressListener, IngressListener, OutboundMode, Sidecar};
 
@@ -13,6 +15,10 @@ pub(super) fn check(spec: &Sidecar, findings: &mut Findings<'_>) {
     if empty {
         findings.error("spec", "the Sidecar configures nothing");
     }
+    if let Some(wanted) = &spec.workload_selector {
+        bounds::selector(&wanted.labels, 256, "spec.workloadSelector.labels", findings);
+    }
+    connection_pool(spec.inbound_connection_pool.as_ref(), "spec.inboundConnectionPool", findings);
     for (index, ingress) in spec.ingress.iter().enumerate() {
         let path = format!("spec.ingress[{index}]");
         check_ingress(ingress, &path, findings);
@@ -53,7 +59,9 @@ fn check_ingress(ingress: &IngressListener, path: &str, findings: &mut Findings<
             "Use 127.0.0.1:PORT, 0.0.0.0:PORT, [::1]:PORT, [::]:PORT or unix:///path.",
         );
     }
+    connection_pool(ingress.connection_pool.as_ref(), &format!("{path}.connectionPool"), findings);
     if let Some(tls) = &ingress.tls {
+        one_certificate(tls, &format!("{path}.tls"), findings);
         server_tls(tls, &format!("{path}.tls"), findings);
     }
 }
