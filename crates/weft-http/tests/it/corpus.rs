@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{checks, h2_checks};
+use crate::{checks, h2_both, h2_checks};
 
 #[test]
 fn committed_corpora_pass() {
@@ -14,6 +14,7 @@ fn committed_corpora_pass() {
     replay("hpack_decode", h2_checks::hpack_decode);
     replay("hpack_roundtrip", h2_checks::hpack_roundtrip);
     replay("h2_connection", h2_checks::connection);
+    replay("h2_differential", h2_both::differential);
 }
 
 fn replay(target: &str, check: fn(&[u8])) {

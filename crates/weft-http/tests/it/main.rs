@@ -6,6 +6,7 @@
 mod checks;
 mod corpus;
 mod differential;
+mod h2_both;
 mod h2_checks;
 mod h2_client_frames;
 mod h2_differential;
