@@ -98,7 +98,9 @@ pub enum AccessLogFormat {
 pub enum ServerHeader {
     Overwrite(Arc<str>),
     AppendIfAbsent(Arc<str>),
-    PassThrough,
+    /// Responses keep what they say. Replies made here say this, if a name is configured; Envoy's
+    /// would say nothing.
+    PassThrough(Option<Arc<str>>),
 }
 
 /// How the client's address is found, and what is said of it upstream.

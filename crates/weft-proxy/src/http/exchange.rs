@@ -226,8 +226,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
                             upgrade: None,
                             expect_continue: false,
                         };
-                        let Spelling { down, up } = self.spelling;
-                        spelling::received(&mut head.headers, up, None, BodyLength::None);
+                        let Spelling { down, up, lower } = self.spelling;
+                        let how = (up, lower);
+                        spelling::received(&mut head.headers, how, None, BodyLength::None);
                         rules::strip_response(&mut head.headers, &hop, self.down.version());
                         spelling::sending(&mut head.headers, down);
                         self.down.send_informational(&mut head);
@@ -346,7 +347,8 @@ impl<'x, 'c> Exchange<'x, 'c> {
         match ready!(self.poll_received(cx)) {
             Some(Ok(mut frame)) => {
                 if let Frame::Trailers(trailers) = &mut frame {
-                    spelling::received(trailers, self.spelling.down, None, BodyLength::None);
+                    let how = (self.spelling.down, self.spelling.lower);
+                    spelling::received(trailers, how, None, BodyLength::None);
                 }
                 self.tally.request_bytes += frame_bytes(&frame) as u64;
                 if let (Some(messages), Frame::Data(data)) = (&mut self.tally.messages, &frame) {
@@ -397,8 +399,8 @@ impl<'x, 'c> Exchange<'x, 'c> {
                     self.tally.response_bytes += bytes as u64;
                     match (&mut frame, &mut self.tally.messages) {
                         (Frame::Trailers(trailers), _) => {
-                            let Spelling { down, up } = self.spelling;
-                            spelling::received(trailers, up, None, BodyLength::None);
+                            let Spelling { down, up, lower } = self.spelling;
+                            spelling::received(trailers, (up, lower), None, BodyLength::None);
                             spelling::sending(trailers, down);
                             self.tally.grpc_status = grpc::status(trailers);
                         }

@@ -2,10 +2,11 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use weft_http::{BodyLength, Frame, ResponseHead, Version, rules};
+use weft_http::{BodyLength, Frame, HeaderList, Known, ResponseHead, Version, rules};
+use weft_traffic::http::ServerHeader;
 
 use super::conn::HttpConn;
 use super::downstream::Downstream;
@@ -15,14 +16,19 @@ use super::record::Record;
 use crate::error::{ErrorKind, ProxyError};
 
 /// Answers a failed request.
-pub(crate) async fn error(down: &mut Downstream<'_>, error: &ProxyError, record: &mut Record) {
+pub(crate) async fn error(
+    down: &mut Downstream<'_>,
+    error: &ProxyError,
+    record: &mut Record,
+    conn: &HttpConn,
+) {
     let head = match record.reply.take() {
         Some(head) => *head,
         None => head_of(error, record.is_grpc()),
     };
     let text = error.kind.facts().text;
     // Whether the client still takes it changes nothing any more.
-    let _ = send(down, head, Bytes::from_static(text.as_bytes()), record).await;
+    let _ = send(down, head, Bytes::from_static(text.as_bytes()), record, conn).await;
 }
 
 /// The head of the reply to a failure.
@@ -49,7 +55,7 @@ pub(crate) async fn refuse(
     let mut record = Record::unread(received, conn);
     record.failed(&failure);
     conn.worker.counters.limits.failed(&failure);
-    error(down, &failure, &mut record).await;
+    error(down, &failure, &mut record, conn).await;
     record.finish(conn);
 }
 
@@ -67,6 +73,7 @@ pub(crate) async fn send(
     mut head: ResponseHead,
     mut body: Bytes,
     record: &mut Record,
+    conn: &HttpConn,
 ) -> Result<(), ProxyError> {
     if let Some(owed) = &record.cors {
         let (policy, origin) = &**owed;
@@ -85,6 +92,7 @@ pub(crate) async fn send(
         // The end of the stream says it.
         head.headers.remove("content-length");
     }
+    sign(&mut head.headers, &conn.http.server_header);
     let grpc_status = super::grpc::status(&head.headers);
     record.replied(head.status, grpc_status, body.len() as u64);
     poll_fn(|cx| {
@@ -106,6 +114,32 @@ pub(crate) async fn send(
     }
     down.end()?;
     flush(down, record.client_stall, Downstream::poll_flush).await
+}
+
+/// Who says it, and when.
+fn sign(headers: &mut HeaderList, server: &ServerHeader) {
+    if !headers.contains_known(Known::Date) {
+        headers.append_known(Known::Date, httpdate::fmt_http_date(SystemTime::now()));
+    }
+    match server {
+        ServerHeader::PassThrough(Some(name)) if !headers.contains_known(Known::Server) => {
+            headers.append_known(Known::Server, &**name);
+        }
+        _ => name_server(headers, server),
+    }
+}
+
+/// What a response says of its server, by `server_header_transformation`.
+pub(crate) fn name_server(headers: &mut HeaderList, server: &ServerHeader) {
+    match server {
+        ServerHeader::PassThrough(_) => {}
+        ServerHeader::Overwrite(name) => headers.set_known(Known::Server, &**name),
+        ServerHeader::AppendIfAbsent(name) => {
+            if !headers.contains_known(Known::Server) {
+                headers.append_known(Known::Server, &**name);
+            }
+        }
+    }
 }
 
 /// Waits until `ready`, unless the client takes nothing for `stall`.

@@ -1,7 +1,7 @@
 //! Who is at the other end, decoded once and shared: metrics find a label set by the pointers of
 //! its parts, so equal peers should be the same object. Bounded; emptied when full.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -14,12 +14,17 @@ use crate::worker::NodeInfo;
 
 /// Peers remembered per worker. Beyond it the memory starts over, which only costs decoding.
 const PEERS_MAX: usize = 4096;
+/// Text that peers said of themselves, and what it decodes to, remembered per worker. What one of
+/// them says is a few hundred bytes.
+const TOLD_BYTES_MAX: usize = 4 << 20;
 
 /// One worker's memory of peers and services.
 #[derive(Default)]
 pub(crate) struct Peers {
     /// By hash of header value and principal.
     told: RefCell<HashMap<u64, Told>>,
+    /// Text kept in `told`.
+    told_bytes: Cell<usize>,
     /// By the address of the endpoint's workload object, which the entry keeps alive.
     configured: RefCell<HashMap<(usize, Principal), Configured>>,
     /// By the address of the cluster's configuration.
@@ -66,6 +71,13 @@ impl Peers {
         peer.principal = principal.map(|id| id.to_string()).unwrap_or_default();
         let peer = Arc::new(peer);
         make_room(&mut told);
+        // As said, and as decoded.
+        let bytes = 2 * value.len();
+        if told.is_empty() || self.told_bytes.get() + bytes > TOLD_BYTES_MAX {
+            told.clear();
+            self.told_bytes.set(0);
+        }
+        self.told_bytes.set(self.told_bytes.get() + bytes);
         let (value, principal) = (value.into(), principal.cloned());
         told.insert(key, Told { value, principal, peer: peer.clone() });
         peer

@@ -25,6 +25,10 @@ pub struct HttpPolicy {
     /// Answer HTTP/1.0 requests with 426, whatever the listener says (`accept_http_10`).
     #[arg(long, env = "WEFT_REFUSE_HTTP10")]
     pub refuse_http10: bool,
+    /// Send the names of HTTP/1 header lines in lower case, as Envoy does unless told to preserve
+    /// their case.
+    #[arg(long, env = "WEFT_LOWERCASE_HEADER_NAMES")]
+    pub lowercase_header_names: bool,
 }
 
 /// What to do with repetitions of a field that should stand once.
@@ -46,6 +50,7 @@ impl Default for HttpPolicy {
             singleton_headers: SingletonHeaders::First,
             tolerate_repeated_chunked: false,
             refuse_http10: false,
+            lowercase_header_names: false,
         }
     }
 }
@@ -93,6 +98,7 @@ impl HttpPolicy {
             "singleton_headers": format!("{:?}", self.singleton_headers).to_lowercase(),
             "tolerate_repeated_chunked": self.tolerate_repeated_chunked,
             "refuse_http10": self.refuse_http10,
+            "lowercase_header_names": self.lowercase_header_names,
         })
     }
 }

@@ -85,7 +85,7 @@ impl Served {
             // may have its tunnel's bytes behind it, which would be read as requests.
             down.close_after();
         }
-        Box::pin(local_reply::error(down, &error, record)).await;
+        Box::pin(local_reply::error(down, &error, record, conn)).await;
     }
 
     pub(crate) fn finish(self, conn: &HttpConn) {
@@ -132,7 +132,8 @@ async fn answer(
         RouteResult::RedirectToTls(_) => {
             let location = weft_traffic::route::to_https(&request.head);
             let head = local_reply::redirection(301, &location);
-            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record)).await;
+            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record, conn))
+                .await;
         }
     };
     if web.is_some() {
@@ -144,7 +145,7 @@ async fn answer(
         if let Some(flags) = flags {
             edit_response(&found, request, &mut head, (None, Some(flags)), conn);
         }
-        return Box::pin(local_reply::send(down, *head, body, record)).await;
+        return Box::pin(local_reply::send(down, *head, body, record, conn)).await;
     }
     if let Some(policy) = found.cors()
         && let CorsDecision::Allowed { origin } = policy.on_request(&request.head, 0)
@@ -157,12 +158,13 @@ async fn answer(
             let location = redirect.location(found.route, &request.head);
             let mut head = local_reply::redirection(redirect.status, &location);
             edit_response(&found, request, &mut head, (None, None), conn);
-            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record)).await;
+            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record, conn))
+                .await;
         }
         Action::Direct { status, body } => {
             let mut head = rules::local_reply(*status, body.len());
             respond(&found, request, &mut head, conn);
-            return Box::pin(local_reply::send(down, head, body.clone(), record)).await;
+            return Box::pin(local_reply::send(down, head, body.clone(), record, conn)).await;
         }
         Action::NonForwarding => return Err(ErrorKind::NoRoute.into()),
     };
@@ -193,6 +195,7 @@ async fn answer(
     let stream = StreamLimits::new(&http.timeouts, action.timeouts.idle, stall, record.received);
     let mut exchange = Exchange::new(down, &mut record.tally, limits, stream, tunnel);
     exchange.spelling.down = conn.carries_spelling();
+    exchange.spelling.lower = conn.worker.policy.lowercase_header_names;
     if !action.mirrors.is_empty() {
         exchange.mirror_to(mirror::start(action, &tables, request, conn));
     }
@@ -236,7 +239,8 @@ async fn deliver(
             .with_source("a transfer coding that the client's version cannot carry"));
     }
     conn.worker.policy.note_response(&head.headers, &conn.worker.counters);
-    spelling::received(&mut head.headers, exchange.spelling.up, None, answer.body);
+    let how = (exchange.spelling.up, exchange.spelling.lower);
+    spelling::received(&mut head.headers, how, None, answer.body);
     rules::strip_response(&mut head.headers, &answer.connection, to);
     response.peer = match conn.direction() {
         Direction::Inbound => inbound::on_response(head, request, conn),
@@ -248,6 +252,7 @@ async fn deliver(
         head.headers.append("set-cookie", cookie.value);
     }
     respond(&forward.found, request, head, conn);
+    local_reply::name_server(&mut head.headers, &conn.http.server_header);
     response.status = head.status;
     if request.grpc {
         response.grpc_status = grpc::status(&head.headers);
@@ -259,7 +264,9 @@ async fn deliver(
         }
         return Box::pin(switch_protocols(head, upstream, exchange, forward)).await;
     }
-    if !conn.keep_alive(0) {
+    // An error before the request's end: its client will hardly send the rest only to be heard.
+    let early = head.status >= 400 && !exchange.down.input_done();
+    if early || !conn.keep_alive(0) {
         exchange.down.close_after();
     }
     if let Some(web) = exchange.web() {
@@ -337,7 +344,7 @@ fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result
     let authority = request.head.authority.clone();
     spelling::received(
         &mut request.head.headers,
-        conn.carries_spelling(),
+        (conn.carries_spelling(), conn.worker.policy.lowercase_header_names),
         authority.as_deref(),
         request.body,
     );

@@ -11,17 +11,23 @@ use weft_http::{BodyLength, HeaderList, Known, rules};
 pub(crate) struct Spelling {
     pub(crate) down: bool,
     pub(crate) up: bool,
+    /// The workload wants names in lower case (`--lowercase-header-names`).
+    pub(crate) lower: bool,
 }
 
-/// Takes the list off what came from a side, and spells the lines by it if that side `carries`.
+/// Takes the list off what came from a side, and spells the lines by it if that side `carries`, or
+/// all of them in lower case.
 pub(crate) fn received(
     headers: &mut HeaderList,
-    carries: bool,
+    (carries, lower): (bool, bool),
     authority: Option<&[u8]>,
     length: BodyLength,
 ) {
-    if let (Some(list), true) = (rules::take_spelling(headers), carries) {
+    if let (Some(list), true) = (rules::take_spelling(headers), carries && !lower) {
         rules::respell(headers, &list, authority, length);
+    }
+    if lower {
+        headers.lowercase_names();
     }
 }
 

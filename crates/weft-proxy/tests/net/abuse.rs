@@ -1,11 +1,13 @@
 //! A scan of junk, and passthrough to many destinations, against a proxy of its own process: its
-//! resident memory and its metric series stay bounded, also when they are scraped. Sizes are small;
-//! `WEFT_ABUSE_CONNECTIONS` and `WEFT_ABUSE_DESTINATIONS` make them real, and `WEFT_BINARY`
-//! takes another build of `weft`.
+//! resident memory and its metric series stay bounded, also when they are scraped, and real traffic
+//! goes on. Sizes are small. `WEFT_ABUSE_CONNECTIONS` and `WEFT_ABUSE_DESTINATIONS` make them real,
+//! `WEFT_ABUSE_PER_SECOND` paces the scan, `WEFT_ABUSE_QUIET` is how many requests of the real traffic
+//! go before it, and `WEFT_BINARY` takes another build of `weft`.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,6 +27,9 @@ const GROWTH_KIB_MAX: u64 = 20 * 1024;
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// Connections at once.
 const PARALLEL: usize = 64;
+/// Real traffic during a scan: connections, and one request on each in this time.
+const CLIENTS: usize = 8;
+const PACE: Duration = Duration::from_millis(10);
 /// Series of one metric that a scan may add.
 const SERIES_MAX: usize = 100;
 
@@ -107,11 +112,17 @@ impl Abused {
         F: Future<Output = ()> + Send + 'static,
     {
         let (mut tasks, mut peak) = (JoinSet::new(), self.resident_kib());
+        let per_second = size("WEFT_ABUSE_PER_SECOND", 0) as u32;
+        let mut due =
+            (per_second > 0).then(|| tokio::time::interval(Duration::from_secs(1) / per_second));
         for number in 0..count {
             if tasks.len() == PARALLEL {
                 tasks.join_next().await.unwrap().unwrap();
             }
             tasks.spawn(one(number));
+            if let Some(due) = &mut due {
+                due.tick().await;
+            }
             if number % 64 == 0 {
                 peak = peak.max(self.resident_kib());
             }
@@ -151,6 +162,43 @@ fn largest_family(metrics: &str) -> usize {
     families.into_values().max().unwrap_or(0)
 }
 
+/// Requests at a fixed rate on a few kept connections until aborted; how long each took, counted
+/// from when it was due.
+async fn real_traffic(address: SocketAddr, taken: Arc<Mutex<Vec<Duration>>>) {
+    let mut tasks = JoinSet::new();
+    for client in 0..CLIENTS {
+        let taken = taken.clone();
+        tasks.spawn(async move {
+            let mut stream = connect_from(client, address).await;
+            let mut due = tokio::time::interval(PACE);
+            loop {
+                let since = due.tick().await;
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: real\r\n\r\n").await.unwrap();
+                let mut answer = Vec::new();
+                while !answer.ends_with(b"real traffic") {
+                    assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+                }
+                assert!(answer.starts_with(b"HTTP/1.1 200"));
+                taken.lock().unwrap().push(since.elapsed());
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+/// Median and 99th percentile of what was taken, which starts anew.
+fn percentiles(taken: &Mutex<Vec<Duration>>) -> String {
+    let mut taken = std::mem::take(&mut *taken.lock().unwrap());
+    if taken.is_empty() {
+        return "nothing".to_owned();
+    }
+    taken.sort();
+    let at = |part: f64| taken[((taken.len() - 1) as f64 * part) as usize].as_micros();
+    format!("{} requests, p50 {} µs, p99 {} µs", taken.len(), at(0.5), at(0.99))
+}
+
 /// From one of many loopback addresses, closed by a reset, so that no port is kept for long.
 async fn connect_from(number: usize, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -173,6 +221,13 @@ fn http(cluster: &str) -> Value {
                 "typed_config": { "@type": type_of("http.router.v3.Router") },
             }],
             "route_config": { "name": "inline", "virtual_hosts": [{
+                "name": "real",
+                "domains": ["real"],
+                "routes": [{
+                    "match": { "prefix": "/" },
+                    "direct_response": { "status": 200, "body": { "inline_string": "real traffic" } },
+                }],
+            }, {
                 "name": "allow_any",
                 "domains": ["*"],
                 "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": cluster } }],
@@ -225,8 +280,19 @@ async fn a_scan_of_junk_costs_no_memory() {
     };
     // What is made once is no growth: code, buffers of the worker, the first series.
     proxy.peak_during(64, probe).await;
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let traffic = tokio::spawn(real_traffic(addresses[1], taken.clone()));
+    let quiet = size("WEFT_ABUSE_QUIET", 20);
+    wait::until("real traffic before the scan", LIMIT, || async {
+        (taken.lock().unwrap().len() >= quiet).then_some(())
+    })
+    .await;
+    let before = percentiles(&taken);
     let base = proxy.resident_kib();
     let peak = proxy.peak_during(size("WEFT_ABUSE_CONNECTIONS", 4000), probe).await;
+    eprintln!("real traffic before: {before}; during the scan: {}", percentiles(&taken));
+    assert!(!traffic.is_finished(), "no request of the real traffic failed");
+    traffic.abort();
     proxy.settles(base, peak, "scan").await;
     tokio::task::block_in_place(|| control.kill());
 }

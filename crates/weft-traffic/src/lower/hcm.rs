@@ -217,11 +217,12 @@ fn lower_tracing(message: &pb::http_connection_manager::Tracing) -> Result<Traci
 }
 
 fn server_header(transformation: i32, name: &str) -> Result<ServerHeader> {
-    let name = || Arc::from(if name.is_empty() { "envoy" } else { name });
+    let configured = || (!name.is_empty()).then(|| Arc::from(name));
+    let name = || configured().unwrap_or_else(|| Arc::from("envoy"));
     match transformation {
         0 => Ok(ServerHeader::Overwrite(name())),
         1 => Ok(ServerHeader::AppendIfAbsent(name())),
-        2 => Ok(ServerHeader::PassThrough),
+        2 => Ok(ServerHeader::PassThrough(configured())),
         other => error("server_header_transformation", format!("{other} is not known")),
     }
 }

@@ -120,3 +120,91 @@ fn responses_are_treated_as_documented() {
         });
     }
 }
+
+#[test]
+fn server_and_date_are_as_configured() {
+    // `server_header_transformation` and `server_name`; what a reply made here, a response that
+    // names its server and one that does not say then.
+    let table = [
+        ("PASS_THROUGH", "istio-envoy", [Some("istio-envoy"), Some("mine"), None]),
+        ("PASS_THROUGH", "", [None, Some("mine"), None]),
+        ("APPEND_IF_ABSENT", "a", [Some("a"), Some("mine"), Some("a")]),
+        ("OVERWRITE", "a", [Some("a"); 3]),
+        ("OVERWRITE", "", [Some("envoy"); 3]),
+    ];
+    for (transformation, name, expect) in table {
+        let hcm = json!({"serverHeaderTransformation": transformation, "serverName": name});
+        let here = json!({"match": {"path": "/here"}, "directResponse": {"status": 418}});
+        let app = json!({"match": {"prefix": "/"}, "route": {"cluster": "app"}});
+        let host = json!({"routes": [here, app]});
+        run(Setup { hcm, host, ..Setup::default() }, |mesh| async move {
+            let mut client = mesh.client().await;
+            client.send("GET /here HTTP/1.1\r\nHost: app\r\n\r\n").await;
+            let mut heads = vec![client.head().await];
+            for server in ["Server: mine\r\n", ""] {
+                client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+                let mut app = mesh.app().await;
+                app.head().await;
+                let close = "Connection: close\r\nContent-Length: 0\r\n\r\n";
+                app.send(format!("HTTP/1.1 200 OK\r\n{server}{close}")).await;
+                heads.push(client.head().await);
+            }
+            for (head, expect) in heads.iter().zip(expect) {
+                assert_eq!(value_of(head, "server"), expect, "{transformation} {name:?}:\n{head}");
+            }
+            let date = value_of(&heads[0], "date").expect("a reply made here has a date");
+            httpdate::parse_http_date(date).unwrap();
+            assert_eq!(value_of(&heads[1], "date"), None, "nothing is added to what passes");
+        });
+    }
+}
+
+fn value_of<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    let line = head.lines().find(|line| name_of(line).eq_ignore_ascii_case(name))?;
+    line.split_once(": ").map(|(_, value)| value)
+}
+
+#[test]
+fn names_are_lower_case_where_the_workload_wants_that() {
+    let policy = HttpPolicy { lowercase_header_names: true, ..HttpPolicy::default() };
+    let hcm = json!({"generateRequestId": false, "httpProtocolOptions": {"enableTrailers": true}});
+    run(Setup { policy, hcm, ..Setup::default() }, |mesh| async move {
+        let mut client = mesh.client().await;
+        client
+            .send(
+                "POST / HTTP/1.1\r\nHost: app\r\nX-CustomID: A\r\nx-customid: B\r\n\
+                 TE: trailers\r\nConnection: TE\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 0\r\nX-Trailer: C\r\n\r\n",
+            )
+            .await;
+        let mut app = mesh.app().await;
+        let head = app.head().await;
+        assert!(head.contains("\r\nx-customid: A\r\nx-customid: B\r\n"), "{head}");
+        assert_eq!(app.head().await, "0\r\nx-trailer: C\r\n\r\n");
+        let end = "0\r\nX-Sum: E\r\n\r\n";
+        let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+        app.send(format!("HTTP/1.1 200 OK\r\nX-Answer: D\r\n{chunked}{end}")).await;
+        let head = client.head().await;
+        assert!(head.contains("\r\nx-answer: D\r\n"), "{head}");
+        assert_eq!(client.head().await, "0\r\nx-sum: E\r\n\r\n");
+    });
+}
+
+#[test]
+fn an_answer_that_ends_the_connection_says_so() {
+    run(Setup::default(), |mesh| async move {
+        // The application refuses a body of which the rest is still to come.
+        let mut client = mesh.client().await;
+        client.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 9\r\n\r\nabc").await;
+        let mut app = mesh.app().await;
+        app.head().await;
+        app.send("HTTP/1.1 413 Too Much\r\nContent-Length: 0\r\n\r\n").await;
+        let head = client.head().await;
+        assert_eq!(value_of(&head, "connection"), Some("close"), "{head}");
+        // What cannot be read is refused here.
+        let mut client = mesh.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: app\r\nHost: app\r\n\r\n").await;
+        let head = client.head().await;
+        assert_eq!(value_of(&head, "connection"), Some("close"), "{head}");
+    });
+}

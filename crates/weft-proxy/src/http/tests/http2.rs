@@ -118,19 +118,26 @@ fn a_client_that_resets_its_stream_ends_the_upstreams_too() {
 fn streams_share_a_connection_up_to_its_limit() {
     run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
         let connections = Rc::new(std::cell::Cell::new(0));
+        // How many calls may be answered yet.
+        let answers = Rc::new(tokio::sync::Semaphore::new(1));
+        let opened = Rc::new(tokio::sync::Notify::new());
         {
             let (mesh, connections) = (mesh.clone(), connections.clone());
+            let (answers, opened) = (answers.clone(), opened.clone());
             tokio::task::spawn_local(async move {
                 loop {
                     let stream = mesh.app().await.stream;
                     connections.set(connections.get() + 1);
+                    opened.notify_one();
+                    let answers = answers.clone();
                     let mut builder = h2::server::Builder::new();
                     builder.max_concurrent_streams(10);
                     let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
                     tokio::task::spawn_local(async move {
                         while let Some(Ok((_, mut respond))) = connection.accept().await {
+                            let answers = answers.clone();
                             tokio::task::spawn_local(async move {
-                                tokio::time::sleep(Duration::from_millis(20)).await;
+                                answers.acquire().await.unwrap().forget();
                                 respond.send_response(http::Response::new(()), true).unwrap();
                             });
                         }
@@ -141,8 +148,12 @@ fn streams_share_a_connection_up_to_its_limit() {
         let mut send = client_of(&mesh).await;
         // One first, so that the endpoint's limit is known.
         send.send_request(grpc("/a.B/C"), true).unwrap().0.await.unwrap();
+        opened.notified().await;
         let calls: Vec<_> =
             (0..40).map(|_| send.send_request(grpc("/a.B/C"), true).unwrap().0).collect();
+        // While none is answered the first connection has no room for all of them.
+        opened.notified().await;
+        answers.add_permits(40);
         for call in calls {
             assert_eq!(call.await.unwrap().status(), 200);
         }

@@ -269,6 +269,8 @@ fn manager(setup: &Setup) -> Value {
     let mut hcm = json!({
         "@type": type_of("network.http_connection_manager.v3.HttpConnectionManager"),
         "statPrefix": "test",
+        "serverName": "istio-envoy",
+        "serverHeaderTransformation": "PASS_THROUGH",
         "httpFilters": [{
             "name": "envoy.filters.http.router",
             "typedConfig": {"@type": type_of("http.router.v3.Router")},
