@@ -125,6 +125,8 @@ fn seen(ask: &Ask, reply: Result<Reply, String>) -> Vec<String> {
         .iter()
         .chain(&reply.trailers)
         .filter(|(name, _)| !BY_CHANCE.contains(&name.as_str()))
+        // Replies made by the proxy: Envoy's have none where applications' own are kept.
+        .filter(|(name, value)| (name.as_str(), value.as_bytes()) != ("server", b"istio-envoy"))
         // Of an answer without a body, Envoy's says `transfer-encoding: chunked` to HEAD.
         .filter(|(name, _)| ask.method != "HEAD" || !FRAMING.contains(&name.as_str()))
         .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
