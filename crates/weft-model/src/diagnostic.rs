@@ -84,6 +84,32 @@ pub(crate) mod code {
     pub(crate) const REMOVE: &str = "IST0154";
     /// Istio: EnvoyFilterUsesRelativeOperationWithProxyVersion.
     pub(crate) const RELATIVE_WITH_VERSION: &str = "IST0155";
+    /// Istio: NamespaceNotInjected.
+    pub(crate) const NOT_INJECTED: &str = "IST0102";
+    /// Istio: PodMissingProxy.
+    pub(crate) const MISSING_PROXY: &str = "IST0103";
+    /// Istio: MisplacedAnnotation.
+    pub(crate) const MISPLACED_ANNOTATION: &str = "IST0107";
+    /// Istio: UnknownAnnotation.
+    pub(crate) const UNKNOWN_ANNOTATION: &str = "IST0108";
+    /// Istio: DeploymentAssociatedToMultipleServices.
+    pub(crate) const SEVERAL_PROTOCOLS: &str = "IST0116";
+    /// Istio: NamespaceMultipleInjectionLabels.
+    pub(crate) const INJECTION_LABELS: &str = "IST0123";
+    /// Istio: DeprecatedAnnotation.
+    pub(crate) const DEPRECATED_ANNOTATION: &str = "IST0135";
+    /// Istio: AlphaAnnotation.
+    pub(crate) const ALPHA_ANNOTATION: &str = "IST0136";
+    /// Istio: DeploymentConflictingPorts.
+    pub(crate) const SEVERAL_PORTS: &str = "IST0137";
+    /// Istio: InvalidApplicationUID.
+    pub(crate) const PROXY_USER: &str = "IST0144";
+    /// Istio: ExternalNameServiceTypeInvalidPortName.
+    pub(crate) const EXTERNAL_NAME_PORT: &str = "IST0150";
+    /// Istio: InvalidGatewayCredential.
+    pub(crate) const INVALID_CREDENTIAL: &str = "IST0161";
+    /// Istio: ReferencedInternalGateway.
+    pub(crate) const INTERNAL_GATEWAY: &str = "IST0165";
     /// Istio: GatewayPortNotDefinedOnService.
     pub(crate) const GATEWAY_PORT: &str = "IST0162";
     /// Istio: DestinationRuleSubsetNotSelectPods.
@@ -115,11 +141,14 @@ pub(crate) mod code {
             | DESTINATION_PORT_REQUIRED
             | CONFLICTING_GATEWAYS
             | EMPTY_SUBSET
+            | INVALID_CREDENTIAL
             | REPLACE
             | ADD
             | REMOVE
             | SCHEMA => super::Severity::Error,
-            INEFFECTIVE_MATCH => super::Severity::Info,
+            INEFFECTIVE_MATCH | NOT_INJECTED | DEPRECATED_ANNOTATION | ALPHA_ANNOTATION => {
+                super::Severity::Info
+            }
             _ => super::Severity::Warning,
         }
     }
@@ -231,6 +260,12 @@ pub fn render_human(diagnostics: &[Diagnostic]) -> String {
     let (warnings, notes) = (count(Severity::Warning, "warning"), count(Severity::Info, "note"));
     let _ = writeln!(out, "{errors}, {warnings}, {notes}");
     out
+}
+
+/// All findings as a YAML list, of the same shape as the JSON.
+pub fn render_yaml(diagnostics: &[Diagnostic]) -> String {
+    // JSON values have a YAML form.
+    serde_saphyr::to_string(&render_json(diagnostics)).unwrap_or_default()
 }
 
 /// All findings as one JSON array.

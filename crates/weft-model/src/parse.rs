@@ -25,11 +25,21 @@ const DOCUMENTS_MAX: usize = 20_000;
 
 /// Parses a file of one or many documents. Objects with an `Error` diagnostic are left out.
 pub fn parse_yaml(file: &str, text: &str) -> (Vec<Object>, Vec<Diagnostic>) {
-    let mut parser = Parser { file: Arc::from(file), objects: Vec::new(), diagnostics: Vec::new() };
+    let Parser { objects, diagnostics, .. } = parse(file, text);
+    (objects, diagnostics)
+}
+
+fn parse(file: &str, text: &str) -> Parser {
+    let mut parser = Parser {
+        file: Arc::from(file),
+        objects: Vec::new(),
+        diagnostics: Vec::new(),
+        suppressed: Vec::new(),
+    };
     if text.len() > FILE_BYTES_MAX {
         let why = format!("the file has {} bytes, more than {FILE_BYTES_MAX}", text.len());
         parser.refuse(0, 1, why, "Split the file.");
-        return (parser.objects, parser.diagnostics);
+        return parser;
     }
     let documents = yaml::split(text);
     for (index, document) in documents.iter().enumerate() {
@@ -44,7 +54,7 @@ pub fn parse_yaml(file: &str, text: &str) -> (Vec<Object>, Vec<Diagnostic>) {
             Err(error) => parser.refuse(number, error.line, error.message, ""),
         }
     }
-    (parser.objects, parser.diagnostics)
+    parser
 }
 
 /// All findings on a set of files `(name, text)`, in their own documents and across resources;
@@ -55,28 +65,79 @@ pub fn analyze(files: &[(String, String)]) -> Vec<Diagnostic> {
 
 /// The world that files describe, and every finding on them, in the order of the files.
 pub fn load(files: &[(String, String)]) -> (Snapshot, Vec<Diagnostic>) {
-    let mut diagnostics = Vec::new();
-    let mut changes = Vec::new();
-    let mut seen: std::collections::HashMap<ResourceKey, Origin> = Default::default();
-    for (file, text) in files {
-        let (objects, found) = parse_yaml(file, text);
-        diagnostics.extend(found);
-        for object in objects {
-            let Some(key) = object.key() else { continue };
-            if let Some(first) = seen.get(&key) {
-                diagnostics.push(duplicate(&key, &object.meta().origin, first));
-                continue;
+    let Analysis { snapshot, findings, .. } = Analysis::of(files);
+    (snapshot, findings)
+}
+
+/// Files taken together: their world and what is wrong with them.
+pub struct Analysis {
+    pub snapshot: Snapshot,
+    /// Sorted by file, document, severity, line; without those that a resource's annotation
+    /// `galley.istio.io/analyze-suppress` asks not to be told of.
+    pub findings: Vec<Diagnostic>,
+    files: std::collections::HashMap<String, String>,
+    suppressed: std::collections::HashMap<ResourceKey, String>,
+}
+
+impl Analysis {
+    /// Reads and checks files `(name, text)`.
+    pub fn of(files: &[(String, String)]) -> Self {
+        let mut analysis = Analysis {
+            snapshot: Snapshot::default(),
+            findings: Vec::new(),
+            files: files.iter().cloned().collect(),
+            suppressed: Default::default(),
+        };
+        let mut found = Vec::new();
+        let mut changes = Vec::new();
+        let mut seen: std::collections::HashMap<ResourceKey, Origin> = Default::default();
+        for (file, text) in files {
+            let Parser { objects, diagnostics, suppressed, .. } = parse(file, text);
+            analysis.suppressed.extend(suppressed);
+            found.extend(diagnostics);
+            for object in objects {
+                let Some(key) = object.key() else { continue };
+                if let Some(first) = seen.get(&key) {
+                    found.push(duplicate(&key, &object.meta().origin, first));
+                    continue;
+                }
+                seen.insert(key.clone(), object.meta().origin.clone());
+                changes.push(Change { key, kind: ChangeKind::Upsert(object) });
             }
-            seen.insert(key.clone(), object.meta().origin.clone());
-            changes.push(Change { key, kind: ChangeKind::Upsert(object) });
+        }
+        (analysis.snapshot, _) = Snapshot::default().apply(changes);
+        found.extend(analysis.snapshot.diagnostics().iter().cloned());
+        analysis.add(found);
+        analysis
+    }
+
+    /// Adds what a reader of the snapshot found, with the lines of the fields.
+    pub fn add(&mut self, found: Vec<Diagnostic>) {
+        let suppressed = |one: &Diagnostic| {
+            let codes = one.resource.as_ref().and_then(|key| self.suppressed.get(key));
+            codes.is_some_and(|codes| {
+                codes.split(',').map(str::trim).any(|code| code == "*" || code == one.code)
+            })
+        };
+        let mut found: Vec<Diagnostic> = found.into_iter().filter(|one| !suppressed(one)).collect();
+        found.iter_mut().for_each(|one| self.locate(one));
+        self.findings.extend(found);
+        self.findings.sort_by(|a, b| {
+            (&a.file, a.document, a.severity, a.line)
+                .cmp(&(&b.file, b.document, b.severity, b.line))
+        });
+    }
+
+    /// What was found without the text knows the line of its document only.
+    fn locate(&self, found: &mut Diagnostic) {
+        let Some(text) = self.files.get(&found.file) else { return };
+        let documents = yaml::split(text);
+        let Some(document) = documents.get(found.document as usize) else { return };
+        let Ok(node) = yaml::parse(document) else { return };
+        if found.line == node.line && !found.path.is_empty() && !is_list(&node) {
+            found.line = node.line_of(&found.path);
         }
     }
-    let (snapshot, _) = Snapshot::default().apply(changes);
-    diagnostics.extend(snapshot.diagnostics().iter().cloned());
-    diagnostics.sort_by(|a, b| {
-        (&a.file, a.document, a.severity, a.line).cmp(&(&b.file, b.document, b.severity, b.line))
-    });
-    (snapshot, diagnostics)
 }
 
 /// The error on the second definition of `key`.
@@ -91,7 +152,12 @@ struct Parser {
     file: Arc<str>,
     objects: Vec<Object>,
     diagnostics: Vec<Diagnostic>,
+    /// Resources that ask not to be told of some codes, and which.
+    suppressed: Vec<(ResourceKey, String)>,
 }
+
+/// Codes not to be told of, separated by commas; `*` is all.
+const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 
 /// `apiVersion`, `kind`, `metadata` of a document.
 struct Head {
@@ -178,6 +244,11 @@ impl Parser {
 
     /// Builds the object, reports what is wrong with it, and keeps it when nothing is an error.
     fn resource(&mut self, head: &Head, node: &Node) {
+        if let Some(codes) = head.meta.annotations.get(SUPPRESS)
+            && let Some(kind) = known_kind(&head.api_version, &head.kind)
+        {
+            self.suppressed.push((key_of(kind, &head.meta), codes.clone()));
+        }
         let skipped = RefCell::default();
         let built = build(head, node, &skipped);
         let object = match built {

@@ -1,25 +1,74 @@
 //! `weft analyze`: the control plane's findings on files, without a control plane.
 
-use crate::cli::{AnalyzeArgs, Output};
+use crate::cli::{AnalyzeArgs, FindingsOutput, Threshold};
 use anyhow::{Context as _, bail};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use weft_model::Severity;
 
 /// Directory levels below a named one.
 const DEPTH_MAX: usize = 32;
 
-/// Fails (exit code 1) when any finding is an error.
+/// Fails (exit code 1) when a finding is as bad as `--failure-threshold` says.
 pub(crate) fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
-    let files = read_all(&args.files)?;
-    let (snapshot, mut findings) = weft_model::load(&files);
-    findings.extend(weft_translate::check(&snapshot));
-    match args.output {
-        Output::Text => crate::print(&weft_model::render_human(&findings))?,
-        Output::Json => crate::print(&format!("{:#}\n", weft_model::render_json(&findings)))?,
+    if args.live {
+        return live(args);
     }
-    let failed = findings.iter().any(weft_model::Diagnostic::is_error);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let files = read_all(&args.files)?;
+    let mut analysis = weft_model::Analysis::of(&files);
+    let of_patches = weft_translate::check(&analysis.snapshot);
+    analysis.add(of_patches);
+    let findings = analysis.findings;
+    match args.output {
+        FindingsOutput::Text => crate::print(&weft_model::render_human(&findings))?,
+        FindingsOutput::Json => {
+            crate::print(&format!("{:#}\n", weft_model::render_json(&findings)))?;
+        }
+        FindingsOutput::Yaml => crate::print(&weft_model::render_yaml(&findings))?,
+    }
+    let worst = findings.iter().map(|found| found.severity).min();
+    Ok(verdict(args.failure_threshold, worst))
+}
+
+/// The findings of a running control plane, which it prints itself.
+fn live(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
+    let address = args.api.trim_start_matches("http://").trim_end_matches('/');
+    let get = |format: &str| -> anyhow::Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let path = format!("/debug/analyzez?output={format}");
+        let page = runtime.block_on(weft_control::status::client::get(address, &path))?;
+        String::from_utf8(page).context("the control plane sent no text")
+    };
+    let json = get("json")?;
+    match args.output {
+        FindingsOutput::Text => crate::print(&get("text")?)?,
+        FindingsOutput::Json => crate::print(&json)?,
+        FindingsOutput::Yaml => crate::print(&get("yaml")?)?,
+    }
+    let findings: Vec<serde_json::Value> =
+        serde_json::from_str(&json).context("the control plane sent no list of findings")?;
+    let severities = findings.iter().filter_map(|found| match found["severity"].as_str()? {
+        "error" => Some(Severity::Error),
+        "warning" => Some(Severity::Warning),
+        "info" => Some(Severity::Info),
+        _ => None,
+    });
+    Ok(verdict(args.failure_threshold, severities.min()))
+}
+
+fn verdict(threshold: Threshold, worst: Option<Severity>) -> ExitCode {
+    let limit = match threshold {
+        Threshold::Info => Severity::Info,
+        Threshold::Warning => Severity::Warning,
+        Threshold::Error => Severity::Error,
+        Threshold::Never => return ExitCode::SUCCESS,
+    };
+    // The worst comes first in the order of severities.
+    match worst {
+        Some(worst) if worst <= limit => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Names and texts of the files that `-f` names.

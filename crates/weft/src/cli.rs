@@ -120,10 +120,38 @@ pub(crate) struct ControlArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AnalyzeArgs {
     /// File or directory; may be repeated. `-` reads standard input.
-    #[arg(long = "filename", short = 'f', required = true, value_name = "PATH")]
+    #[arg(long = "filename", short = 'f', required_unless_present = "live", value_name = "PATH")]
     pub(crate) files: Vec<PathBuf>,
+    /// What a running control plane has, at --api.
+    #[arg(long, conflicts_with = "files")]
+    pub(crate) live: bool,
+    /// The control plane's status address, for --live.
+    #[arg(long, env = "WEFT_API", default_value = "http://127.0.0.1:15014", value_name = "URL")]
+    pub(crate) api: String,
+    /// Fail when a finding is at least this bad.
+    #[arg(long, value_enum, default_value = "error", value_name = "SEVERITY")]
+    pub(crate) failure_threshold: Threshold,
     #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
-    pub(crate) output: Output,
+    pub(crate) output: FindingsOutput,
+}
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FindingsOutput {
+    /// For people.
+    Text,
+    Json,
+    Yaml,
+}
+
+/// From which severity on `weft analyze` fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Threshold {
+    Info,
+    Warning,
+    Error,
+    /// Never fail because of a finding.
+    Never,
 }
 
 #[derive(Debug, Args)]

@@ -42,6 +42,7 @@ impl Pages {
             .route("/debug/registryz", get(registryz))
             .route("/debug/configz", get(configz))
             .route("/debug/config_dump", get(config_dump))
+            .route("/debug/analyzez", get(analyzez))
             .with_state(self)
     }
 }
@@ -112,6 +113,30 @@ async fn registryz(State(pages): State<Pages>) -> axum::Json<Value> {
         })
     };
     axum::Json(snapshot.services().map(service).collect())
+}
+
+#[derive(Deserialize)]
+struct Findings {
+    /// `json`, `yaml` or `text`.
+    output: Option<String>,
+}
+
+/// What is wrong with the configuration in force; `weft analyze --live`.
+async fn analyzez(State(pages): State<Pages>, Query(wanted): Query<Findings>) -> Response {
+    let state = pages.world.current();
+    let mut found: Vec<weft_model::Diagnostic> = state.all_diagnostics().cloned().collect();
+    found.extend(weft_translate::check(&state.snapshot));
+    let of_type = |content_type: &'static str, text: String| {
+        ([(header::CONTENT_TYPE, content_type)], text).into_response()
+    };
+    match wanted.output.as_deref() {
+        Some("text") => of_type("text/plain; charset=utf-8", weft_model::render_human(&found)),
+        Some("yaml") => of_type("application/yaml", weft_model::render_yaml(&found)),
+        _ => {
+            let json = format!("{:#}\n", weft_model::render_json(&found));
+            of_type("application/json", json)
+        }
+    }
 }
 
 /// The version of the world, what is wrong with it, and what could not be translated.

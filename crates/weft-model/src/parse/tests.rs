@@ -146,7 +146,7 @@ fn unknown_fields_warn_and_known_unread_ones_inform() {
 
 #[test]
 fn lists_expand_and_unread_kinds_are_noted() {
-    let item = "{apiVersion: v1, kind: Namespace, metadata: {name: x}}";
+    let item = "{apiVersion: v1, kind: Namespace, metadata: {name: x, labels: {istio-injection: disabled}}}";
     let text = format!(
         "apiVersion: v1\nkind: List\nitems:\n- {item}\n- {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: sa}}}}\n"
     );

@@ -45,6 +45,8 @@ pub struct Workload {
     pub container_ports: Vec<u16>,
     /// It has a sidecar that accepts mesh mTLS (label or injection annotation).
     pub sidecar: bool,
+    /// A container of it is called `istio-proxy`.
+    pub proxied: bool,
     pub ready: bool,
     pub origin: Origin,
 }
@@ -120,6 +122,11 @@ impl Workload {
             ips,
             ports,
             container_ports,
+            proxied: spec
+                .containers
+                .iter()
+                .chain(&spec.init_containers)
+                .any(|container| container.name == "istio-proxy"),
             sidecar: tls_mode_label(&meta.labels)
                 .unwrap_or_else(|| meta.annotations.contains_key("sidecar.istio.io/status")),
             ready: pod_ready(meta, status),
@@ -158,6 +165,7 @@ impl Workload {
             address,
             ports: numbered(&spec.ports),
             container_ports: Vec::new(),
+            proxied: false,
             sidecar: tls_mode_label(&labels).unwrap_or(false),
             ready: !meta.deleting,
             labels: Arc::new(labels),

@@ -53,13 +53,22 @@ pub struct PodSpec {
     pub host_network: bool,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
+    pub security_context: SecurityContext,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Container {
     pub name: String,
+    pub security_context: SecurityContext,
     pub ports: Vec<ContainerPort>,
+}
+
+/// Of a Pod or a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct SecurityContext {
+    pub run_as_user: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

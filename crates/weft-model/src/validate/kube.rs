@@ -4,7 +4,7 @@ use super::text::{is_ip, is_port};
 use super::{Findings, port_number};
 use crate::diagnostic::code;
 use crate::snapshot::{Protocol, TrafficDistribution};
-use crate::spec::{IntOrString, KubeServicePort, Pod, Service};
+use crate::spec::{IntOrString, KubeServicePort, Pod, PodSpec, Service};
 
 pub(super) fn service(spec: &Service, findings: &mut Findings<'_>) {
     let external = spec.service_type == "ExternalName";
@@ -28,6 +28,12 @@ pub(super) fn service(spec: &Service, findings: &mut Findings<'_>) {
     for (index, port) in spec.ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");
         service_port(port, &path, findings);
+        if external && (port.name.is_empty() || port.name.starts_with("tcp")) {
+            let message =
+                "a TCP or unnamed port of an ExternalName service takes all traffic of its port";
+            let help = "Name it by its protocol, such as http or https.";
+            findings.report(code::EXTERNAL_NAME_PORT, format!("{path}.name"), message, help);
+        }
         if spec.ports.len() > 1 && port.name.is_empty() {
             findings.error(format!("{path}.name"), "required when there are several ports");
         }
@@ -64,7 +70,30 @@ fn service_port(port: &KubeServicePort, path: &str, findings: &mut Findings<'_>)
     }
 }
 
+/// The sidecar's own user: what runs as it is not captured.
+const PROXY_USER: i64 = 1337;
+
+/// Applications that run as the sidecar's user.
+pub(super) fn runs_as_proxy(spec: &PodSpec, path: &str, findings: &mut Findings<'_>) {
+    let mut report = |path: String| {
+        let message = format!("user {PROXY_USER} is reserved for the sidecar proxy");
+        let help = "Run the application as another user; its traffic is not captured.";
+        findings.report(code::PROXY_USER, path, message, help);
+    };
+    if spec.security_context.run_as_user == Some(PROXY_USER) {
+        report(format!("{path}.securityContext.runAsUser"));
+    }
+    for (index, container) in spec.containers.iter().enumerate() {
+        if container.name != "istio-proxy"
+            && container.security_context.run_as_user == Some(PROXY_USER)
+        {
+            report(format!("{path}.containers[{index}].securityContext.runAsUser"));
+        }
+    }
+}
+
 pub(super) fn pod(pod: &Pod, findings: &mut Findings<'_>) {
+    runs_as_proxy(&pod.spec, "spec", findings);
     if !pod.status.pod_ip.is_empty() && !is_ip(&pod.status.pod_ip) {
         let message = format!("{:?} is not an address", pod.status.pod_ip);
         findings.error("status.podIP", message);

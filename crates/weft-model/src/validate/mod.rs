@@ -1,6 +1,7 @@
 //! What Istio's admission would say about one resource on its own. An error leaves the resource
 //! out; everything that needs a second resource is in `snapshot::check`.
 
+mod annotations;
 mod bounds;
 mod destination_rule;
 mod envoy_filter;
@@ -13,6 +14,8 @@ mod sidecar;
 mod text;
 mod virtual_service;
 
+pub(crate) use annotations::{INJECTION_LABEL, REVISION_LABEL};
+
 use crate::diagnostic::{Diagnostic, Severity, code};
 use crate::object::{Kind, Object, Origin, ResourceKey};
 use crate::spec::{MeshConfig, PeerAuthentication, ProxyConfigResource};
@@ -24,6 +27,7 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
     let origin = object.meta().origin.clone();
     let mut findings = Findings { node, key, origin, out };
     metadata(&mut findings);
+    annotations::check(object, &mut findings);
     match object {
         Object::VirtualService(r) => virtual_service::check(&r.spec, &mut findings),
         Object::DestinationRule(r) => destination_rule::check(&r.spec, &mut findings),
@@ -39,6 +43,12 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         Object::MeshConfig(r) => mesh_config(&r.spec, &mut findings),
         Object::Service(r) => kube::service(&r.spec, &mut findings),
         Object::Pod(r) => kube::pod(&r.spec, &mut findings),
+        Object::PodTemplate(r) => {
+            kube::runs_as_proxy(&r.spec.spec, "spec.template.spec", &mut findings)
+        }
+        Object::Namespace(r) => {
+            annotations::namespace(&r.meta.name, &r.meta.labels, &mut findings);
+        }
         Object::GatewayClass(r) => gateway_api::class(&r.spec, &mut findings),
         Object::KubeGateway(r) => gateway_api::gateway(&r.spec, &mut findings),
         Object::ListenerSet(r) => gateway_api::listener_set(&r.spec, &mut findings),
@@ -49,10 +59,8 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         Object::UdpRoute(r) => gateway_api::udp_route(&r.spec, &mut findings),
         Object::BackendTlsPolicy(r) => gateway_api::backend_tls_policy(&r.spec, &mut findings),
         Object::ReferenceGrant(r) => gateway_api::reference_grant(&r.spec, &mut findings),
-        Object::PodTemplate(_)
-        | Object::Endpoints(_)
+        Object::Endpoints(_)
         | Object::EndpointSlice(_)
-        | Object::Namespace(_)
         | Object::Secret(_)
         | Object::ConfigMap(_)
         | Object::Ignored { .. } => {}

@@ -42,6 +42,20 @@ fn gateway_secrets(snapshot: &Snapshot, gateway: &Resource<Gateway>, out: &mut V
                 let found = finding(code::NOT_FOUND, kind, &gateway.meta, path, message);
                 out.push(found.with_help("Create the Secret beside the gateway's proxies."));
             }
+            for secret in homes.iter().filter_map(|home| snapshot.secret(home, name)) {
+                let has = |key: &str| secret.spec.data.get(key).is_some_and(|v| !v.is_empty());
+                if (has("tls.crt") && has("tls.key")) || (has("cert") && has("key")) {
+                    continue;
+                }
+                let path = format!("spec.servers[{index}].tls.credentialName");
+                let message = format!(
+                    "Secret {}/{name} has no certificate and key (tls.crt and tls.key)",
+                    secret.meta.namespace
+                );
+                let (kind, code) = (Kind::Gateway, code::INVALID_CREDENTIAL);
+                let found = finding(code, kind, &gateway.meta, path, message);
+                out.push(found.with_help("Make it of type kubernetes.io/tls."));
+            }
         }
     }
 }
