@@ -4,7 +4,7 @@ use clap::Parser;
 use weft_proxy::cli::ProxyArgs;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: weft_proxy::Allocator = weft_proxy::Allocator;
 
 #[derive(Parser)]
 #[command(name = "weft-proxy", version, about = "Weft's data plane: sidecar or gateway")]

@@ -1,8 +1,74 @@
-//! Gives back the memory that only the start needed. Command line, TLS set-up, xDS decoding and
+//! The allocator, and giving back the memory that only the start needed. Command line, TLS set-up, xDS decoding and
 //! lowering touch most of the program's code once; as pages of a file they count as resident until
 //! the kernel is short of memory, which on a node full of sidecars is too late.
 
+use std::alloc::{GlobalAlloc, Layout};
+use std::ffi::c_void;
 use std::io;
+
+use mimalloc::MiMalloc;
+
+/// The program's allocator: mimalloc, asked for alignment only where it does not give it by itself.
+///
+/// Asked always, as its own wrapper does, it makes every block above 1 KiB whose size is no power
+/// of two larger by its alignment and fetches it on a slow way.
+pub struct Allocator;
+
+/// Blocks of at least this size have this alignment without asking. Bytes.
+const ALIGNED: usize = 16;
+
+#[allow(unsafe_code, reason = "the allocator's own calls")]
+mod ffi {
+    use super::c_void;
+
+    // SAFETY: mimalloc's public functions, of these signatures in all its versions.
+    unsafe extern "C" {
+        pub(super) fn mi_malloc(size: usize) -> *mut c_void;
+        pub(super) fn mi_zalloc(size: usize) -> *mut c_void;
+        pub(super) fn mi_realloc(block: *mut c_void, size: usize) -> *mut c_void;
+        /// `force`: pages too that were in use a moment ago.
+        pub(super) fn mi_collect(force: bool);
+    }
+}
+
+fn is_aligned_anyway(layout: Layout) -> bool {
+    layout.align() <= ALIGNED && layout.align() <= layout.size()
+}
+
+// SAFETY: mimalloc's functions allocate and free as `GlobalAlloc` asks and may be mixed; those
+// without an alignment give the one of `ALIGNED`, and of smaller blocks at least their size's largest
+// power of two (as C's `malloc` must), which `is_aligned_anyway` has compared.
+#[allow(unsafe_code, reason = "an allocator has no safe form")]
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match is_aligned_anyway(layout) {
+            true => unsafe { ffi::mi_malloc(layout.size()) }.cast(),
+            false => unsafe { MiMalloc.alloc(layout) },
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match is_aligned_anyway(layout) {
+            true => unsafe { ffi::mi_zalloc(layout.size()) }.cast(),
+            false => unsafe { MiMalloc.alloc_zeroed(layout) },
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        unsafe { MiMalloc.dealloc(block, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        match is_aligned_anyway(layout) && layout.align() <= size {
+            true => unsafe { ffi::mi_realloc(block.cast(), size) }.cast(),
+            false => unsafe { MiMalloc.realloc(block, layout, size) },
+        }
+    }
+}
 
 /// Unmaps the pages of files that this program only reads: its code and constants, and those of its
 /// libraries. What still runs comes back from the page cache at once, with a minor fault for each
@@ -59,14 +125,9 @@ pub(crate) fn release_all_freed() {
 /// by itself only as it allocates, and a thread that has become idle does not.
 #[allow(unsafe_code, reason = "the allocator's own call")]
 pub(crate) fn release_freed() {
-    use mimalloc as _; // Links the allocator.
-    unsafe extern "C" {
-        /// `force`: pages too that were in use a moment ago.
-        fn mi_collect(force: bool);
-    }
-    // SAFETY: mimalloc's public function, of this signature in all its versions; it may be called
-    // at any time on any thread, whether or not that thread ever allocated with mimalloc.
-    unsafe { mi_collect(true) }
+    // SAFETY: it may be called at any time on any thread, whether or not that thread ever
+    // allocated with mimalloc.
+    unsafe { ffi::mi_collect(true) }
 }
 
 #[allow(unsafe_code, reason = "madvise has no safe form")]
@@ -84,6 +145,30 @@ fn unmap(start: usize, length: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[allow(unsafe_code, reason = "the allocator is called as a collection would")]
+    fn blocks_are_aligned_as_asked() {
+        for size in (1..300).chain([1000, 1025, 3000, 5000, 8192, 10_000, 70_000, 200_000]) {
+            for align in [1, 2, 4, 8, 16, 32, 64, 4096] {
+                let layout = Layout::from_size_align(size, align).unwrap();
+                // SAFETY: sizes are not zero, and blocks are freed with the layout they have.
+                unsafe {
+                    let block = Allocator.alloc(layout);
+                    assert!(block.addr().is_multiple_of(align), "{layout:?}");
+                    block.write_bytes(1, size);
+                    let block = Allocator.realloc(block, layout, size * 2);
+                    assert!(block.addr().is_multiple_of(align), "{layout:?} twice");
+                    assert_eq!(*block.add(size - 1), 1);
+                    let twice = Layout::from_size_align(size * 2, align).unwrap();
+                    Allocator.dealloc(block, twice);
+                    let block = Allocator.alloc_zeroed(layout);
+                    assert!(block.addr().is_multiple_of(align) && *block.add(size - 1) == 0);
+                    Allocator.dealloc(block, layout);
+                }
+            }
+        }
+    }
 
     #[test]
     fn only_unchanged_mappings_of_files_are_found() {

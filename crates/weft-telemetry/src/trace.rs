@@ -183,6 +183,34 @@ impl Context {
     }
 }
 
+/// The header lines of a new trace, for a caller that sent nothing: what [`Context::next`] and
+/// [`Context::inject`] come to, written at once.
+pub struct NewTrace([u8; wire::NEW_TRACE.len()]);
+
+impl NewTrace {
+    /// The lines, in order, and how long their values are.
+    pub const LINES: [(Field, usize); 5] = [
+        (Field::RequestId, 36),
+        (Field::B3TraceId, 32),
+        (Field::B3SpanId, 16),
+        (Field::B3Sampled, 1),
+        (Field::Traceparent, 55),
+    ];
+
+    /// Begins a trace. `random` yields uniform 64-bit words.
+    pub fn begin(sampling: Sampling, mut random: impl FnMut() -> u64) -> Self {
+        let sampled = sampling.decide(random());
+        let low = nonzero(&mut random);
+        let ids = TraceId { high: random(), low, is_128: true };
+        Self(wire::new_trace(ids, sampled, &mut random))
+    }
+
+    /// The lines, each `name: value CR LF`.
+    pub fn text(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 fn nonzero(random: &mut impl FnMut() -> u64) -> u64 {
     // Zero means "no id" in every format; one draw in 2^64 needs the substitute.
     random().max(1)

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: weft_proxy::Allocator = weft_proxy::Allocator;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {

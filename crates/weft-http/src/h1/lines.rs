@@ -12,6 +12,8 @@ use crate::message::{Method, Version};
 
 /// Lines parsed on the stack; larger limits use the heap.
 const STACK_HEADERS: usize = 128;
+/// Room for the lines of most heads and those that the request path adds.
+const EXPECTED_ENTRIES: usize = 20;
 /// Room for lines that the request path adds.
 const SPARE_ENTRIES: usize = 8;
 /// Offsets are `u32`; nobody means a head of this size.
@@ -45,18 +47,8 @@ impl Lines {
         headers: &[httparse::Header<'_>],
         response: bool,
     ) -> Result<Lines, ParseError> {
-        let mut lines = Lines {
-            entries: read_entries(&window[..head_len], headers)?,
-            first: FirstIndex::default(),
-            framing: FramingLines::default(),
-            host: None,
-            close: false,
-            keep_alive: false,
-            upgrade_named: false,
-            upgrade: None,
-            h2c: false,
-            expect: Expectation::Absent,
-        };
+        let entries = read_entries(&window[..head_len], headers)?;
+        let mut lines = Lines::of(entries);
         for (index, header) in headers.iter().enumerate() {
             let known = lines.entries[index].known;
             if let Some(&known_name) = Known::ALL.get(usize::from(known)) {
@@ -67,8 +59,29 @@ impl Lines {
         Ok(lines)
     }
 
+    /// None read yet.
+    pub(super) fn new() -> Lines {
+        Lines::of(Vec::with_capacity(EXPECTED_ENTRIES))
+    }
+
+    fn of(entries: Vec<Entry>) -> Lines {
+        Lines {
+            entries,
+            first: FirstIndex::default(),
+            framing: FramingLines::default(),
+            host: None,
+            close: false,
+            keep_alive: false,
+            upgrade_named: false,
+            upgrade: None,
+            h2c: false,
+            expect: Expectation::Absent,
+        }
+    }
+
     /// What a known line says about framing and connection.
-    fn note(
+    #[inline]
+    pub(super) fn note(
         &mut self,
         window: &[u8],
         known: Known,

@@ -12,6 +12,7 @@ mod lines;
 mod outbuf;
 mod request;
 mod response;
+mod scan;
 mod target;
 mod write;
 

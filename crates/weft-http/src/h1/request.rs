@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::error::ParseError;
 use super::framing::{Coding, FramingLines};
 use super::lines::{Lines, head_max, range_in, refusal, version_of, with_header_slots};
+use super::scan::{self, RequestScan};
 use super::target::{AbsolutePath, TargetForm, is_authority, parse_target};
 use super::{Connection, Limits, Parsed};
 use crate::headers::HeaderList;
@@ -29,9 +30,12 @@ pub fn parse_request(
 ) -> Result<Parsed<ParsedRequest>, ParseError> {
     let skip = empty_lines(buf)?;
     let window = request_window(&buf[skip..], limits);
-    let read = with_header_slots(limits.headers_max, |slots| read_request(window, limits, slots))?;
-    let Some(read) = read else {
-        return check_partial(window, limits).map(|()| Parsed::Partial);
+    let read = match read_ordinary(window, limits) {
+        Some(read) => read,
+        None => match read_thoroughly(window, limits)? {
+            Some(read) => read,
+            None => return check_partial(window, limits).map(|()| Parsed::Partial),
+        },
     };
     buf.advance(skip);
     let block = buf.split_to(read.head_len).freeze();
@@ -124,6 +128,34 @@ impl RequestRead {
     }
 }
 
+/// A head with nothing unusual about it and nothing wrong.
+fn read_ordinary(window: &[u8], limits: &Limits) -> Option<RequestRead> {
+    let RequestScan { head_len, method, target, version, lines } = scan::request(window, limits)?;
+    let form = match window[target.start] {
+        b'/' if method != Method::Connect => TargetForm::Origin,
+        _ => parse_target(&method, &window[target.clone()]).ok()?,
+    };
+    check_host(window, &lines, version).ok()?;
+    let body = request_body(&lines.framing, version).ok()?;
+    let connection = lines.connection(version, Some(&method)).ok()?;
+    Some(RequestRead {
+        head_len,
+        method,
+        // Of a registered one nobody asks.
+        method_range: 0..0,
+        version,
+        target_range: target,
+        form,
+        lines,
+        body,
+        connection,
+    })
+}
+
+fn read_thoroughly(window: &[u8], limits: &Limits) -> Result<Option<RequestRead>, ParseError> {
+    with_header_slots(limits.headers_max, |slots| read_request(window, limits, slots))
+}
+
 fn read_request<'b>(
     window: &'b [u8],
     limits: &Limits,
@@ -192,5 +224,38 @@ fn request_body(framing: &FramingLines, version: Version) -> Result<BodyLength, 
         (Coding::Chunked, None) if framing.compressed => Err(ParseError::UnknownCoding),
         (Coding::Chunked, None) if framing.repeated_chunked => Err(ParseError::RepeatedChunked),
         (Coding::Chunked, None) => Ok(BodyLength::Chunked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::h1::tests::odd_head;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #[test]
+        fn both_readers_read_the_same(head in odd_head(REQUEST)) {
+            let limits = Limits { headers_max: 6, head_bytes_max: 300, ..Limits::DEFAULT };
+            if let Some(read) = read_ordinary(&head, &limits) {
+                let thorough = read_thoroughly(&head, &limits).unwrap().unwrap();
+                let block = Bytes::from(head.clone());
+                let entries = format!("{:?}", thorough.lines.entries);
+                prop_assert_eq!(format!("{:?}", read.lines.entries), entries);
+                prop_assert_eq!(format!("{:?}", read.lines.first), format!("{:?}", thorough.lines.first));
+                prop_assert_eq!(read.head_len, thorough.head_len);
+                prop_assert_eq!(read.into_message(block.clone()), thorough.into_message(block));
+            }
+        }
+    }
+
+    const REQUEST: &str = "POST /a?b=c HTTP/1.1\r\nHOST: a.b:80\r\nX-Request-Id:\r\n\
+        content-Length: 4\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nbody";
+
+    #[test]
+    fn most_heads_are_ordinary() {
+        assert!(read_ordinary(REQUEST.as_bytes(), &Limits::DEFAULT).is_some());
     }
 }

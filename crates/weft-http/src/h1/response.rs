@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::error::ParseError;
 use super::framing::{Coding, FramingLines};
 use super::lines::{Lines, head_max, refusal, version_of, with_header_slots};
+use super::scan::{self, ResponseScan};
 use super::{Connection, Limits, Parsed};
 use crate::headers::HeaderList;
 use crate::message::{BodyLength, Method, ResponseHead, Version};
@@ -26,14 +27,13 @@ pub fn parse_response(
     method: &Method,
 ) -> Result<Parsed<ParsedResponse>, ParseError> {
     let window = &buf[..buf.len().min(head_max(limits) + 1)];
-    let read = with_header_slots(limits.headers_max, |slots| {
-        read_response(window, limits, method, slots)
-    })?;
-    let Some(read) = read else {
-        return match window.len() > head_max(limits) {
-            true => Err(ParseError::HeadTooLarge),
-            false => Ok(Parsed::Partial),
-        };
+    let read = match read_ordinary(window, limits, method) {
+        Some(read) => read,
+        None => match read_thoroughly(window, limits, method)? {
+            Some(read) => read,
+            None if window.len() > head_max(limits) => return Err(ParseError::HeadTooLarge),
+            None => return Ok(Parsed::Partial),
+        },
     };
     let block = buf.split_to(read.head_len).freeze();
     Ok(Parsed::Complete(read.into_message(block)))
@@ -56,6 +56,31 @@ impl ResponseRead {
         let headers = HeaderList::from_block(block, self.lines.entries, self.lines.first);
         let head = ResponseHead { status: self.status, reason, version: self.version, headers };
         (head, self.body, self.connection)
+    }
+}
+
+/// A head with nothing unusual about it and nothing wrong.
+fn read_ordinary(window: &[u8], limits: &Limits, method: &Method) -> Option<ResponseRead> {
+    let ResponseScan { head_len, status, reason, version, lines } = scan::response(window, limits)?;
+    let body = response_body(&lines.framing, version, status, method, limits).ok()?;
+    let connection = lines.connection(version, None).ok()?;
+    let connection = of_response(connection, body, status);
+    Some(ResponseRead { head_len, status, reason_range: reason, version, lines, body, connection })
+}
+
+fn read_thoroughly(
+    window: &[u8],
+    limits: &Limits,
+    method: &Method,
+) -> Result<Option<ResponseRead>, ParseError> {
+    with_header_slots(limits.headers_max, |slots| read_response(window, limits, method, slots))
+}
+
+fn of_response(connection: Connection, body: BodyLength, status: u16) -> Connection {
+    Connection {
+        keep_alive: connection.keep_alive && body != BodyLength::UntilClose,
+        upgrade: connection.upgrade.filter(|_| status == 101),
+        ..connection
     }
 }
 
@@ -87,13 +112,7 @@ fn read_response<'b>(
     let reason_range = reason_range(window)?;
     let lines = Lines::read(window, head_len, response.headers, true)?;
     let body = response_body(&lines.framing, version, status, method, limits)?;
-    let mut connection = lines.connection(version, None)?;
-    if body == BodyLength::UntilClose {
-        connection.keep_alive = false;
-    }
-    if status != 101 {
-        connection.upgrade = None;
-    }
+    let connection = of_response(lines.connection(version, None)?, body, status);
     Ok(Some(ResponseRead { head_len, status, reason_range, version, lines, body, connection }))
 }
 
@@ -137,5 +156,39 @@ fn response_body(
         (Coding::Chunked, _) => Ok(BodyLength::Chunked),
         // Legal until the close, but then the coding could not be re-framed for anyone.
         (Coding::Open, _) => Err(ParseError::TransferEncoding),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::h1::tests::odd_head;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #[test]
+        fn both_readers_read_the_same(head in odd_head(RESPONSE)) {
+            let limits = Limits { headers_max: 6, head_bytes_max: 300, ..Limits::DEFAULT };
+            for method in [Method::Get, Method::Head] {
+                let Some(read) = read_ordinary(&head, &limits, &method) else { continue };
+                let thorough = read_thoroughly(&head, &limits, &method).unwrap().unwrap();
+                let block = Bytes::from(head.clone());
+                let entries = format!("{:?}", thorough.lines.entries);
+                prop_assert_eq!(format!("{:?}", read.lines.entries), entries);
+                prop_assert_eq!(format!("{:?}", read.lines.first), format!("{:?}", thorough.lines.first));
+                prop_assert_eq!(read.head_len, thorough.head_len);
+                prop_assert_eq!(read.into_message(block.clone()), thorough.into_message(block));
+            }
+        }
+    }
+
+    const RESPONSE: &str = "HTTP/1.1 200 OK\r\nServer: a b\r\ncontent-length: 12\r\nKeep-Alive: \r\n\
+        Connection: close\r\nX-a: \u{e9}  \r\n\r\nbody";
+
+    #[test]
+    fn most_heads_are_ordinary() {
+        assert!(read_ordinary(RESPONSE.as_bytes(), &Limits::DEFAULT, &Method::Get).is_some());
     }
 }

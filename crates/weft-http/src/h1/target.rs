@@ -76,6 +76,9 @@ fn parse_absolute(target: &[u8]) -> Result<TargetForm, ParseError> {
 /// Host with optional port. User information, whitespace and list commas are refused: they make
 /// two readers see two hosts.
 pub(crate) fn is_authority(text: &[u8]) -> bool {
+    if text.iter().all(|&byte| HOST[usize::from(byte)]) {
+        return true;
+    }
     let (host, port) = split_port(text);
     port.iter().all(u8::is_ascii_digit)
         && port.len() <= 5
@@ -88,7 +91,7 @@ pub(crate) fn is_authority(text: &[u8]) -> bool {
                             || byte.is_ascii_alphanumeric()
                     })
             }
-            _ => host.iter().all(|&byte| is_host_byte(byte)),
+            _ => host.iter().all(|&byte| HOST[usize::from(byte)]),
         }
 }
 
@@ -108,25 +111,32 @@ fn split_port(text: &[u8]) -> (&[u8], &[u8]) {
 
 /// `reg-name` of RFC 3986 §3.2.2 without the comma, and without escapes: no name in use needs one,
 /// and who undoes them sees another host.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'.'
-                | b'_'
-                | b'~'
-                | b'!'
-                | b'$'
-                | b'&'
-                | b'\''
-                | b'('
-                | b')'
-                | b'*'
-                | b'+'
-                | b';'
-                | b'='
-        )
-}
+static HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let b = byte as u8;
+        table[byte] = b.is_ascii_alphanumeric()
+            || matches!(
+                b,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b';'
+                    | b'='
+            );
+        byte += 1;
+    }
+    table
+};
 
 fn starts_with_ignoring_case(text: &[u8], prefix: &[u8]) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))

@@ -77,6 +77,34 @@ impl Known {
         // Most names come in lower case, and comparing without case is byte by byte.
         (wanted == name || wanted.eq_ignore_ascii_case(name)).then_some(known)
     }
+
+    /// As [`from_name`](Self::from_name), for a name of nothing but token bytes.
+    pub(crate) fn from_token(name: &[u8]) -> Option<Known> {
+        let (Some(first), Some(last)) = (name.first(), name.last()) else { return None };
+        let slot = SLOTS[hash(name.len(), *first, name[name.len() / 2], *last)];
+        let known = *Known::ALL.get(usize::from(slot))?;
+        is_same_token(known.name().as_bytes(), name).then_some(known)
+    }
+}
+
+/// Whether a token is `wanted` but for case. A known name has only lower-case letters, digits and
+/// dashes, of which setting bit 0x20 makes the same of letters of either case and, among the bytes
+/// of tokens, of nothing else.
+fn is_same_token(wanted: &[u8], token: &[u8]) -> bool {
+    const CASE: u64 = u64::from_ne_bytes([0x20; 8]);
+    if wanted.len() != token.len() {
+        return false;
+    }
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes) | CASE;
+    match (wanted.last_chunk(), token.last_chunk()) {
+        (Some(wanted_end), Some(token_end)) => {
+            // The last words overlap those before them.
+            let words = wanted.as_chunks().0.iter().zip(token.as_chunks().0);
+            word(wanted_end) == word(token_end)
+                && words.into_iter().all(|(wanted, token)| word(wanted) == word(token))
+        }
+        _ => wanted.iter().zip(token).all(|(wanted, token)| wanted | 0x20 == token | 0x20),
+    }
 }
 
 const SLOT_COUNT: usize = 128;
@@ -115,6 +143,16 @@ mod tests {
         for &known in Known::ALL {
             assert_eq!(Known::from_name(known.name().as_bytes()), Some(known));
             assert_eq!(Known::from_name(known.name().to_uppercase().as_bytes()), Some(known));
+            assert_eq!(Known::from_token(known.name().as_bytes()), Some(known));
+            assert_eq!(Known::from_token(known.name().to_uppercase().as_bytes()), Some(known));
+            let name = known.name().as_bytes();
+            for at in 0..name.len() {
+                for byte in (0..=u8::MAX).filter(|&byte| crate::headers::is_token_byte(byte)) {
+                    let mut other = name.to_vec();
+                    other[at] = byte;
+                    assert_eq!(Known::from_token(&other), Known::from_name(&other), "{other:?}");
+                }
+            }
         }
         for other in ["", "h", "hosts", "x-request-ie", "content-lengtH2", "\u{80}ost"] {
             assert_eq!(Known::from_name(other.as_bytes()), None, "{other}");

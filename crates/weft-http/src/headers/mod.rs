@@ -117,6 +117,15 @@ impl HeaderList {
         name: N,
     ) -> impl Iterator<Item = &'a [u8]> + 'a {
         let known = Known::from_name(name.as_ref());
+        self.get_all_as(name, known)
+    }
+
+    /// As [`get_all`](Self::get_all), for a name whose slot, if it has one, was looked up before.
+    pub fn get_all_as<'a, N: AsRef<[u8]> + 'a>(
+        &'a self,
+        name: N,
+        known: Option<Known>,
+    ) -> impl Iterator<Item = &'a [u8]> + 'a {
         let first = self.find_as(name.as_ref(), known);
         let entries = &self.entries[first.unwrap_or(self.entries.len())..];
         entries
@@ -141,6 +150,42 @@ impl HeaderList {
     pub fn append_known(&mut self, known: Known, value: impl AsRef<[u8]>) {
         let entry = self.write_known(known, value.as_ref());
         self.push(entry);
+    }
+
+    /// Adds lines that are written already, each `name: value CR LF`: for each its name, as
+    /// [`Known::name`] spells it, and how long its value is. The caller vouches for the values.
+    pub fn append_written(
+        &mut self,
+        text: &[u8],
+        lines: impl IntoIterator<Item = (Known, usize)>,
+    ) {
+        let mut start = self.overlay.len();
+        self.reserve_overlay(text.len());
+        self.overlay.extend_from_slice(text);
+        for (known, value_len) in lines {
+            let name_len = known.name().len();
+            let value_start = start + name_len + 2;
+            let end = value_start + value_len + 2;
+            debug_assert_eq!(known_byte(&self.overlay[start..start + name_len]), known as u8);
+            debug_assert!(self.overlay[..end].ends_with(b"\r\n"));
+            self.push(Entry {
+                start: offset(start),
+                end: offset(end),
+                name_len: offset(name_len),
+                value_start: offset(value_start),
+                value_len: offset(value_len),
+                known: known as u8,
+                place: Place::Overlay,
+                never_indexed: false,
+            });
+            start = end;
+        }
+        debug_assert_eq!(start, self.overlay.len());
+    }
+
+    /// Whether one of these known names is there.
+    pub fn contains_any(&self, known: &[Known]) -> bool {
+        known.iter().any(|&known| self.contains_known(known))
     }
 
     fn push(&mut self, entry: Entry) {
@@ -441,14 +486,17 @@ impl HeaderList {
     /// Starts a line that will have a value of `value_len` bytes; returns where.
     fn write_name(&mut self, name: &[u8], value_len: usize) -> usize {
         let start = self.overlay.len();
-        let added = name.len() + value_len + 4;
+        self.reserve_overlay(name.len() + value_len + 4);
+        self.overlay.extend_from_slice(name);
+        start
+    }
+
+    fn reserve_overlay(&mut self, added: usize) {
         // Who adds one line mostly adds several (request id, trace context, peer metadata).
         self.overlay.reserve(match self.overlay.capacity() {
             0 => added.max(OVERLAY_MIN),
             _ => added,
         });
-        self.overlay.extend_from_slice(name);
-        start
     }
 
     fn write_value(&mut self, start: usize, known: u8, value: &[u8]) -> Entry {

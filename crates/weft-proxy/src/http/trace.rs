@@ -3,13 +3,20 @@
 //! applications and other proxies agree.
 
 use weft_http::{Known, RequestHead};
-use weft_telemetry::trace::{Context, Field, Sampling, Side};
+use weft_telemetry::trace::{Context, Field, NewTrace, Sampling, Side};
 use weft_traffic::HttpConfig;
+use weft_traffic::http::Tracing;
 
 use super::conn::HttpConn;
 
 /// Writes the context that the request goes on with into its head.
 pub(crate) fn carry_on(head: &mut RequestHead, http: &HttpConfig, side: Side, conn: &HttpConn) {
+    if let (Some(tracing), false) = (&http.tracing, head.headers.contains_any(&FIELDS)) {
+        let new = NewTrace::begin(rate(tracing), || conn.worker.random());
+        let lines = NewTrace::LINES.map(|(field, value_len)| (known(field), value_len));
+        head.headers.append_written(new.text(), lines);
+        return;
+    }
     let incoming = Context::extract(|field| head.headers.get_known(known(field)));
     let Some(tracing) = &http.tracing else {
         if http.request_id.generate && incoming.request_id.is_none() {
@@ -24,13 +31,28 @@ pub(crate) fn carry_on(head: &mut RequestHead, http: &HttpConfig, side: Side, co
         // The server shares the client's span: there is nothing to change.
         return;
     }
-    let percent = tracing.random_sampling.min(tracing.overall_sampling);
-    let context =
-        Context::next(incoming, side, Sampling::percent(percent), || conn.worker.random());
+    let context = Context::next(incoming, side, rate(tracing), || conn.worker.random());
     context.inject(|field, value| head.headers.set_known(known(field), value));
 }
 
-fn known(field: Field) -> Known {
+/// All that [`Context::extract`] asks for.
+const FIELDS: [Known; 9] = [
+    Known::XRequestId,
+    Known::B3,
+    Known::XB3TraceId,
+    Known::XB3SpanId,
+    Known::XB3ParentSpanId,
+    Known::XB3Sampled,
+    Known::XB3Flags,
+    Known::Traceparent,
+    Known::Tracestate,
+];
+
+fn rate(tracing: &Tracing) -> Sampling {
+    Sampling::percent(tracing.random_sampling.min(tracing.overall_sampling))
+}
+
+const fn known(field: Field) -> Known {
     match field {
         Field::RequestId => Known::XRequestId,
         Field::B3 => Known::B3,

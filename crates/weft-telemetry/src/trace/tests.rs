@@ -156,3 +156,22 @@ fn sampling_follows_its_rate() {
     assert!(!Sampling::percent(f64::NAN).decide(0));
     assert!(Sampling::percent(100.0).decide(u64::MAX));
 }
+
+#[test]
+fn a_new_trace_is_written_as_any_other() {
+    for sampling in [Sampling::NEVER, Sampling::ALWAYS] {
+        let context = Context::next(Incoming::default(), Side::Client, sampling, random());
+        let new = NewTrace::begin(sampling, random());
+        let mut text = Vec::new();
+        context.inject(|field, value| {
+            text.extend_from_slice(field.name().as_bytes());
+            text.extend_from_slice(b": ");
+            text.extend_from_slice(value);
+            text.extend_from_slice(b"\r\n");
+        });
+        assert_eq!(String::from_utf8_lossy(&text), String::from_utf8_lossy(new.text()));
+        let lines: Vec<_> =
+            headers(&context).iter().map(|(field, value)| (*field, value.len())).collect();
+        assert_eq!(lines, NewTrace::LINES);
+    }
+}

@@ -244,14 +244,18 @@ pub(super) fn request_id_decision(id: &[u8]) -> Option<bool> {
 
 /// A random UUID, its version digit 4, or 9 when the request is sampled (as Envoy does).
 pub(super) fn new_request_id(sampled: bool, random: &mut impl FnMut() -> u64) -> Vec<u8> {
+    let mut id = *b"00000000-0000-0000-0000-000000000000";
+    write_request_id(&mut id, sampled, random);
+    id.to_vec()
+}
+
+fn write_request_id(id: &mut [u8; 36], sampled: bool, random: &mut impl FnMut() -> u64) {
     let (high, low) = (digits_16(random()), digits_16(random()));
-    let mut id = Vec::with_capacity(36);
-    for part in [&high[..8], &high[8..12], &high[12..16], &low[..4], &low[4..16]] {
-        if !id.is_empty() {
-            id.push(b'-');
-        }
-        id.extend_from_slice(part);
-    }
+    id[..8].copy_from_slice(&high[..8]);
+    id[9..13].copy_from_slice(&high[8..12]);
+    id[14..18].copy_from_slice(&high[12..]);
+    id[19..23].copy_from_slice(&low[..4]);
+    id[24..].copy_from_slice(&low[4..]);
     id[DECISION_DIGIT] = if sampled { b'9' } else { b'4' };
     // RFC 9562 variant 10xx.
     id[19] = match id[19] {
@@ -260,5 +264,50 @@ pub(super) fn new_request_id(sampled: bool, random: &mut impl FnMut() -> u64) ->
         b'8' | b'9' | b'a' | b'b' => id[19],
         _ => b'a',
     };
-    id
+}
+
+/// What a new trace is announced in, its ids still to be filled in.
+pub(super) const NEW_TRACE: [u8; 218] = *b"\
+    x-request-id: 00000000-0000-0000-0000-000000000000\r\n\
+    x-b3-traceid: 00000000000000000000000000000000\r\n\
+    x-b3-spanid: 0000000000000000\r\n\
+    x-b3-sampled: 0\r\n\
+    traceparent: 00-00000000000000000000000000000000-0000000000000000-00\r\n";
+
+/// Where the values are in [`NEW_TRACE`].
+const AT: [usize; 5] = {
+    let mut at = [0; 5];
+    let mut start = 0;
+    let mut index = 0;
+    while index < at.len() {
+        let (field, value) = super::NewTrace::LINES[index];
+        at[index] = start + field.name().len() + 2;
+        start = at[index] + value + 2;
+        index += 1;
+    }
+    assert!(start == NEW_TRACE.len(), "the lines are those of the text");
+    at
+};
+
+/// The lines of a new trace whose root span carries the low half of its id.
+pub(super) fn new_trace(
+    trace: TraceId,
+    sampled: bool,
+    random: &mut impl FnMut() -> u64,
+) -> [u8; NEW_TRACE.len()] {
+    let [id_at, trace_at, span_at, sampled_at, parent_at] = AT;
+    let mut text = NEW_TRACE;
+    let (high, low) = (digits_16(trace.high), digits_16(trace.low));
+    let decision = if sampled { b'1' } else { b'0' };
+    let id = text[id_at..].first_chunk_mut().expect("the request id's value is 36 bytes");
+    write_request_id(id, sampled, random);
+    text[trace_at..trace_at + 16].copy_from_slice(&high);
+    text[trace_at + 16..trace_at + 32].copy_from_slice(&low);
+    text[span_at..span_at + 16].copy_from_slice(&low);
+    text[sampled_at] = decision;
+    text[parent_at + 3..parent_at + 19].copy_from_slice(&high);
+    text[parent_at + 19..parent_at + 35].copy_from_slice(&low);
+    text[parent_at + 36..parent_at + 52].copy_from_slice(&low);
+    text[parent_at + 54] = decision;
+    text
 }

@@ -69,7 +69,7 @@ pub(super) fn header(message: &pb::HeaderMatcher) -> Result<HeaderMatch> {
         }
     };
     Ok(HeaderMatch {
-        name: name.to_ascii_lowercase().into(),
+        name: name.as_str().into(),
         predicate,
         invert: *invert_match,
         missing_is_empty: *treat_missing_header_as_empty,

@@ -1,18 +1,39 @@
 //! Matchers that look into a request head.
 
-use weft_http::RequestHead;
+use weft_http::{Known, RequestHead};
 
 use super::StringMatch;
 
 /// `HeaderMatcher`. Pseudo headers `:authority` (also as `host`), `:method`, `:path` and `:scheme` work.
 #[derive(Debug, Clone)]
 pub struct HeaderMatch {
-    /// Lower case.
-    pub name: Box<str>,
+    pub name: FieldName,
     pub predicate: HeaderPredicate,
     pub invert: bool,
     /// Otherwise a missing header fails the match, inverted or not (Envoy's rule).
     pub missing_is_empty: bool,
+}
+
+/// The lower-case name of a header, looked up once among those that a head has at hand.
+#[derive(Debug, Clone)]
+pub struct FieldName {
+    text: Box<str>,
+    kind: NameKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum NameKind {
+    Pseudo(Pseudo),
+    Field(Option<Known>),
+}
+
+/// What is in the head beside its fields.
+#[derive(Debug, Clone, Copy)]
+enum Pseudo {
+    Authority,
+    Method,
+    Path,
+    Scheme,
 }
 
 #[derive(Debug, Clone)]
@@ -29,15 +50,17 @@ pub enum HeaderPredicate {
 
 impl HeaderMatch {
     pub fn is_match(&self, head: &RequestHead) -> bool {
-        match pseudo_header(head, &self.name) {
-            Some(value) => self.matches_values(value.into_iter()),
-            None => self.matches_values(head.headers.get_all(&*self.name)),
+        match self.name.kind {
+            NameKind::Pseudo(pseudo) => self.matches_values(pseudo.value(head).into_iter()),
+            NameKind::Field(known) => {
+                self.matches_values(head.headers.get_all_as(&*self.name.text, known))
+            }
         }
     }
 
     /// As `is_match`, on a response's or any other field list.
     pub fn is_match_list(&self, headers: &weft_http::HeaderList) -> bool {
-        self.matches_values(headers.get_all(&*self.name))
+        self.matches_values(headers.get_all(&*self.name.text))
     }
 
     /// A header that comes more than once matches if any of its values does, as in current Envoy.
@@ -65,21 +88,42 @@ impl HeaderMatch {
     }
 }
 
-/// The outer None: not a pseudo header.
-fn pseudo_header<'h>(head: &'h RequestHead, name: &str) -> Option<Option<&'h [u8]>> {
-    Some(match name {
-        ":authority" | "host" => head.authority.as_deref(),
-        ":method" => Some(head.method.as_bytes()),
-        ":path" => Some(head.path_and_query()),
-        ":scheme" => Some(head.scheme.as_str().as_bytes()),
-        _ => return None,
-    })
+impl From<&str> for FieldName {
+    fn from(name: &str) -> FieldName {
+        let text: Box<str> = name.to_ascii_lowercase().into();
+        let kind = match Pseudo::from_name(&text) {
+            Some(pseudo) => NameKind::Pseudo(pseudo),
+            None => NameKind::Field(Known::from_name(text.as_bytes())),
+        };
+        FieldName { text, kind }
+    }
+}
+
+impl Pseudo {
+    fn from_name(name: &str) -> Option<Pseudo> {
+        Some(match name {
+            ":authority" | "host" => Pseudo::Authority,
+            ":method" => Pseudo::Method,
+            ":path" => Pseudo::Path,
+            ":scheme" => Pseudo::Scheme,
+            _ => return None,
+        })
+    }
+
+    fn value(self, head: &RequestHead) -> Option<&[u8]> {
+        match self {
+            Pseudo::Authority => head.authority.as_deref(),
+            Pseudo::Method => Some(head.method.as_bytes()),
+            Pseudo::Path => Some(head.path_and_query()),
+            Pseudo::Scheme => Some(head.scheme.as_str().as_bytes()),
+        }
+    }
 }
 
 /// The value of a header or pseudo header; of several lines the first.
 pub(crate) fn header_value<'h>(head: &'h RequestHead, name: &str) -> Option<&'h [u8]> {
-    match pseudo_header(head, name) {
-        Some(value) => value,
+    match Pseudo::from_name(name) {
+        Some(pseudo) => pseudo.value(head),
         None => head.headers.get(name),
     }
 }

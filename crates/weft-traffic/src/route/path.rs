@@ -27,15 +27,18 @@ pub enum PathMatch {
 
 impl PathMatch {
     pub fn is_match(&self, head: &RequestHead) -> bool {
-        let path = head.path();
         match self {
-            PathMatch::Prefix { prefix, ignore_case } => starts_with(path, prefix, *ignore_case),
-            PathMatch::Exact { path: wanted, ignore_case } => eq(path, wanted, *ignore_case),
+            // The commonest, and the only one that need not know where the path ends.
+            PathMatch::Prefix { prefix, ignore_case } => {
+                starts_with(head.path_and_query(), prefix, *ignore_case) && !prefix.contains(&b'?')
+            }
+            PathMatch::Exact { path, ignore_case } => eq(head.path(), path, *ignore_case),
             PathMatch::SeparatedPrefix { prefix, ignore_case } => {
+                let path = head.path();
                 starts_with(path, prefix, *ignore_case)
                     && matches!(path.get(prefix.len()), None | Some(b'/'))
             }
-            PathMatch::Regex(regex) => regex.is_match(path),
+            PathMatch::Regex(regex) => regex.is_match(head.path()),
             PathMatch::Connect => head.method == Method::Connect,
         }
     }
