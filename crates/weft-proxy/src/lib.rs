@@ -28,7 +28,7 @@ pub mod logging;
 mod memory;
 pub mod state;
 
-pub use memory::Allocator;
 pub use bootstrap::{StartError, run, start};
+pub use memory::Allocator;
 pub use runtime::Proxy;
 pub use worker::{ConnContext, NodeInfo, Worker};

@@ -154,11 +154,7 @@ impl HeaderList {
 
     /// Adds lines that are written already, each `name: value CR LF`: for each its name, as
     /// [`Known::name`] spells it, and how long its value is. The caller vouches for the values.
-    pub fn append_written(
-        &mut self,
-        text: &[u8],
-        lines: impl IntoIterator<Item = (Known, usize)>,
-    ) {
+    pub fn append_written(&mut self, text: &[u8], lines: impl IntoIterator<Item = (Known, usize)>) {
         let mut start = self.overlay.len();
         self.reserve_overlay(text.len());
         self.overlay.extend_from_slice(text);

@@ -40,12 +40,13 @@ pub(crate) struct Forward<'r> {
     pub(crate) conn: &'r HttpConn,
 }
 
-/// An endpoint's answer, its body still to come.
-pub(crate) struct Answered {
+/// A request at an endpoint: the last attempt's.
+pub(crate) struct Attempted {
     pub(crate) upstream: Upstream,
-    pub(crate) answer: FinalHead,
-    pub(crate) picked: Picked,
+    pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) guard: Guard,
+    /// The final head, once it is here; its body is still to come.
+    pub(crate) answer: Option<FinalHead>,
     /// Keeps the client on this endpoint: to be sent with the response.
     pub(crate) set_cookie: Option<SetCookie>,
 }
@@ -62,7 +63,8 @@ struct Attempt {
     reused: bool,
 }
 
-type Outcome = Result<(Upstream, FinalHead, Guard), ProxyError>;
+/// What came of an attempt: an answer, or why there is none.
+type Outcome<'o> = Result<&'o FinalHead, &'o ProxyError>;
 
 /// What is counted while a request is at an endpoint; dropped unfinished, it counts as failed.
 pub(crate) struct Guard {
@@ -75,67 +77,65 @@ pub(crate) struct Guard {
     request: Option<Permit>,
 }
 
-/// Tries until there is an answer to pass on, or none can be had.
+/// Tries until there is an answer to pass on, or none can be had. The attempt that was answered is
+/// left in `place`, which is the caller's: it is large and is never moved.
 pub(crate) async fn run(
     forward: &Forward<'_>,
     request: &mut Request,
     exchange: &mut Exchange<'_, '_>,
     attempts: &mut Attempts,
-) -> Result<Answered, ProxyError> {
+    place: &mut Option<Attempted>,
+) -> Result<(), ProxyError> {
     let worker = &forward.conn.worker;
     let priority = usize::from(forward.action.high_priority);
-    let circuit = worker.balancers.circuit(forward.cluster, priority, worker.tick());
+    let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
     let permit = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
     // Drawn once: all attempts start from the same place.
     let (hash, set_cookie) = match forward.action.hash.sources.is_empty() {
         true => (None, None),
         false => forward.action.hash.hash(&request.head, request.client, worker.random()),
     };
-    let mut answered = until_answered(forward, request, exchange, attempts, &circuit, hash).await?;
-    answered.set_cookie = set_cookie;
-    answered.guard.request = Some(permit);
-    Ok(answered)
-}
-
-async fn until_answered(
-    forward: &Forward<'_>,
-    request: &mut Request,
-    exchange: &mut Exchange<'_, '_>,
-    attempts: &mut Attempts,
-    circuit: &Rc<Circuit>,
-    hash: Option<u64>,
-) -> Result<Answered, ProxyError> {
-    let worker = &forward.conn.worker;
     let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
+    let policy = policy.map(|policy| &**policy);
     let mut tries = Tries::default();
     loop {
         attempts.count += 1;
-        let picked = pick(forward, request, policy.map(|policy| &**policy), hash, &tries)?;
+        let picked = pick(forward, request, policy, hash, &tries)?;
         let mut one = Attempt {
             count: attempts.count,
             retry: tries.permit.take(),
             certain: tries.races > 0,
             reused: false,
         };
-        // Given away at once: an answer must not have its own place in every request's state.
-        let result = attempt(forward, request, exchange, &picked, &mut one).await;
-        let judge = Judge { forward, request, exchange, circuit, picked: &picked, one: &one };
-        let policy = match judge.conclude(result, policy.map(|policy| &**policy), &mut tries) {
-            Next::Again => continue,
-            Next::Retry(policy) => policy,
-            Next::Over { result, exhausted } => {
+        let result = attempt(forward, request, exchange, &picked, &mut one, place).await;
+        let outcome = match &result {
+            Ok(()) => {
+                let answer = place.as_ref().and_then(|attempted| attempted.answer.as_ref());
+                Ok(answer.expect("an attempt that succeeds was answered"))
+            }
+            Err(error) => Err(error),
+        };
+        let judge =
+            Judge { forward, request, exchange, circuit: &circuit, picked: &picked, one: &one };
+        let policy = match judge.conclude(outcome, policy, &mut tries) {
+            Next::Again => None,
+            Next::Retry(policy) => Some(policy),
+            Next::Over { exhausted } => {
                 attempts.exhausted = exhausted;
-                return match result {
-                    Ok((upstream, answer, guard)) => {
-                        Ok(Answered { upstream, answer, picked, guard, set_cookie: None })
-                    }
-                    Err(error) => {
-                        attempts.host = Some(picked.endpoint);
-                        Err(error)
-                    }
-                };
+                if let Some(attempted) = place {
+                    attempted.set_cookie = set_cookie;
+                    attempted.guard.request = Some(permit);
+                }
+                if result.is_err() {
+                    attempts.host = Some(picked.endpoint);
+                }
+                return result;
             }
         };
+        // An answer that nobody gets is dropped; its connection is closed, since its body was not
+        // read.
+        *place = None;
+        let Some(policy) = policy else { continue };
         exchange.end_attempt();
         if policy.avoid_previous {
             tries.hosts.push(picked.host);
@@ -179,10 +179,9 @@ impl Tries {
 }
 
 /// What follows an attempt.
-#[expect(clippy::large_enum_variant, reason = "it lives for one match")]
 enum Next<'p> {
     /// It is the last. `exhausted`: because the policy allows no more.
-    Over { result: Outcome, exhausted: bool },
+    Over { exhausted: bool },
     /// The same at once: it lost a race with the endpoint's end of the connection.
     Again,
     /// Another as the policy says.
@@ -202,37 +201,36 @@ struct Judge<'j, 'x, 'c> {
 impl Judge<'_, '_, '_> {
     fn conclude<'p>(
         self,
-        result: Outcome,
+        outcome: Outcome<'_>,
         policy: Option<&'p RetryPolicy>,
         tries: &mut Tries,
     ) -> Next<'p> {
         let Judge { forward, request, exchange, circuit, picked, one } = self;
         // Only outlier detection and another attempt ask for the time.
-        if result.is_err() || forward.cluster.config.outlier.is_some() {
+        if outcome.is_err() || forward.cluster.config.outlier.is_some() {
             forward.conn.worker.tick();
         }
-        report(forward, &picked.host, &result);
-        if let Err(error) = &result
+        report(forward, &picked.host, outcome);
+        if let Err(error) = outcome
             && exchange.repeatable()
             && lost_race(error, &request.head, one.reused, tries.races)
         {
             tries.races += 1;
             return Next::Again;
         }
-        let wanted = policy.filter(|policy| wants_retry(policy, &result));
+        let wanted = policy.filter(|policy| wants_retry(policy, outcome));
         let Some(policy) = wanted.filter(|_| !exchange.timed_out() && exchange.repeatable()) else {
-            return Next::Over { result, exhausted: false };
+            return Next::Over { exhausted: false };
         };
         if tries.retries >= policy.retries_max {
-            return Next::Over { result, exhausted: true };
+            return Next::Over { exhausted: true };
         }
         circuit.tick(forward.conn.worker.now());
         tries.permit = circuit.acquire(Resource::Retries);
         if tries.permit.is_none() {
-            return Next::Over { result, exhausted: false };
+            return Next::Over { exhausted: false };
         }
         tries.retries += 1;
-        // The answer nobody gets is dropped; its connection is closed, since its body was not read.
         Next::Retry(policy)
     }
 }
@@ -285,7 +283,8 @@ async fn attempt(
     exchange: &mut Exchange<'_, '_>,
     picked: &Picked,
     one: &mut Attempt,
-) -> Outcome {
+    place: &mut Option<Attempted>,
+) -> Result<(), ProxyError> {
     let worker = &forward.conn.worker;
     exchange.start_attempt();
     let active = picked.host.begin();
@@ -296,12 +295,17 @@ async fn attempt(
         origin: Origin::of(forward.cluster, &forward.conn.context),
     };
     let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);
-    let Opened { mut upstream, facts } = exchange.unless_interrupted(pin!(open)).await?;
+    let Opened { upstream, facts } = exchange.unless_interrupted(pin!(open)).await?;
     one.reused = upstream.reused();
-    let mut guard = Guard::new(facts, active, one.retry.take());
+    let guard = Guard::new(facts, active, one.retry.take());
+    let endpoint = picked.endpoint.clone();
+    // From here on a failure drops it, and with it the connection.
+    let attempted =
+        place.insert(Attempted { upstream, endpoint, guard, answer: None, set_cookie: None });
+    let Attempted { upstream, guard, answer: place, .. } = attempted;
     exchange.spelling.up = guard.facts.session.carries_spelling();
     let to = (upstream.version(), exchange.spelling.up);
-    let tunnel = match (&mut upstream, request.connection.upgrade) {
+    let tunnel = match (&mut *upstream, request.connection.upgrade) {
         (Upstream::H2(stream), Some(_)) => {
             let open = upgrade::open_over_h2(stream, request);
             exchange.unless_interrupted(Box::pin(open)).await?;
@@ -325,12 +329,14 @@ async fn attempt(
         upstream.version(),
     );
     upstream.send_request(&request.head, framing, tunnel)?;
-    let mut answer = exchange.await_answer(&mut upstream).await?;
-    if request.connection.upgrade.is_some() {
-        upgrade::answered(&mut answer, request, tunnel.is_some())?;
+    exchange.await_answer(upstream, place).await?;
+    if let Some(answer) = place {
+        if request.connection.upgrade.is_some() {
+            upgrade::answered(answer, request, tunnel.is_some())?;
+        }
+        guard.answered(answer.head.status);
     }
-    guard.answered(answer.head.status);
-    Ok((upstream, answer, guard))
+    Ok(())
 }
 
 /// Makes the head fit for this endpoint, its version, and whether it takes the spelling of names.
@@ -397,9 +403,9 @@ fn lost_race(error: &ProxyError, head: &RequestHead, reused: bool, races: u32) -
         }
 }
 
-fn wants_retry(policy: &RetryPolicy, result: &Outcome) -> bool {
-    let outcome = match result {
-        Ok((_, answer, _)) => {
+fn wants_retry(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
+    let outcome = match outcome {
+        Ok(answer) => {
             AttemptOutcome::Response { status: answer.head.status, headers: &answer.head.headers }
         }
         Err(error) => match error.kind {
@@ -421,12 +427,12 @@ fn wants_retry(policy: &RetryPolicy, result: &Outcome) -> bool {
 }
 
 /// Tells outlier detection.
-fn report(forward: &Forward<'_>, host: &Host, result: &Outcome) {
+fn report(forward: &Forward<'_>, host: &Host, outcome: Outcome<'_>) {
     if forward.cluster.config.outlier.is_none() {
         return;
     }
-    let outcome = match result {
-        Ok((_, answer, _)) => HostOutcome::Response(answer.head.status),
+    let outcome = match outcome {
+        Ok(answer) => HostOutcome::Response(answer.head.status),
         Err(error) => match error.kind {
             ErrorKind::ConnectFailed | ErrorKind::ConnectTimeout | ErrorKind::UpstreamTls => {
                 HostOutcome::ConnectFailure

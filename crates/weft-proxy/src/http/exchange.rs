@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
-use weft_http::{BodyLength, Frame, Version, rules};
+use weft_http::{BodyLength, Frame, ResponseHead, Version, rules};
 use weft_traffic::timeout::RequestTimeouts;
 
 use super::downstream::Downstream;
@@ -84,6 +84,7 @@ enum Progress {
 }
 
 impl<'x, 'c> Exchange<'x, 'c> {
+    #[inline]
     pub(crate) fn new(
         down: &'x mut Downstream<'c>,
         tally: &'x mut Tally,
@@ -210,30 +211,19 @@ impl<'x, 'c> Exchange<'x, 'c> {
         .await
     }
 
-    /// Sends the request body and waits for the final head of the response.
+    /// Sends the request body and waits for the final head of the response, which is put into
+    /// `place`.
     pub(crate) async fn await_answer(
         &mut self,
         up: &mut Upstream,
-    ) -> Result<FinalHead, ProxyError> {
-        poll_fn(|cx| {
+        place: &mut Option<FinalHead>,
+    ) -> Result<(), ProxyError> {
+        let answered = poll_fn(|cx| {
             self.poll_request(up, cx)?;
             loop {
-                match up.poll_answer(cx) {
-                    Poll::Ready(Ok(Answer::Final(head))) => return Poll::Ready(Ok(head)),
-                    Poll::Ready(Ok(Answer::Informational(mut head))) => {
-                        let hop = weft_http::h1::Connection {
-                            keep_alive: true,
-                            upgrade: None,
-                            expect_continue: false,
-                        };
-                        let Spelling { down, up, lower } = self.spelling;
-                        let how = (up, lower);
-                        spelling::received(&mut head.headers, how, None, BodyLength::None);
-                        rules::strip_response(&mut head.headers, &hop, self.down.version());
-                        spelling::sending(&mut head.headers, down);
-                        self.down.send_informational(&mut head);
-                        self.informed = true;
-                    }
+                match up.poll_answer(cx, place) {
+                    Poll::Ready(Ok(Answer::Final)) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(Answer::Informational(head))) => self.inform(*head),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => break,
                 }
@@ -242,9 +232,20 @@ impl<'x, 'c> Exchange<'x, 'c> {
                 self.informed = false;
             }
             self.poll_interrupt(cx).map(Err)
-        })
-        .await
-        .inspect_err(|error| up.cancel(error))
+        });
+        answered.await.inspect_err(|error| up.cancel(error))
+    }
+
+    /// Passes a 1xx head on.
+    fn inform(&mut self, mut head: ResponseHead) {
+        let hop =
+            weft_http::h1::Connection { keep_alive: true, upgrade: None, expect_continue: false };
+        let Spelling { down, up, lower } = self.spelling;
+        spelling::received(&mut head.headers, (up, lower), None, BodyLength::None);
+        rules::strip_response(&mut head.headers, &hop, self.down.version());
+        spelling::sending(&mut head.headers, down);
+        self.down.send_informational(&mut head);
+        self.informed = true;
     }
 
     /// Sends the response body, and what is left of the request's, until the response is complete

@@ -87,6 +87,7 @@ async fn fault(
     let mut flags = "FI";
     if let Some(delay) = decision.delay {
         tokio::time::sleep(delay).await;
+        conn.worker.tick();
         record.flagged("DI");
         flags = "DI,FI";
     }

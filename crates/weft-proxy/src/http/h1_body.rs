@@ -4,11 +4,13 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use weft_http::h1::{BodyDecoder, BodyEncoder, Decoded, Limits, ParseError};
-use weft_http::{BodyLength, Frame};
+use weft_http::h1::{
+    self, BodyDecoder, BodyEncoder, Decoded, Limits, ParseError, Parsed, ParsedRequest,
+    ParsedResponse,
+};
+use weft_http::{BodyLength, Frame, Method};
 
 use super::wire::Wire;
-use crate::net::Io;
 
 /// A connection with at most one message under way in each direction.
 pub(crate) struct H1 {
@@ -40,9 +42,10 @@ impl From<ParseError> for BodyError {
 }
 
 impl H1 {
-    pub(crate) fn new(io: Io, limits: Limits) -> Self {
+    #[inline]
+    pub(crate) fn new(wire: Wire, limits: Limits) -> Self {
         Self {
-            wire: Wire::new(io),
+            wire,
             decoder: BodyDecoder::with_limits(BodyLength::None, &limits),
             encoder: BodyEncoder::new(BodyLength::None),
             limits,
@@ -51,8 +54,19 @@ impl H1 {
         }
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.limits
+    /// Takes a request head off what was read.
+    #[inline]
+    pub(crate) fn parse_request(&mut self) -> Result<Parsed<ParsedRequest>, ParseError> {
+        h1::parse_request(&mut self.wire.input, &self.limits)
+    }
+
+    /// Takes the head of a response to `method` off what was read.
+    #[inline]
+    pub(crate) fn parse_response(
+        &mut self,
+        method: &Method,
+    ) -> Result<Parsed<ParsedResponse>, ParseError> {
+        h1::parse_response(&mut self.wire.input, &self.limits, method)
     }
 
     /// A head was read whose body is this long.

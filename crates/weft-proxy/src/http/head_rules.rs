@@ -81,7 +81,8 @@ fn host(head: &mut RequestHead, http: &HttpConfig, listener_port: u16) {
         }
     };
     // The colon of `[::1]` is no port's.
-    if let Some(colon) = memchr::memrchr(b':', authority)
+    if http.host.strip_port != StripPort::Keep
+        && let Some(colon) = memchr::memrchr(b':', authority)
         && authority[colon + 1..].iter().all(u8::is_ascii_digit)
         && wanted(&authority[colon + 1..])
     {
@@ -94,6 +95,9 @@ fn host(head: &mut RequestHead, http: &HttpConfig, listener_port: u16) {
 
 /// The path with its query in the wanted form; `None` when it has that form.
 fn normal_path(path: &[u8], rules: &PathRules) -> Result<Option<Vec<u8>>, ProxyError> {
+    if is_normal(path) {
+        return Ok(None);
+    }
     let end = memchr::memchr(b'?', path).unwrap_or(path.len());
     let (path, query) = path.split_at(end);
     let mut normal = None;
@@ -120,6 +124,20 @@ fn normal_path(path: &[u8], rules: &PathRules) -> Result<Option<Vec<u8>>, ProxyE
         path.extend_from_slice(query);
         path
     }))
+}
+
+/// Whether a path has nothing that any rule could change, as most have.
+fn is_normal(path: &[u8]) -> bool {
+    let mut before = 0;
+    for &byte in path {
+        match byte {
+            b'?' => return true,
+            b'%' | b'\\' => return false,
+            b'/' | b'.' if before == b'/' => return false,
+            _ => before = byte,
+        }
+    }
+    true
 }
 
 /// `%2F` and `%5C` as slashes.

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -211,14 +211,14 @@ impl Copy {
 }
 
 fn poll_status(upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<u16, ProxyError>> {
-    loop {
-        match upstream.poll_answer(cx) {
-            Poll::Ready(Ok(Answer::Final(answer))) => return Poll::Ready(Ok(answer.head.status)),
-            Poll::Ready(Ok(Answer::Informational(_))) => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => return Poll::Pending,
+    let mut answer = None;
+    while answer.is_none() {
+        match ready!(upstream.poll_answer(cx, &mut answer)) {
+            Ok(Answer::Final | Answer::Informational(_)) => {}
+            Err(error) => return Poll::Ready(Err(error)),
         }
     }
+    Poll::Ready(Ok(answer.map_or(0, |answer| answer.head.status)))
 }
 
 fn poll_discard(upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {

@@ -2,6 +2,7 @@
 //! the path of one request, `attempt` and `exchange` carry it to an endpoint and the response
 //! back. Versions meet only in `weft_http`'s message and the two enums for the two sides.
 
+mod busy;
 pub(crate) mod parking;
 mod server_h1;
 pub(crate) mod server_h2;

@@ -1,5 +1,5 @@
 //! The path of one request, for every version and direction. Read it beside
-//! `docs/life-of-a-request.md`: the steps of [`serve`] and [`answer`] are its chapters.
+//! `docs/life-of-a-request.md`: the steps of [`Served::run`] and [`answer`] are its chapters.
 //!
 //! What differs between inbound, outbound and gateway is in the three files of those names;
 //! retries are in `attempt`, moving bytes in `exchange`.
@@ -18,7 +18,7 @@ use weft_traffic::listener::Direction;
 use weft_traffic::route::{Found, HostRewrite, RouteResult};
 use weft_traffic::{Action, HttpConfig, RouteAction, Tables};
 
-use super::attempt::{self, Answered};
+use super::attempt::{self, Attempted};
 use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::exchange::{Exchange, Limits, Tunnel};
@@ -93,20 +93,8 @@ impl Served {
     }
 }
 
-/// Serves one request. What is rare is boxed, here and below, and nothing is kept twice: every
-/// request under way holds this state.
-pub(crate) fn serve<'s>(
-    down: &'s mut Downstream<'_>,
-    incoming: Incoming,
-    received: Instant,
-    conn: &'s HttpConn,
-) -> impl Future<Output = ()> {
-    let mut served = Served::new(incoming, received, conn);
-    async move {
-        served.run(down, conn).await;
-        served.finish(conn);
-    }
-}
+// What is rare is boxed, here and below, and nothing is kept twice: every request under way holds
+// this state.
 
 /// Sanitize, match the route, run the filters, reach an endpoint, pass its response on.
 async fn answer(
@@ -203,33 +191,37 @@ async fn answer(
         exchange.translate(web);
     }
     let forward = attempt::Forward { found, action, cluster, conn };
-    let run = attempt::run(&forward, request, &mut exchange, &mut record.attempts).await;
-    let mut answered = match run {
-        Ok(answered) => answered,
-        Err(error) => return Err(after_route(error, &forward.found, request, record, conn)),
-    };
-    deliver(&mut answered, &forward, request, &mut exchange, &mut record.response).await?;
-    let Answered { guard, upstream, answer, .. } = answered;
-    // Its lines are slices of the connection's read buffer, which serves another request only when
-    // nobody else has it.
-    drop(answer);
-    guard.finish();
+    let mut place = None;
+    let attempts = &mut record.attempts;
+    if let Err(error) = attempt::run(&forward, request, &mut exchange, attempts, &mut place).await {
+        return Err(after_route(error, &forward.found, request, record, conn));
+    }
+    if let Some(attempted) = &mut place {
+        deliver(attempted, &forward, request, &mut exchange, &mut record.response).await?;
+    }
     let now = conn.worker.tick();
     record.ended = Some(now);
-    upstream.finish(now);
+    if let Some(Attempted { guard, upstream, answer, .. }) = place {
+        // Its lines are slices of the connection's read buffer, which serves another request only
+        // when nobody else has it.
+        drop(answer);
+        guard.finish();
+        upstream.finish(now);
+    }
     Ok(())
 }
 
 /// Response filters, then the response itself.
 async fn deliver(
-    answered: &mut Answered,
+    attempted: &mut Attempted,
     forward: &attempt::Forward<'_>,
     request: &Request,
     exchange: &mut Exchange<'_, '_>,
     response: &mut super::record::Response,
 ) -> Result<(), ProxyError> {
     let conn = forward.conn;
-    let Answered { upstream, answer, picked, guard, set_cookie } = answered;
+    let Attempted { upstream, answer, endpoint, guard, set_cookie } = attempted;
+    let Some(answer) = answer else { return Err(ErrorKind::UpstreamProtocol.into()) };
     let head = &mut answer.head;
     let mut body = answer.body;
     let to = exchange.down.version();
@@ -245,7 +237,7 @@ async fn deliver(
     response.peer = match conn.direction() {
         Direction::Inbound => inbound::on_response(head, request, conn),
         Direction::Outbound | Direction::Gateway => {
-            outbound::on_response(head, &picked.endpoint, &guard.facts.session, conn)
+            outbound::on_response(head, endpoint, &guard.facts.session, conn)
         }
     };
     if let Some(cookie) = set_cookie.take() {
@@ -341,13 +333,9 @@ fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result
     if request.head.method == Method::Connect && !http.connect {
         return Err(ErrorKind::UpgradeRefused.into());
     }
-    let authority = request.head.authority.clone();
-    spelling::received(
-        &mut request.head.headers,
-        (conn.carries_spelling(), conn.worker.policy.lowercase_header_names),
-        authority.as_deref(),
-        request.body,
-    );
+    let RequestHead { headers, authority, .. } = &mut request.head;
+    let how = (conn.carries_spelling(), conn.worker.policy.lowercase_header_names);
+    spelling::received(headers, how, authority.as_deref(), request.body);
     head_rules::apply(&mut request.head, http, conn)?;
     let rules = &http.client_address;
     request.client = rules::client_address(

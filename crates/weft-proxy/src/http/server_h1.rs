@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Sleep;
-use weft_http::h1::{self, Limits, ParseError, Parsed, write_response};
+use weft_http::h1::{ParseError, Parsed, write_response};
 use weft_http::h2::conn::Connection;
 use weft_http::{BodyLength, Frame, Method, ResponseHead, Scheme, Version, rules};
 
+use super::busy;
 use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::h1_body::{BodyError, H1};
@@ -28,6 +29,7 @@ use super::h2c;
 use super::local_reply;
 use super::parking::{PARK_AFTER, Parked};
 use super::request::{self, Incoming};
+use super::wire::{self, Wire};
 use crate::error::{ErrorKind, ProxyError};
 use crate::handover::{Idle, Passed};
 use crate::net::Io;
@@ -77,42 +79,43 @@ pub(crate) fn serve_unless_h2(io: Io, conn: Rc<HttpConn>) -> impl Future<Output 
     run(io, conn, true)
 }
 
-/// What stays of a connection while it idles, besides the stream.
-struct Session {
+/// A connection that no longer idles.
+pub(super) struct Job {
+    io: Io,
+    next: Next,
+    conn: Rc<HttpConn>,
     /// Requests so far.
     requests: u32,
-    /// The first bytes are still to come, and may be HTTP/2.
+    /// These are the first bytes, and may be HTTP/2.
     detect: bool,
 }
 
 /// How a stretch of requests ended.
-enum Rest {
-    /// Nothing more is there: the connection idles.
-    Idle(Io),
+pub(super) enum Rest {
+    /// Nothing more is there: the connection idles. With the requests so far.
+    Idle(Io, u32),
     H2(H2Start),
     Closed,
 }
 
 fn run(io: Io, conn: Rc<HttpConn>, detect: bool) -> impl Future<Output = Option<H2Start>> {
     let since = conn.worker.now();
-    go_on(io, conn, Session { requests: 0, detect }, since, false)
+    go_on(io, conn, 0, detect, since)
 }
 
 /// Goes on with a connection that was parked.
 pub(super) async fn resume(parked: Parked) {
     let Parked { io, conn, requests, since } = parked;
-    let session = Session { requests, detect: false };
     match io.resume() {
         Ok(io) => {
             // Past its first request, it is not HTTP/2.
-            go_on(io, conn, session, since, true).await;
+            go_on(io, conn, requests, false, since).await;
         }
         Err(error) => tracing::warn!(%error, "a parked connection is lost"),
     }
 }
 
-/// Serves a connection until it ends or is parked. `idle`: it idles since `since`; otherwise it is
-/// to be read.
+/// Serves a connection, idle since `since`, until it ends or is parked.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async function keeps its arguments beside what it makes of them, and an idle \
@@ -121,9 +124,9 @@ pub(super) async fn resume(parked: Parked) {
 fn go_on(
     mut io: Io,
     conn: Rc<HttpConn>,
-    mut session: Session,
+    mut requests: u32,
+    mut detect: bool,
     mut since: Instant,
-    mut idle: bool,
 ) -> impl Future<Output = Option<H2Start>> {
     async move {
         {
@@ -132,34 +135,35 @@ fn go_on(
                 draining: pin!(conn.worker.drain.draining()),
                 drained: false,
                 timer: pin!(tokio::time::sleep_until(timer.into())),
+                registered: false,
                 conn: &conn,
                 park_at: io.can_park().then(|| Instant::now() + PARK_AFTER),
             };
             loop {
-                let wait = poll_fn(|cx| match idle {
-                    true if io.tcp().poll_read_ready(cx).is_pending() => watch.poll_next(cx, since),
-                    _ => Poll::Ready(Next::Request),
+                let read = poll_fn(|cx| match wire::poll_first(&mut io, cx) {
+                    Poll::Ready(read) => Poll::Ready(Next::Read(read.unwrap_or_default())),
+                    Poll::Pending => watch.poll_next(cx, since),
                 });
-                match wait.await {
-                    Next::Request => {}
+                let serving = match read.await {
                     Next::Park => break,
-                    Next::Leave => {
-                        Box::pin(H1Server::new(io, conn.h1_limits()).leave(&conn)).await;
-                        return None;
+                    next => {
+                        let conn = conn.clone();
+                        busy::serve(Job { io, next, conn, requests, detect })
                     }
-                }
-                io = match Box::pin(serve_while_busy(io, &conn, &mut session)).await {
-                    Rest::Idle(io) => io,
+                };
+                detect = false;
+                (io, requests) = match serving.await {
+                    Rest::Idle(io, requests) => (io, requests),
                     Rest::H2(start) => return Some(start),
                     Rest::Closed => return None,
                 };
-                (idle, since) = (true, conn.worker.now());
+                since = conn.worker.now();
                 watch.park_at = io.can_park().then_some(since + PARK_AFTER);
             }
         }
         let worker = conn.worker.clone();
         match io.park() {
-            Ok(io) => worker.parking.park(Parked { io, conn, requests: session.requests, since }),
+            Ok(io) => worker.parking.park(Parked { io, conn, requests, since }),
             Err(error) => tracing::warn!(%error, "an idle connection is lost"),
         }
         None
@@ -167,43 +171,40 @@ fn go_on(
 }
 
 /// What an idle connection does next.
-enum Next {
-    Request,
+pub(super) enum Next {
+    /// It serves what was read; nothing: the client has closed.
+    Read(BytesMut),
     /// Its time is over, or the process leaves.
     Leave,
     Park,
 }
 
-/// Serves requests for as long as their bytes are there already.
-fn serve_while_busy(io: Io, conn: &HttpConn, session: &mut Session) -> impl Future<Output = Rest> {
-    let mut server = H1Server::new(io, conn.h1_limits());
-    server.requests = session.requests;
-    if let Some(bytes) = conn.context.listener.buffer_bytes_max {
-        server.h1.wire.limit_buffers(bytes);
+/// Serves requests for as long as their bytes are there already, or ends the connection.
+pub(super) async fn serve_while_busy(job: Job) -> Rest {
+    let Job { io, next, conn, requests, detect } = job;
+    let (input, ended) = match next {
+        Next::Read(input) => (input, true),
+        Next::Leave | Next::Park => (BytesMut::new(), false),
+    };
+    let idle = input.is_empty();
+    let mut server = H1Server::new(Wire::with_input(io, input, ended && idle), &conn);
+    server.requests = requests;
+    let mut first = detect;
+    if first && !idle && Box::pin(server.opens_h2()).await {
+        return Rest::H2(server.into_h2(None));
     }
-    async move {
-        loop {
-            match server.look().await {
-                Some(true) => {}
-                Some(false) => break,
-                None => {
-                    session.requests = server.requests;
-                    return Rest::Idle(server.h1.wire.into_idle());
-                }
+    while !server.h1.wire.input.is_empty() {
+        match server.serve_one(&conn, first).await {
+            Served::Next if server.h1.wire.is_quiet() => {
+                return Rest::Idle(server.h1.wire.into_idle(), server.requests);
             }
-            let first = std::mem::take(&mut session.detect);
-            if first && Box::pin(server.opens_h2()).await {
-                return Rest::H2(server.into_h2(None));
-            }
-            match server.serve_one(conn, first).await {
-                Served::Next => {}
-                Served::Last => break,
-                Served::Upgraded(connection) => return Rest::H2(server.into_h2(Some(connection))),
-            }
+            Served::Next => first = false,
+            Served::Last => break,
+            Served::Upgraded(connection) => return Rest::H2(server.into_h2(Some(connection))),
         }
-        Box::pin(server.leave(conn)).await;
-        Rest::Closed
     }
+    Box::pin(server.leave(&conn)).await;
+    Rest::Closed
 }
 
 /// What follows a request.
@@ -216,9 +217,13 @@ enum Served {
 }
 
 impl H1Server {
-    pub(crate) fn new(io: Io, limits: Limits) -> Self {
+    #[inline]
+    fn new(mut wire: Wire, conn: &HttpConn) -> Self {
+        if let Some(bytes) = conn.context.listener.buffer_bytes_max {
+            wire.limit_buffers(bytes);
+        }
         Self {
-            h1: H1::new(io, limits),
+            h1: H1::new(wire, conn.h1_limits()),
             version: Version::H11,
             method: Method::Get,
             keep_alive: true,
@@ -248,27 +253,17 @@ impl H1Server {
         tokio::time::timeout(HEAD_TIMEOUT, decide).await.unwrap_or(false)
     }
 
-    /// Whether the next request has begun (false: none will); `None` when nothing is there yet.
-    async fn look(&mut self) -> Option<bool> {
-        let wire = &mut self.h1.wire;
-        if !wire.input.is_empty() {
-            return Some(true);
-        }
-        poll_fn(|cx| {
-            Poll::Ready(match wire.poll_fill(cx) {
-                Poll::Ready(result) => Some(result.unwrap_or(false)),
-                Poll::Pending => None,
-            })
-        })
-        .await
-    }
-
     /// Reads one request and answers it. `first`: it may ask for HTTP/2.
     async fn serve_one(&mut self, conn: &HttpConn, first: bool) -> Served {
-        let received = Instant::now();
+        let received = conn.worker.tick();
         self.head_sent = false;
         self.requests = self.requests.saturating_add(1);
-        let incoming = match self.read_head(conn).await {
+        // Nearly always the whole head is here already; only a slow one costs a timer.
+        let read = match self.parse_head(conn) {
+            Ok(None) => Box::pin(self.read_head(conn)).await,
+            read => read,
+        };
+        let incoming = match read {
             Ok(Some(incoming)) => incoming,
             Ok(None) => return Served::Last,
             Err(error) => {
@@ -284,7 +279,9 @@ impl H1Server {
                 false => Served::Last,
             };
         }
-        request::serve(&mut Downstream::H1(self), incoming, received, conn).await;
+        let mut served = request::Served::new(incoming, received, conn);
+        served.run(&mut Downstream::H1(self), conn).await;
+        served.finish(conn);
         match self.keep_alive && !self.aborted && self.h1.input_done() && self.h1.output_done() {
             true => Served::Next,
             false => Served::Last,
@@ -303,11 +300,8 @@ impl H1Server {
         H2Start { io, read, upgraded }
     }
 
+    /// Reads on until the head is whole; `None`: the client left.
     async fn read_head(&mut self, conn: &HttpConn) -> Result<Option<Incoming>, ProxyError> {
-        // Nearly always the whole head is here already; only a slow one costs a timer.
-        if let Some(incoming) = self.parse_head(conn)? {
-            return Ok(Some(incoming));
-        }
         let timeout = conn.http.timeouts.request_headers.unwrap_or(HEAD_TIMEOUT);
         let read = poll_fn(|cx| {
             loop {
@@ -322,15 +316,18 @@ impl H1Server {
             }
         });
         match tokio::time::timeout(timeout, read).await {
-            Ok(read) => read,
+            Ok(read) => {
+                conn.worker.tick();
+                read
+            }
             Err(_) => Err(ErrorKind::DownstreamTimeout.into()),
         }
     }
 
+    /// The request, if its head is here.
+    #[inline]
     fn parse_head(&mut self, conn: &HttpConn) -> Result<Option<Incoming>, ProxyError> {
-        let limits = self.h1.limits().clone();
-        let parsed = h1::parse_request(&mut self.h1.wire.input, &limits);
-        let (mut head, body, connection) = match parsed {
+        let (mut head, body, connection) = match self.h1.parse_request() {
             Ok(Parsed::Complete(parsed)) => parsed,
             Ok(Parsed::Partial) => return Ok(None),
             Err(error) => return Err(refused(error)),
@@ -402,7 +399,7 @@ impl H1Server {
     }
 
     /// Takes the connection's bytes for a tunnel; nothing else may use it afterwards.
-    pub(crate) fn wire(&mut self) -> &mut super::wire::Wire {
+    pub(crate) fn wire(&mut self) -> &mut Wire {
         self.keep_alive = false;
         &mut self.h1.wire
     }
@@ -509,6 +506,8 @@ struct IdleWatch<'p, D> {
     draining: Pin<&'p mut D>,
     drained: bool,
     timer: Pin<&'p mut Sleep>,
+    /// Drain and timer wake this task when they come.
+    registered: bool,
     /// `None`: it cannot be.
     park_at: Option<Instant>,
 }
@@ -516,6 +515,12 @@ struct IdleWatch<'p, D> {
 impl<D: Future<Output = ()>> IdleWatch<'_, D> {
     /// Ready when a connection idle since `since` should be closed or parked.
     fn poll_next(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<Next> {
+        // The task's waker stays the same, so it need not be left again.
+        let news = self.conn.worker.drain.is_draining() || self.timer.is_elapsed();
+        if self.registered && !news {
+            return Poll::Pending;
+        }
+        self.registered = true;
         if !self.drained && self.draining.as_mut().poll(cx).is_ready() {
             self.drained = true;
             self.park_at = None;

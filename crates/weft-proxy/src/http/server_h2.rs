@@ -154,7 +154,7 @@ fn take_requests(link: &Rc<Link>, conn: &Rc<HttpConn>) {
             if conn.is_orphaned() || conn.is_expired() {
                 link.with(Connection::shutdown);
             }
-            Instant::now()
+            conn.worker.tick()
         });
         start(incoming, link.clone(), conn.clone(), received);
     }

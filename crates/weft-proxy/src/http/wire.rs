@@ -50,6 +50,25 @@ pub(crate) fn trim_spare() {
             (*input, *output) = (Vec::new(), Vec::new());
         }
     });
+    super::busy::trim_spare();
+}
+
+/// Reads the first bytes of a connection that has no buffer: takes a spare one, which it gives back
+/// unless something came. Empty: the stream has ended.
+pub(crate) fn poll_first(io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+    let spare = SPARE.with_borrow_mut(|spare| spare.input.pop());
+    let mut input = spare.unwrap_or_else(|| BytesMut::with_capacity(FILL_BYTES_MIN as usize));
+    match io.poll_read_bytes(cx, &mut input) {
+        Poll::Ready(Ok(1..)) => Poll::Ready(Ok(input)),
+        other => {
+            SPARE.with_borrow_mut(|spare| {
+                if spare.input.len() < SPARE_MAX {
+                    spare.input.push(input);
+                }
+            });
+            other.map_ok(|_| BytesMut::new())
+        }
+    }
 }
 
 /// A byte stream with its buffers.
@@ -69,13 +88,23 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(io: Io) -> Self {
+        Self::with_input(io, BytesMut::new(), false)
+    }
+
+    /// A stream of which `input` was read, or that has ended.
+    #[inline]
+    pub(crate) fn with_input(io: Io, input: BytesMut, input_ended: bool) -> Self {
+        let fill_bytes = match input.len() == input.capacity() && !input.is_empty() {
+            true => FILL_BYTES_MIN * 4,
+            false => FILL_BYTES_MIN,
+        };
         Self {
             io,
-            input: BytesMut::new(),
+            input,
             output: OutBuf::new(),
-            fill_bytes: FILL_BYTES_MIN,
+            fill_bytes,
             buffer_bytes_max: OUT_BYTES_MAX,
-            input_ended: false,
+            input_ended,
             sent_bytes: 0,
         }
     }

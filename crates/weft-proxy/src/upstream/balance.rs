@@ -12,10 +12,13 @@ use weft_traffic::circuit::Circuit;
 use weft_traffic::lb::{Balancer, Host, PickInput, Picked};
 use weft_traffic::outlier::HostOutcome;
 
+use super::recent::Recent;
+
 /// One worker's state by cluster name.
 #[derive(Default)]
 pub struct Balancers {
-    clusters: RefCell<HashMap<Arc<str>, State>>,
+    clusters: RefCell<HashMap<Arc<str>, Rc<RefCell<State>>>>,
+    recent: Recent<RefCell<State>>,
     worker: u32,
     workers: u32,
 }
@@ -34,6 +37,7 @@ impl Balancers {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Balancers {
             clusters: RefCell::default(),
+            recent: Recent::default(),
             worker: number(worker),
             workers: number(workers.max(1)),
         }
@@ -46,8 +50,8 @@ impl Balancers {
         input: &PickInput<'_>,
         rng: &mut impl FnMut() -> u64,
     ) -> Option<Picked> {
-        let seed = rng();
-        self.with(cluster, seed, input.now, |state| state.balancer.pick(input, rng))
+        let state = self.state(cluster, input.now, &mut *rng);
+        state.borrow_mut().balancer.pick(input, rng)
     }
 
     /// Tells how a request to a host ended; may eject the host.
@@ -59,47 +63,53 @@ impl Balancers {
         now: Instant,
         random: u64,
     ) {
-        self.with(cluster, random, now, |state| state.balancer.report(host, outcome, now, random));
+        let state = self.state(cluster, now, || random);
+        state.borrow_mut().balancer.report(host, outcome, now, random);
     }
 
     /// The circuit breaker of a cluster; priority 0 is the default, 1 high.
     pub fn circuit(&self, cluster: &Cluster, priority: usize, now: Instant) -> Rc<Circuit> {
-        self.with(cluster, 0, now, |state| {
-            let circuit = &state.circuits[priority.min(1)];
-            circuit.tick(now);
-            circuit.clone()
-        })
+        let state = self.state(cluster, now, || 0);
+        let state = state.borrow();
+        let circuit = &state.circuits[priority.min(1)];
+        circuit.tick(now);
+        circuit.clone()
     }
 
     /// Forgets clusters that are gone.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.recent.clear();
         self.clusters.borrow_mut().retain(|name, _| keep(name));
     }
 
-    fn with<T>(
+    /// The state of a cluster, brought up to it.
+    fn state(
         &self,
         cluster: &Cluster,
-        seed: u64,
         now: Instant,
-        run: impl FnOnce(&mut State) -> T,
-    ) -> T {
-        let mut clusters = self.clusters.borrow_mut();
-        // Looked up first: `entry` alone would clone the name on every request.
-        let state = match clusters.get_mut(&cluster.name) {
-            Some(state) => state,
-            None => {
-                let fresh = self.fresh(cluster, seed, now);
-                clusters.entry(cluster.name.clone()).or_insert(fresh)
-            }
-        };
-        state.balancer.update(cluster, now);
-        if !Arc::ptr_eq(&state.config, &cluster.config) {
-            state.config = cluster.config.clone();
-            for (circuit, limits) in state.circuits.iter().zip(&cluster.config.limits) {
+        seed: impl FnOnce() -> u64,
+    ) -> Rc<RefCell<State>> {
+        let state = self.recent.get_or(&cluster.name, || self.find(cluster, now, seed));
+        let State { balancer, circuits, config } = &mut *state.borrow_mut();
+        balancer.update(cluster, now);
+        if !Arc::ptr_eq(config, &cluster.config) {
+            *config = cluster.config.clone();
+            for (circuit, limits) in circuits.iter().zip(&cluster.config.limits) {
                 circuit.set_limits(limits.share(self.worker, self.workers));
             }
         }
-        run(state)
+        state.clone()
+    }
+
+    fn find(
+        &self,
+        cluster: &Cluster,
+        now: Instant,
+        seed: impl FnOnce() -> u64,
+    ) -> Rc<RefCell<State>> {
+        let mut clusters = self.clusters.borrow_mut();
+        let new = || Rc::new(RefCell::new(self.fresh(cluster, seed(), now)));
+        clusters.entry(cluster.name.clone()).or_insert_with(new).clone()
     }
 
     fn fresh(&self, cluster: &Cluster, seed: u64, now: Instant) -> State {

@@ -55,7 +55,7 @@ impl H1Connection {
         facts: Rc<ConnectionFacts>,
         permit: ConnectionPermit,
     ) -> Box<Self> {
-        let h1 = H1::new(io, limits);
+        let h1 = H1::new(Wire::new(io), limits);
         Box::new(Self { h1, requests: 0, keep_alive_timeout: None, facts, _permit: permit })
     }
 
@@ -120,22 +120,30 @@ impl H1Client {
         self.connection.h1.wire.poll_flush(cx).map_err(|error| self.broken(error))
     }
 
-    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
+    /// As [`Upstream::poll_answer`](super::Upstream::poll_answer).
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        place: &mut Option<FinalHead>,
+    ) -> Poll<Result<Answer, ProxyError>> {
         loop {
             let h1 = &mut self.connection.h1;
             // Asked as the request leaves, nothing is here yet.
             if !h1.wire.input.is_empty() {
-                // The limits are small and plain; a copy keeps the borrows apart.
-                let limits = h1.limits().clone();
-                match h1::parse_response(&mut h1.wire.input, &limits, &self.method) {
+                match h1.parse_response(&self.method) {
+                    Ok(Parsed::Complete((head, ..))) if is_interim(&head) => {
+                        return Poll::Ready(Ok(Answer::Informational(Box::new(head))));
+                    }
                     Ok(Parsed::Complete((head, body, connection))) => {
-                        return Poll::Ready(Ok(self.answer(head, body, connection)));
+                        self.answered(&head, body, connection);
+                        *place = Some(FinalHead { head, body, connection });
+                        return Poll::Ready(Ok(Answer::Final));
                     }
                     Ok(Parsed::Partial) => {}
                     Err(error) => return Poll::Ready(Err(malformed(error))),
                 }
             }
-            match ready!(h1.wire.poll_fill(cx)) {
+            match ready!(self.connection.h1.wire.poll_fill(cx)) {
                 Ok(true) => {}
                 Ok(false) => {
                     let error = io::Error::from(io::ErrorKind::UnexpectedEof);
@@ -146,22 +154,13 @@ impl H1Client {
         }
     }
 
-    fn answer(
-        &mut self,
-        head: ResponseHead,
-        body: BodyLength,
-        connection: h1::Connection,
-    ) -> Answer {
-        if head.is_informational() && head.status != 101 {
-            return Answer::Informational(head);
-        }
+    fn answered(&mut self, head: &ResponseHead, body: BodyLength, connection: h1::Connection) {
         self.keep_alive &= connection.keep_alive && head.status != 101;
         if let Some(timeout) = head.headers.get_known(Known::KeepAlive).and_then(timeout_of) {
             self.connection.keep_alive_timeout =
                 Some((timeout / 2).max(timeout.saturating_sub(KEEP_ALIVE_MARGIN)));
         }
         self.connection.h1.start_input(body);
-        Answer::Final(FinalHead { head, body, connection })
     }
 
     pub(crate) fn poll_frame(
@@ -222,6 +221,11 @@ impl H1Client {
         };
         ProxyError::upstream_reset(error).with_retry(retry)
     }
+}
+
+/// Another head follows.
+fn is_interim(head: &ResponseHead) -> bool {
+    head.is_informational() && head.status != 101
 }
 
 /// `timeout=N` of a `Keep-Alive` field.

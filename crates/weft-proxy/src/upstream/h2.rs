@@ -233,10 +233,15 @@ impl H2Client {
         }
     }
 
-    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
+    /// As [`Upstream::poll_answer`](super::Upstream::poll_answer).
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        place: &mut Option<FinalHead>,
+    ) -> Poll<Result<Answer, ProxyError>> {
         let Stage::Open(key) = self.stream else { return Poll::Pending };
         let answer = self.state.link.with(|connection| connection.poll_answer(key, cx));
-        answer.map_ok(answered).map_err(|error| self.state.failed(error))
+        answer.map_ok(|answer| answered(answer, place)).map_err(|error| self.state.failed(error))
     }
 
     pub(crate) fn poll_frame(
@@ -290,15 +295,16 @@ impl Drop for H2Client {
     }
 }
 
-fn answered(answer: conn::Answer) -> Answer {
+fn answered(answer: conn::Answer, place: &mut Option<FinalHead>) -> Answer {
     match answer {
-        conn::Answer::Informational(head) => Answer::Informational(head),
+        conn::Answer::Informational(head) => Answer::Informational(Box::new(head)),
         conn::Answer::Final { head, ended } => {
             let body = match ended {
                 true => BodyLength::None,
                 false => length_or_streamed(head.headers.get_known(Known::ContentLength)),
             };
-            Answer::Final(FinalHead { head, body, connection: CONNECTION })
+            *place = Some(FinalHead { head, body, connection: CONNECTION });
+            Answer::Final
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod endpoints;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod pool;
+mod recent;
 
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -27,8 +28,9 @@ pub(crate) enum Upstream {
 /// What came back so far.
 pub(crate) enum Answer {
     /// 1xx; more follows.
-    Informational(ResponseHead),
-    Final(FinalHead),
+    Informational(Box<ResponseHead>),
+    /// It is in the place made for it.
+    Final,
 }
 
 /// The final head, with what it says about body and connection.
@@ -101,11 +103,15 @@ impl Upstream {
         }
     }
 
-    /// The next head of the response.
-    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, ProxyError>> {
+    /// The next head of the response; the final one is put into `place`, since it is large.
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        place: &mut Option<FinalHead>,
+    ) -> Poll<Result<Answer, ProxyError>> {
         match self {
-            Self::H1(side) => side.poll_answer(cx),
-            Self::H2(side) => side.poll_answer(cx),
+            Self::H1(side) => side.poll_answer(cx, place),
+            Self::H2(side) => side.poll_answer(cx, place),
         }
     }
 

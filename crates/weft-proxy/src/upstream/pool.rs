@@ -24,6 +24,7 @@ use super::connect::{Connected, Negotiated, Origin, connect};
 use super::endpoints::CxGuard;
 use super::h1::{H1Connection, IdleH1};
 use super::h2::H2Connection;
+use super::recent::Recent;
 use crate::error::{ErrorKind, ProxyError};
 use crate::http::peers::Peers;
 use crate::worker::Worker;
@@ -48,6 +49,7 @@ pub struct Pools {
     /// Who is at the other end of them.
     pub(crate) peers: Peers,
     clusters: RefCell<HashMap<Arc<str>, Rc<ClusterPool>>>,
+    recent: Recent<ClusterPool>,
     sweeping: Cell<bool>,
 }
 
@@ -55,6 +57,8 @@ pub struct Pools {
 #[derive(Default)]
 struct ClusterPool {
     hosts: RefCell<HashMap<HostKey, Rc<HostPool>>>,
+    /// The one used last.
+    last: RefCell<Option<(HostKey, Rc<HostPool>)>>,
     /// TLS identities seen, by content; an index into it stands for one in keys.
     identities: RefCell<Vec<Arc<UpstreamTls>>>,
     /// Told whenever a connection came back or went away.
@@ -164,18 +168,17 @@ impl Pools {
     }
 
     fn cluster(&self, cluster: &Cluster) -> Rc<ClusterPool> {
-        if let Some(pool) = self.clusters.borrow().get(&cluster.name) {
-            return pool.clone();
-        }
-        let pool = Rc::new(ClusterPool::default());
-        self.clusters.borrow_mut().insert(cluster.name.clone(), pool.clone());
-        pool
+        self.recent.get_or(&cluster.name, || {
+            self.clusters.borrow_mut().entry(cluster.name.clone()).or_default().clone()
+        })
     }
 
     /// Closes what idled too long and forgets what is empty. False: nothing is left to sweep.
     fn sweep(&self, now: Instant) -> bool {
+        self.recent.clear();
         let mut clusters = self.clusters.borrow_mut();
         clusters.retain(|_, pool| {
+            pool.last.take();
             let mut hosts = pool.hosts.borrow_mut();
             hosts.retain(|_, host| {
                 host.sweep(now);
@@ -274,9 +277,16 @@ impl ClusterPool {
             Transport::Tls(tls) => 1 + self.identity(tls),
         };
         let key = HostKey { address, origin, identity };
-        if let Some(host) = self.hosts.borrow().get(&key) {
+        if let Some((_, host)) = self.last.borrow().as_ref().filter(|(last, _)| *last == key) {
             return Ok(host.clone());
         }
+        let known = self.hosts.borrow().get(&key).cloned();
+        let host = known.unwrap_or_else(|| self.add_host(key, cluster, endpoint));
+        self.last.replace(Some((key, host.clone())));
+        Ok(host)
+    }
+
+    fn add_host(&self, key: HostKey, cluster: &Cluster, endpoint: &Endpoint) -> Rc<HostPool> {
         let http = &cluster.config.http;
         let default = if endpoint.istio_mtls() { IDLE_SIDECAR } else { IDLE_APPLICATION };
         let host = Rc::new(HostPool {
@@ -295,7 +305,7 @@ impl ClusterPool {
             freed: self.freed.clone(),
         });
         self.hosts.borrow_mut().insert(key, host.clone());
-        Ok(host)
+        host
     }
 
     fn identity(&self, tls: &Arc<UpstreamTls>) -> usize {

@@ -41,9 +41,30 @@ fn response(text: impl AsRef<[u8]>) -> Result<ParsedResponse, ParseError> {
 /// good ones.
 pub(super) fn odd_head(good: &'static str) -> impl Strategy<Value = Vec<u8>> {
     const PIECES: [&[u8]; 24] = [
-        b"", b" ", b"\t", b"\r", b"\n", b"\r\n", b":", b"a", b"-", b"_", b"#", b"%", b"/", b"*",
-        b"\x7f", b"\0", b"\xff", b"0", b"9", b", ", b"X: y\r\n", b"Host: c\r\n",
-        b"content-length: 12\r\n", b"transfer-encoding: chunked\r\n",
+        b"",
+        b" ",
+        b"\t",
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b":",
+        b"a",
+        b"-",
+        b"_",
+        b"#",
+        b"%",
+        b"/",
+        b"*",
+        b"\x7f",
+        b"\0",
+        b"\xff",
+        b"0",
+        b"9",
+        b", ",
+        b"X: y\r\n",
+        b"Host: c\r\n",
+        b"content-length: 12\r\n",
+        b"transfer-encoding: chunked\r\n",
     ];
     let edit = (0..good.len(), 0..3_usize, 0..PIECES.len());
     proptest::collection::vec(edit, 0..4).prop_map(|edits| {
