@@ -68,6 +68,7 @@ pub struct Worker {
     pub scratch: Scratch,
     endpoints: EndpointTable,
     clock: Cell<Instant>,
+    report_round: Cell<u32>,
     rng: RefCell<SmallRng>,
 }
 
@@ -199,6 +200,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             endpoints,
             clock: Cell::new(Instant::now()),
+            report_round: Cell::new(0),
             rng: RefCell::new(SmallRng::from_os_rng()),
         }
     }
@@ -247,6 +249,16 @@ impl Worker {
             ClusterKind::OriginalDst { .. } => self.endpoints.get_passing(&cluster.name, address),
             _ => self.endpoints.get(&cluster.name, address),
         }
+    }
+
+    /// Which round of reports on open streams it is: each counts what it has not once a round.
+    pub fn report_round(&self) -> u32 {
+        self.report_round.get()
+    }
+
+    /// Begins the next round.
+    pub fn next_report_round(&self) {
+        self.report_round.set(self.report_round.get().wrapping_add(1));
     }
 
     /// A random number, for balancing, sampling and jitter. Not for secrets.
@@ -348,9 +360,20 @@ pub fn run(
     let local = LocalSet::new();
     let worker = Rc::new(Worker::new(id, count, parts, endpoints));
     local.spawn_local(give_back_memory(worker.clone()));
+    local.spawn_local(begin_rounds(worker.clone()));
     local.block_on(&runtime, obey(worker, orders));
     Ok(())
 }
+
+async fn begin_rounds(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(REPORT_PERIOD).await;
+        worker.next_report_round();
+    }
+}
+
+/// How often messages of an open gRPC stream are counted, as Istio's `tcp_reporting_duration`.
+const REPORT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Returns what a crowd of connections needed once half of them have gone.
 async fn give_back_memory(worker: Rc<Worker>) {

@@ -69,6 +69,20 @@ impl HeaderList {
         HeaderList { capitals: false, ..HeaderList::from_block(block, entries, first) }
     }
 
+    /// As `clone`, with room for `spare` more lines.
+    pub(crate) fn copy(&self, spare: usize) -> HeaderList {
+        let mut entries = Vec::with_capacity(self.entries.len() + spare);
+        entries.extend_from_slice(&self.entries);
+        HeaderList {
+            block: self.block.clone(),
+            overlay: self.overlay.clone(),
+            entries,
+            first: self.first.clone(),
+            live: self.live,
+            capitals: self.capitals,
+        }
+    }
+
     /// Number of lines.
     pub fn len(&self) -> usize {
         self.live

@@ -5,9 +5,10 @@
 //! an endpoint closed a reused connection as the request was sent (by GOAWAY, with HTTP/2), repeated
 //! at once whatever the policy says, but never when the endpoint may have executed a request that is not idempotent.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use weft_http::{Known, RequestHead, Version, rules};
 use weft_traffic::circuit::{Circuit, Permit, Resource};
@@ -79,77 +80,80 @@ pub(crate) struct Guard {
 
 /// Tries until there is an answer to pass on, or none can be had. The attempt that was answered is
 /// left in `place`, which is the caller's: it is large and is never moved.
-pub(crate) async fn run(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is given twice")]
+pub(crate) fn run(
     forward: &Forward<'_>,
     request: &mut Request,
     exchange: &mut Exchange<'_, '_>,
     attempts: &mut Attempts,
     place: &mut Option<Attempted>,
-) -> Result<(), ProxyError> {
-    let worker = &forward.conn.worker;
-    let priority = usize::from(forward.action.high_priority);
-    let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
-    let permit = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
-    // Drawn once: all attempts start from the same place.
-    let (hash, set_cookie) = match forward.action.hash.sources.is_empty() {
-        true => (None, None),
-        false => forward.action.hash.hash(&request.head, request.client, worker.random()),
-    };
-    let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
-    let policy = policy.map(|policy| &**policy);
-    let mut tries = Tries::default();
-    loop {
-        attempts.count += 1;
-        let picked = pick(forward, request, policy, hash, &tries)?;
-        let mut one = Attempt {
-            count: attempts.count,
-            retry: tries.permit.take(),
-            certain: tries.races > 0,
-            reused: false,
+) -> impl Future<Output = Result<(), ProxyError>> {
+    async move {
+        let worker = &forward.conn.worker;
+        let priority = usize::from(forward.action.high_priority);
+        let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
+        let permit = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
+        // Drawn once: all attempts start from the same place.
+        let (hash, set_cookie) = match forward.action.hash.sources.is_empty() {
+            true => (None, None),
+            false => forward.action.hash.hash(&request.head, request.client, worker.random()),
         };
-        let result = attempt(forward, request, exchange, &picked, &mut one, place).await;
-        let outcome = match &result {
-            Ok(()) => {
-                let answer = place.as_ref().and_then(|attempted| attempted.answer.as_ref());
-                Ok(answer.expect("an attempt that succeeds was answered"))
-            }
-            Err(error) => Err(error),
-        };
-        let judge =
-            Judge { forward, request, exchange, circuit: &circuit, picked: &picked, one: &one };
-        let policy = match judge.conclude(outcome, policy, &mut tries) {
-            Next::Again => None,
-            Next::Retry(policy) => Some(policy),
-            Next::Over { exhausted } => {
-                attempts.exhausted = exhausted;
-                if let Some(attempted) = place {
-                    attempted.set_cookie = set_cookie;
-                    attempted.guard.request = Some(permit);
+        let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
+        let policy = policy.map(|policy| &**policy);
+        let mut tries = Tries::default();
+        loop {
+            attempts.count += 1;
+            let picked = pick(forward, request, policy, hash, &tries)?;
+            let mut one = Attempt {
+                count: attempts.count,
+                retry: tries.permit.take(),
+                certain: tries.races > 0,
+                reused: false,
+            };
+            let result = attempt(forward, request, exchange, &picked, &mut one, place).await;
+            let outcome = match &result {
+                Ok(()) => {
+                    let answer = place.as_ref().and_then(|attempted| attempted.answer.as_ref());
+                    Ok(answer.expect("an attempt that succeeds was answered"))
                 }
-                if result.is_err() {
-                    attempts.host = Some(picked.endpoint);
+                Err(error) => Err(error),
+            };
+            let judge =
+                Judge { forward, request, exchange, circuit: &circuit, picked: &picked, one: &one };
+            let policy = match judge.conclude(outcome, policy, &mut tries) {
+                Next::Again => None,
+                Next::Retry(policy) => Some(policy),
+                Next::Over { exhausted } => {
+                    attempts.exhausted = exhausted;
+                    if let Some(attempted) = place {
+                        attempted.set_cookie = set_cookie;
+                        attempted.guard.request = Some(permit);
+                    }
+                    if result.is_err() {
+                        attempts.host = Some(picked.endpoint);
+                    }
+                    return result;
                 }
-                return result;
+            };
+            // An answer that nobody gets is dropped; its connection is closed, since its body was not
+            // read.
+            *place = None;
+            let Some(policy) = policy else { continue };
+            exchange.end_attempt();
+            if policy.avoid_previous {
+                tries.hosts.push(picked.host);
             }
-        };
-        // An answer that nobody gets is dropped; its connection is closed, since its body was not
-        // read.
-        *place = None;
-        let Some(policy) = policy else { continue };
-        exchange.end_attempt();
-        if policy.avoid_previous {
-            tries.hosts.push(picked.host);
+            if policy.priority_update.is_some() {
+                tries.priorities.push(picked.endpoint.priority);
+            }
+            let delay = policy.backoff.delay(tries.retries, worker.random());
+            let slept = async {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            };
+            exchange.unless_interrupted(Box::pin(slept)).await?;
+            worker.tick();
         }
-        if policy.priority_update.is_some() {
-            tries.priorities.push(picked.endpoint.priority);
-        }
-        let delay = policy.backoff.delay(tries.retries, worker.random());
-        let slept = async {
-            tokio::time::sleep(delay).await;
-            Ok(())
-        };
-        exchange.unless_interrupted(Box::pin(slept)).await?;
-        worker.tick();
     }
 }
 
@@ -277,66 +281,91 @@ fn original_dst(
     }
 }
 
-async fn attempt(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is given twice")]
+fn attempt(
     forward: &Forward<'_>,
     request: &mut Request,
     exchange: &mut Exchange<'_, '_>,
     picked: &Picked,
     one: &mut Attempt,
     place: &mut Option<Attempted>,
-) -> Result<(), ProxyError> {
-    let worker = &forward.conn.worker;
-    exchange.start_attempt();
-    let active = picked.host.begin();
-    let purpose = Purpose {
-        downstream: request.version,
-        certain: one.certain || !request.head.method.is_idempotent(),
-        priority: usize::from(forward.action.high_priority),
-        origin: Origin::of(forward.cluster, &forward.conn.context),
-    };
-    let open = worker.pools.open(worker, forward.cluster, &picked.endpoint, purpose);
-    let Opened { upstream, facts } = exchange.unless_interrupted(pin!(open)).await?;
-    one.reused = upstream.reused();
-    let guard = Guard::new(facts, active, one.retry.take());
-    let endpoint = picked.endpoint.clone();
-    // From here on a failure drops it, and with it the connection.
-    let attempted =
-        place.insert(Attempted { upstream, endpoint, guard, answer: None, set_cookie: None });
-    let Attempted { upstream, guard, answer: place, .. } = attempted;
-    exchange.spelling.up = guard.facts.session.carries_spelling();
-    let to = (upstream.version(), exchange.spelling.up);
-    let tunnel = match (&mut *upstream, request.connection.upgrade) {
-        (Upstream::H2(stream), Some(_)) => {
-            let open = upgrade::open_over_h2(stream, request);
-            exchange.unless_interrupted(Box::pin(open)).await?;
-            Some(upgrade::WEBSOCKET)
+) -> impl Future<Output = Result<(), ProxyError>> {
+    async move {
+        let worker = &forward.conn.worker;
+        exchange.start_attempt();
+        let active = picked.host.begin();
+        let purpose = Purpose {
+            downstream: request.version,
+            certain: one.certain || !request.head.method.is_idempotent(),
+            priority: usize::from(forward.action.high_priority),
+            origin: Origin::of(forward.cluster, &forward.conn.context),
+        };
+        let (pools, cluster, endpoint) = (&worker.pools, forward.cluster, &*picked.endpoint);
+        let open = match pools.reuse(worker, cluster, endpoint, purpose)? {
+            Some(opened) => Open::Now(Some(opened)),
+            // Boxed: most requests need not wait for a connection.
+            None => Open::Later(Box::pin(pools.open(worker, cluster, endpoint, purpose))),
+        };
+        let Opened { upstream, facts } = exchange.unless_interrupted(open).await?;
+        one.reused = upstream.reused();
+        let guard = Guard::new(facts, active, one.retry.take());
+        let endpoint = picked.endpoint.clone();
+        // From here on a failure drops it, and with it the connection.
+        let attempted =
+            place.insert(Attempted { upstream, endpoint, guard, answer: None, set_cookie: None });
+        let Attempted { upstream, guard, answer: place, .. } = attempted;
+        exchange.spelling.up = guard.facts.session.carries_spelling();
+        let to = (upstream.version(), exchange.spelling.up);
+        let tunnel = match (&mut *upstream, request.connection.upgrade) {
+            (Upstream::H2(stream), Some(_)) => {
+                let open = upgrade::open_over_h2(stream, request);
+                exchange.unless_interrupted(Box::pin(open)).await?;
+                Some(upgrade::WEBSOCKET)
+            }
+            _ => None,
+        };
+        prepare(forward, request, to, &picked.endpoint);
+        if forward.found.host.attempt_count_upstream {
+            request.head.headers.set_known(Known::XEnvoyAttemptCount, one.count.to_string());
         }
-        _ => None,
-    };
-    prepare(forward, request, to, &picked.endpoint);
-    if forward.found.host.attempt_count_upstream {
-        request.head.headers.set_known(Known::XEnvoyAttemptCount, one.count.to_string());
-    }
-    if request.grpc
-        && let Some(limit) = exchange.grpc_timeout(one.count == 1)
-    {
-        request.head.headers.set_known(Known::GrpcTimeout, format_grpc_timeout(limit));
-    }
-    let framing = rules::request_framing(
-        &request.head.method,
-        request.body,
-        request.version,
-        upstream.version(),
-    );
-    upstream.send_request(&request.head, framing, tunnel)?;
-    exchange.await_answer(upstream, place).await?;
-    if let Some(answer) = place {
-        if request.connection.upgrade.is_some() {
-            upgrade::answered(answer, request, tunnel.is_some())?;
+        if request.grpc
+            && let Some(limit) = exchange.grpc_timeout(one.count == 1)
+        {
+            request.head.headers.set_known(Known::GrpcTimeout, format_grpc_timeout(limit));
         }
-        guard.answered(answer.head.status);
+        let framing = rules::request_framing(
+            &request.head.method,
+            request.body,
+            request.version,
+            upstream.version(),
+        );
+        upstream.send_request(&request.head, framing, tunnel)?;
+        exchange.await_answer(upstream, place).await?;
+        if let Some(answer) = place {
+            if request.connection.upgrade.is_some() {
+                upgrade::answered(answer, request, tunnel.is_some())?;
+            }
+            guard.answered(answer.head.status);
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// A connection that is there, or on its way.
+enum Open<F> {
+    Now(Option<Opened>),
+    Later(Pin<Box<F>>),
+}
+
+impl<F: Future<Output = Result<Opened, ProxyError>>> Future for Open<F> {
+    type Output = Result<Opened, ProxyError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Open::Now(opened) => Poll::Ready(Ok(opened.take().expect("polled until it is ready"))),
+            Open::Later(open) => open.as_mut().poll(cx),
+        }
+    }
 }
 
 /// Makes the head fit for this endpoint, its version, and whether it takes the spelling of names.

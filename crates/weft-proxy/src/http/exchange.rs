@@ -20,6 +20,7 @@ use super::grpc::{self, Messages};
 use super::grpc_web::{self, Web};
 use super::limits::{Standing, StreamLimits};
 use super::mirror::Copies;
+use super::record::Reporting;
 use super::spelling::{self, Spelling};
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::{Answer, FinalHead, Upstream};
@@ -250,14 +251,21 @@ impl<'x, 'c> Exchange<'x, 'c> {
 
     /// Sends the response body, and what is left of the request's, until the response is complete
     /// and flushed. The response head has been queued.
-    pub(crate) async fn relay(&mut self, up: &mut Upstream) -> Result<(), ProxyError> {
+    pub(crate) async fn relay(
+        &mut self,
+        up: &mut Upstream,
+        reporting: Option<Reporting<'_>>,
+    ) -> Result<(), ProxyError> {
         self.limits.answered();
         poll_fn(|cx| {
             self.poll_request(up, cx)?;
-            match self.poll_response(up, cx) {
-                Poll::Ready(result) => Poll::Ready(result),
-                Poll::Pending => self.poll_interrupt(cx).map(Err),
+            if let Poll::Ready(result) = self.poll_response(up, cx) {
+                return Poll::Ready(result);
             }
+            if let (Some(reporting), Some(messages)) = (&reporting, &mut self.tally.messages) {
+                reporting.report(messages);
+            }
+            self.poll_interrupt(cx).map(Err)
         })
         .await
         .inspect_err(|error| up.cancel(error))
@@ -481,9 +489,11 @@ impl Replay {
     }
 }
 
-/// The time limits of a request. All but the stream's run from the end of the request, as Envoy's
-/// do, so that a slow upload is not the upstream's fault.
-pub(crate) struct Limits {
+/// The time limits of a request, if it has any. All but the stream's run from the end of the request,
+/// as Envoy's do, so that a slow upload is not the upstream's fault.
+pub(crate) struct Limits(Option<Box<Running>>);
+
+struct Running {
     timeouts: RequestTimeouts,
     request_ended: bool,
     stream_due: Option<Instant>,
@@ -495,43 +505,76 @@ pub(crate) struct Limits {
 impl Limits {
     /// For a request whose head came at `received`.
     pub(crate) fn new(timeouts: RequestTimeouts, received: Instant) -> Self {
+        if timeouts == RequestTimeouts::default() {
+            return Self(None);
+        }
         let stream_due = timeouts.stream.and_then(|limit| received.checked_add(limit));
-        let mut limits = Self {
+        let mut running = Box::new(Running {
             timeouts,
             request_ended: false,
             stream_due,
             route_due: None,
             try_due: None,
             timer: None,
-        };
+        });
         if stream_due.is_some() {
-            limits.set_timer();
+            running.set_timer();
         }
-        limits
+        Self(Some(running))
     }
 
     fn start_attempt(&mut self) {
-        self.try_due = None;
-        if self.request_ended {
-            self.arm();
+        if let Some(running) = &mut self.0 {
+            running.try_due = None;
+            if running.request_ended {
+                running.arm();
+            }
         }
     }
 
     fn request_ended(&mut self) {
-        self.request_ended = true;
-        self.arm();
+        if let Some(running) = &mut self.0 {
+            running.request_ended = true;
+            running.arm();
+        }
     }
 
     fn grpc_timeout(&self, first: bool) -> Option<Duration> {
-        let elapsed = match (self.route_due, self.timeouts.request) {
+        let running = self.0.as_ref()?;
+        let elapsed = match (running.route_due, running.timeouts.request) {
             (Some(due), Some(limit)) if !first => {
                 limit.saturating_sub(due.saturating_duration_since(Instant::now()))
             }
             _ => Duration::ZERO,
         };
-        self.timeouts.told(elapsed)
+        running.timeouts.told(elapsed)
     }
 
+    /// The head is here: an attempt that answers is not cut short by its own limit.
+    fn answered(&mut self) {
+        if let Some(running) = &mut self.0
+            && running.try_due.take().is_some()
+        {
+            running.set_timer();
+        }
+    }
+
+    /// Whether a limit over all attempts has passed.
+    fn expired(&self, now: Instant) -> bool {
+        let Some(running) = &self.0 else { return false };
+        [running.stream_due, running.route_due].into_iter().flatten().any(|due| due <= now)
+    }
+
+    /// Ready with the limit that has passed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ErrorKind> {
+        match &mut self.0 {
+            Some(running) => running.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Running {
     fn arm(&mut self) {
         let RequestTimeouts { request, per_try, .. } = self.timeouts;
         if request.is_none() && per_try.is_none() {
@@ -542,13 +585,6 @@ impl Limits {
         self.route_due = self.route_due.or(due(request));
         self.try_due = self.try_due.or(due(per_try));
         self.set_timer();
-    }
-
-    /// The head is here: an attempt that answers is not cut short by its own limit.
-    fn answered(&mut self) {
-        if self.try_due.take().is_some() {
-            self.set_timer();
-        }
     }
 
     fn set_timer(&mut self) {
@@ -562,12 +598,6 @@ impl Limits {
         }
     }
 
-    /// Whether a limit over all attempts has passed.
-    fn expired(&self, now: Instant) -> bool {
-        [self.stream_due, self.route_due].into_iter().flatten().any(|due| due <= now)
-    }
-
-    /// Ready with the limit that has passed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ErrorKind> {
         let Some(timer) = &mut self.timer else { return Poll::Pending };
         ready!(timer.as_mut().poll(cx));

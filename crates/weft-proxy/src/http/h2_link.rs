@@ -250,6 +250,8 @@ pub(crate) struct Watch {
     started: Instant,
     established: bool,
     idle_since: Option<Instant>,
+    /// What had been said and heard when that was looked at last.
+    traffic: u64,
     released: bool,
     refilled: Instant,
     pinged: Instant,
@@ -288,6 +290,7 @@ impl Watch {
             started: now,
             established: false,
             idle_since: None,
+            traffic: 0,
             released: false,
             refilled: now,
             pinged: now,
@@ -366,7 +369,11 @@ impl Watch {
             connection.lost();
         }
         let idle = self.idle_since.map(|since| now.saturating_duration_since(since));
-        if idle.is_some_and(|idle| idle >= RELEASE_AFTER) && !self.released {
+        // Streams may be open and rest: the memory that made them goes back as well.
+        let traffic = connection.traffic();
+        let quiet = std::mem::replace(&mut self.traffic, traffic) == traffic;
+        self.released &= quiet;
+        if (quiet || idle.is_some_and(|idle| idle >= RELEASE_AFTER)) && !self.released {
             self.released = true;
             connection.release_buffers();
         }

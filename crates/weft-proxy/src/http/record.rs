@@ -15,6 +15,7 @@ use weft_traffic::{Cluster, Endpoint};
 
 use super::conn::HttpConn;
 use super::exchange::Tally;
+use super::grpc::Messages;
 use super::grpc_web::Web;
 use super::request::Request;
 use crate::error::ProxyError;
@@ -39,6 +40,11 @@ pub(crate) struct Record {
     pub(crate) tally: Tally,
     pub(crate) attempts: Attempts,
     pub(crate) response: Response,
+    pub(crate) parties: Parties,
+}
+
+/// Who calls what; with who answers, the labels of a request.
+pub(crate) struct Parties {
     source: Arc<PeerInfo>,
     service: Option<Arc<ServiceInfo>>,
 }
@@ -86,24 +92,26 @@ impl Record {
             flags: ResponseFlags::NONE,
             replied: None,
             tally: Tally {
-                messages: (protocol == Protocol::Grpc).then(Default::default),
+                messages: (protocol == Protocol::Grpc).then(|| Messages::new(conn)),
                 ..Tally::default()
             },
             attempts: Attempts::default(),
             response: Response::default(),
-            source: match conn.direction() {
-                Direction::Inbound => peers.unknown(conn.peer_spiffe()),
-                Direction::Outbound | Direction::Gateway => peers.own(&conn.worker.node, true),
+            parties: Parties {
+                source: match conn.direction() {
+                    Direction::Inbound => peers.unknown(conn.peer_spiffe()),
+                    Direction::Outbound | Direction::Gateway => peers.own(&conn.worker.node, true),
+                },
+                service: None,
             },
-            service: None,
         }
     }
 
     /// The caller speaks gRPC-Web.
-    pub(crate) fn speaks_web(&mut self, web: Web) {
+    pub(crate) fn speaks_web(&mut self, web: Web, conn: &HttpConn) {
         self.web = Some(web);
         self.protocol = Protocol::Grpc;
-        self.tally.messages = Some(super::grpc::Messages::default());
+        self.tally.messages = Some(Messages::new(conn));
     }
 
     /// The caller speaks gRPC.
@@ -114,7 +122,7 @@ impl Record {
     /// The caller introduced itself.
     pub(crate) fn called_by(&mut self, request: &Request, conn: &HttpConn) {
         if let (Direction::Inbound, Some(caller)) = (conn.direction(), &request.caller) {
-            self.source = caller.clone();
+            self.parties.source = caller.clone();
         }
     }
 
@@ -125,7 +133,7 @@ impl Record {
             Direction::Inbound | Direction::Gateway => None,
         };
         let service = conn.worker.pools.peers.service(cluster, authority, &conn.worker.metrics);
-        self.service = Some(service);
+        self.parties.service = Some(service);
     }
 
     /// The request failed.
@@ -150,38 +158,14 @@ impl Record {
 
     /// Counts the request.
     pub(crate) fn finish(self, conn: &HttpConn) {
-        let peers = &conn.worker.pools.peers;
-        let grpc = self.is_grpc();
         let code = self.replied.unwrap_or(self.response.status);
         let grpc_status = self.tally.grpc_status.or(self.response.grpc_status);
-        let destination = match conn.direction() {
-            Direction::Inbound => peers.own(&conn.worker.node, conn.is_mtls()),
-            Direction::Outbound | Direction::Gateway => self.callee(conn),
-        };
-        let service = match &self.service {
-            Some(service) => service.clone(),
-            None => unknown_service(),
-        };
-        let labels = RequestLabels {
-            reporter: match conn.direction() {
-                Direction::Inbound => Reporter::Destination,
-                Direction::Outbound | Direction::Gateway => Reporter::Source,
-            },
-            source: &self.source,
-            destination: &destination,
-            service: &service,
-            protocol: self.protocol,
-            security: match (conn.direction(), conn.is_mtls()) {
-                (Direction::Inbound, true) => SecurityPolicy::MutualTls,
-                (Direction::Inbound, false) => SecurityPolicy::None,
-                (Direction::Outbound | Direction::Gateway, _) => SecurityPolicy::Unknown,
-            },
-        };
         let flags = match self.attempts.exhausted {
             true => self.flags.with(ResponseFlags::RETRY_LIMIT_EXCEEDED),
             false => self.flags,
         };
-        let grpc_status = if grpc { grpc_status } else { None };
+        let grpc_status = if self.is_grpc() { grpc_status } else { None };
+        let messages = self.tally.messages.as_ref();
         let outcome = Outcome { code, grpc_status, flags };
         let amounts = Amounts {
             duration: self
@@ -190,22 +174,81 @@ impl Record {
                 .saturating_duration_since(self.received),
             request_bytes: self.tally.request_bytes,
             response_bytes: self.tally.response_bytes,
-            request_messages: self.tally.messages.as_ref().map_or(0, |both| both.request.count),
-            response_messages: self.tally.messages.as_ref().map_or(0, |both| both.response.count),
+            request_messages: messages.map_or(0, |both| both.request.unreported()),
+            response_messages: messages.map_or(0, |both| both.response.unreported()),
         };
-        conn.worker.metrics.request(&labels, outcome, &amounts);
+        let callee = (self.response.peer.as_ref(), self.attempts.host.as_deref());
+        self.parties.with_labels(self.protocol, callee, conn, |labels| {
+            conn.worker.metrics.request(labels, outcome, &amounts);
+        });
+    }
+}
+
+impl Parties {
+    /// For counting messages while this response streams.
+    pub(crate) fn reporting<'r>(
+        &'r self,
+        response: &'r Response,
+        conn: &'r HttpConn,
+    ) -> Reporting<'r> {
+        Reporting { parties: self, peer: response.peer.as_ref(), conn }
     }
 
-    /// Who answered, or who should have.
-    fn callee(&self, conn: &HttpConn) -> Arc<PeerInfo> {
+    /// `callee`: who answered, as far as known, and the endpoint that was asked.
+    fn with_labels(
+        &self,
+        protocol: Protocol,
+        callee: (Option<&Arc<PeerInfo>>, Option<&Endpoint>),
+        conn: &HttpConn,
+        count: impl FnOnce(&RequestLabels<'_>),
+    ) {
         let peers = &conn.worker.pools.peers;
-        match (&self.response.peer, &self.attempts.host) {
-            (Some(peer), _) => peer.clone(),
-            (None, Some(endpoint)) => {
+        let destination = match (conn.direction(), callee) {
+            (Direction::Inbound, _) => peers.own(&conn.worker.node, conn.is_mtls()),
+            (_, (Some(peer), _)) => peer.clone(),
+            (_, (None, Some(endpoint))) => {
                 peers.of_endpoint(endpoint, None).unwrap_or_else(PeerInfo::unknown)
             }
-            (None, None) => PeerInfo::unknown(),
-        }
+            (_, (None, None)) => PeerInfo::unknown(),
+        };
+        let service = match &self.service {
+            Some(service) => service.clone(),
+            None => unknown_service(),
+        };
+        count(&RequestLabels {
+            reporter: match conn.direction() {
+                Direction::Inbound => Reporter::Destination,
+                Direction::Outbound | Direction::Gateway => Reporter::Source,
+            },
+            source: &self.source,
+            destination: &destination,
+            service: &service,
+            protocol,
+            security: match (conn.direction(), conn.is_mtls()) {
+                (Direction::Inbound, true) => SecurityPolicy::MutualTls,
+                (Direction::Inbound, false) => SecurityPolicy::None,
+                (Direction::Outbound | Direction::Gateway, _) => SecurityPolicy::Unknown,
+            },
+        });
+    }
+}
+
+/// Counts the messages of a gRPC stream while it is open, as Istio does, every few seconds.
+pub(crate) struct Reporting<'r> {
+    parties: &'r Parties,
+    peer: Option<&'r Arc<PeerInfo>>,
+    conn: &'r HttpConn,
+}
+
+impl Reporting<'_> {
+    /// Counts what has come since the last report, if it is time for one.
+    pub(crate) fn report(&self, messages: &mut Messages) {
+        let worker = &self.conn.worker;
+        let Some((request, response)) = messages.due(worker.report_round()) else { return };
+        let callee = (self.peer, None);
+        self.parties.with_labels(Protocol::Grpc, callee, self.conn, |labels| {
+            worker.metrics.flow(labels).messages(request, response);
+        });
     }
 }
 

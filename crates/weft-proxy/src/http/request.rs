@@ -21,10 +21,10 @@ use weft_traffic::{Action, HttpConfig, RouteAction, Tables};
 use super::attempt::{self, Attempted};
 use super::conn::HttpConn;
 use super::downstream::Downstream;
-use super::exchange::{Exchange, Limits, Tunnel};
+use super::exchange::{Exchange, Limits, Tally, Tunnel};
 use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
-use super::record::Record;
+use super::record::{Parties, Record, Response};
 use super::{
     filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, spelling, upgrade,
 };
@@ -70,22 +70,30 @@ impl Served {
     }
 
     /// Answers it, or says why not. [`finish`](Self::finish) then records it, exactly once.
-    pub(crate) async fn run(&mut self, down: &mut Downstream<'_>, conn: &HttpConn) {
-        let Self { request, record } = self;
-        let Err(error) = answer(down, request, record, conn).await else { return };
-        record.failed(&error);
-        conn.worker.counters.limits.failed(&error);
-        conn.worker.policy.note_failure(&error, &conn.worker.counters);
-        if down.head_sent() || error.status() == 0 {
-            down.abort(error.reset_code);
-            return;
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is given twice")]
+    pub(crate) fn run(
+        &mut self,
+        down: &mut Downstream<'_>,
+        conn: &HttpConn,
+    ) -> impl Future<Output = ()> {
+        async move {
+            let Err(error) = answer(down, &mut self.request, &mut self.record, conn).await else {
+                return;
+            };
+            self.record.failed(&error);
+            conn.worker.counters.limits.failed(&error);
+            conn.worker.policy.note_failure(&error, &conn.worker.counters);
+            if down.head_sent() || error.status() == 0 {
+                down.abort(error.reset_code);
+                return;
+            }
+            if error.side == Side::Downstream {
+                // What follows on its connection is as doubtful: a refused CONNECT or upgrade
+                // may have its tunnel's bytes behind it, which would be read as requests.
+                down.close_after();
+            }
+            Box::pin(local_reply::error(down, &error, &mut self.record, conn)).await;
         }
-        if error.side == Side::Downstream {
-            // What follows on its connection is as doubtful: a refused CONNECT or upgrade
-            // may have its tunnel's bytes behind it, which would be read as requests.
-            down.close_after();
-        }
-        Box::pin(local_reply::error(down, &error, record, conn)).await;
     }
 
     pub(crate) fn finish(self, conn: &HttpConn) {
@@ -105,12 +113,53 @@ async fn answer(
 ) -> Result<(), ProxyError> {
     let tables = conn.worker.tables();
     let http = conn.http_now(&tables);
-    sanitize(request, &http, conn)?;
+    let Some(forward) = way(&tables, &http, down, request, record, conn).await? else {
+        return Ok(());
+    };
+    let (tally, received) = (&mut record.tally, record.received);
+    let mut exchange = exchange(down, tally, received, &forward, &http, request);
+    if !forward.action.mirrors.is_empty() {
+        exchange.mirror_to(mirror::start(forward.action, &tables, request, conn));
+    }
+    if let Some(web) = record.web {
+        exchange.translate(web);
+    }
+    let mut place = None;
+    let attempts = &mut record.attempts;
+    if let Err(error) = attempt::run(&forward, request, &mut exchange, attempts, &mut place).await {
+        return Err(after_route(error, &forward.found, request, record, conn));
+    }
+    if let Some(attempted) = &mut place {
+        let called = (&record.parties, &mut record.response);
+        deliver(attempted, &forward, request, &mut exchange, called).await?;
+    }
+    let now = conn.worker.tick();
+    record.ended = Some(now);
+    if let Some(Attempted { guard, upstream, answer, .. }) = place {
+        // Its lines are slices of the connection's read buffer, which serves another request only
+        // when nobody else has it.
+        drop(answer);
+        guard.finish();
+        upstream.finish(now);
+    }
+    Ok(())
+}
+
+/// Where the request goes; None when it was answered here.
+async fn way<'t>(
+    tables: &'t Tables,
+    http: &'t HttpConfig,
+    down: &mut Downstream<'_>,
+    request: &mut Request,
+    record: &mut Record,
+    conn: &'t HttpConn,
+) -> Result<Option<attempt::Forward<'t>>, ProxyError> {
+    sanitize(request, http, conn)?;
     record.called_by(request, conn);
 
-    let web = Web::of(&http, &request.head);
+    let web = Web::of(http, &request.head);
     if let Some(web) = web {
-        record.speaks_web(web);
+        record.speaks_web(web, conn);
     }
     let routes = tables.route_table(&http.routes).ok_or(ErrorKind::NoRoute)?;
     let random = conn.worker.random();
@@ -120,20 +169,21 @@ async fn answer(
         RouteResult::RedirectToTls(_) => {
             let location = weft_traffic::route::to_https(&request.head);
             let head = local_reply::redirection(301, &location);
-            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record, conn))
-                .await;
+            Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record, conn)).await?;
+            return Ok(None);
         }
     };
     if web.is_some() {
         Web::open(&mut request.head, &mut request.body);
         request.grpc = true;
     }
-    let reply = filter::on_request(&http, &found, request, record, conn).await;
+    let reply = filter::on_request(http, &found, request, record, conn).await;
     if let filter::Verdict::Reply { mut head, body, flags } = reply {
         if let Some(flags) = flags {
             edit_response(&found, request, &mut head, (None, Some(flags)), conn);
         }
-        return Box::pin(local_reply::send(down, *head, body, record, conn)).await;
+        Box::pin(local_reply::send(down, *head, body, record, conn)).await?;
+        return Ok(None);
     }
     if let Some(policy) = found.cors()
         && let CorsDecision::Allowed { origin } = policy.on_request(&request.head, 0)
@@ -146,23 +196,37 @@ async fn answer(
             let location = redirect.location(found.route, &request.head);
             let mut head = local_reply::redirection(redirect.status, &location);
             edit_response(&found, request, &mut head, (None, None), conn);
-            return Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record, conn))
-                .await;
+            Box::pin(local_reply::send(down, head, bytes::Bytes::new(), record, conn)).await?;
+            return Ok(None);
         }
         Action::Direct { status, body } => {
             let mut head = rules::local_reply(*status, body.len());
             respond(&found, request, &mut head, conn);
-            return Box::pin(local_reply::send(down, head, body.clone(), record, conn)).await;
+            Box::pin(local_reply::send(down, head, body.clone(), record, conn)).await?;
+            return Ok(None);
         }
         Action::NonForwarding => return Err(ErrorKind::NoRoute.into()),
     };
-    allow_upgrade(request, action, &http)
+    allow_upgrade(request, action, http)
         .map_err(|error| after_route(error, &found, request, record, conn))?;
-    let cluster = cluster(&tables, &found, action, request)
+    let cluster = cluster(tables, &found, action, request)
         .map_err(|error| after_route(error, &found, request, record, conn))?;
     record.calls(cluster, request, conn);
     edit_request(&found, action, request, conn);
+    Ok(Some(attempt::Forward { found, action, cluster, conn }))
+}
 
+/// What moves the request and its response, with the limits of its route.
+#[inline]
+fn exchange<'x, 'c>(
+    down: &'x mut Downstream<'c>,
+    tally: &'x mut Tally,
+    received: Instant,
+    forward: &attempt::Forward<'_>,
+    http: &HttpConfig,
+    request: &mut Request,
+) -> Exchange<'x, 'c> {
+    let attempt::Forward { found, action, conn, .. } = forward;
     let timeouts = action.timeouts.for_request(
         &request.head.headers,
         request.grpc,
@@ -178,37 +242,13 @@ async fn answer(
         (Some(_), true) => Tunnel::Bare,
         (Some(_), false) => Tunnel::AfterContent,
     };
-    let limits = Limits::new(timeouts, record.received);
+    let limits = Limits::new(timeouts, received);
     let stall = conn.worker.limits.client_stall;
-    let stream = StreamLimits::new(&http.timeouts, action.timeouts.idle, stall, record.received);
-    let mut exchange = Exchange::new(down, &mut record.tally, limits, stream, tunnel);
+    let stream = StreamLimits::new(&http.timeouts, action.timeouts.idle, stall, received);
+    let mut exchange = Exchange::new(down, tally, limits, stream, tunnel);
     exchange.spelling.down = conn.carries_spelling();
     exchange.spelling.lower = conn.worker.policy.lowercase_header_names;
-    if !action.mirrors.is_empty() {
-        exchange.mirror_to(mirror::start(action, &tables, request, conn));
-    }
-    if let Some(web) = web {
-        exchange.translate(web);
-    }
-    let forward = attempt::Forward { found, action, cluster, conn };
-    let mut place = None;
-    let attempts = &mut record.attempts;
-    if let Err(error) = attempt::run(&forward, request, &mut exchange, attempts, &mut place).await {
-        return Err(after_route(error, &forward.found, request, record, conn));
-    }
-    if let Some(attempted) = &mut place {
-        deliver(attempted, &forward, request, &mut exchange, &mut record.response).await?;
-    }
-    let now = conn.worker.tick();
-    record.ended = Some(now);
-    if let Some(Attempted { guard, upstream, answer, .. }) = place {
-        // Its lines are slices of the connection's read buffer, which serves another request only
-        // when nobody else has it.
-        drop(answer);
-        guard.finish();
-        upstream.finish(now);
-    }
-    Ok(())
+    exchange
 }
 
 /// Response filters, then the response itself.
@@ -217,7 +257,7 @@ async fn deliver(
     forward: &attempt::Forward<'_>,
     request: &Request,
     exchange: &mut Exchange<'_, '_>,
-    response: &mut super::record::Response,
+    (parties, response): (&Parties, &mut Response),
 ) -> Result<(), ProxyError> {
     let conn = forward.conn;
     let Attempted { upstream, answer, endpoint, guard, set_cookie } = attempted;
@@ -279,7 +319,8 @@ async fn deliver(
     exchange.settle();
     spelling::sending(&mut head.headers, exchange.spelling.down);
     exchange.down.send_head(head, body)?;
-    exchange.relay(upstream).await
+    let reporting = request.grpc.then(|| parties.reporting(response, conn));
+    exchange.relay(upstream, reporting).await
 }
 
 async fn switch_protocols(

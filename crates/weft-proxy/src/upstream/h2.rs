@@ -113,6 +113,16 @@ impl H2Connection {
         let reused = state.requests.get() > 1;
         H2Client { state, stream: Stage::Waiting, reused, tunnel: false }
     }
+
+    /// Starts a request that the connection takes at once, if it does.
+    pub(crate) fn start_now(&self) -> Option<H2Client> {
+        if !self.state.link.with(Connection::try_reserve) {
+            return None;
+        }
+        let mut client = self.start();
+        client.stream = Stage::Reserved;
+        Some(client)
+    }
 }
 
 impl Drop for H2Connection {

@@ -142,7 +142,24 @@ enum Wanted {
 }
 
 impl Pools {
-    /// A connection to `endpoint` for one request.
+    /// A connection to `endpoint` that takes a request at once, if there is one; else [`open`](Self::open).
+    pub(crate) fn reuse(
+        &self,
+        worker: &Worker,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        purpose: Purpose,
+    ) -> Result<Option<Opened>, ProxyError> {
+        let pool = self.cluster(cluster);
+        let host = pool.host(cluster, endpoint, purpose.origin)?;
+        let wanted = wanted(cluster.config.http.protocol, purpose.downstream);
+        Ok(match host.expects_h2(wanted) {
+            true => host.reuse_h2_now(),
+            false => host.reuse_h1(purpose.certain, worker.now()),
+        })
+    }
+
+    /// A connection to `endpoint` for one request, an old one or a new.
     pub(crate) async fn open(
         &self,
         worker: &Rc<Worker>,
@@ -153,11 +170,7 @@ impl Pools {
         let pool = self.cluster(cluster);
         let host = pool.host(cluster, endpoint, purpose.origin)?;
         let wanted = wanted(cluster.config.http.protocol, purpose.downstream);
-        let ready = match host.expects_h2(wanted) {
-            true => host.reuse_h2().await,
-            false => host.reuse_h1(purpose.certain, worker.now()),
-        };
-        if let Some(ready) = ready {
+        if let Some(ready) = host.reuse(wanted, purpose.certain, worker.now()).await {
             return Ok(ready);
         }
         let circuit = worker.balancers.circuit(cluster, purpose.priority, worker.now());
@@ -231,7 +244,7 @@ impl ClusterPool {
         if host.expects_h2(*wanted) {
             let failures = host.failures.get();
             turn = host.opening.acquire().await.ok();
-            if let Some(ready) = host.reuse(*wanted, true).await {
+            if let Some(ready) = host.reuse(*wanted, true, Instant::now()).await {
                 return Ok(ready);
             }
             if host.failures.get() != failures {
@@ -246,7 +259,7 @@ impl ClusterPool {
                 None if self.close_one_idle() => continue,
                 None => freed.await,
             }
-            if let Some(ready) = host.reuse(*wanted, true).await {
+            if let Some(ready) = host.reuse(*wanted, true, Instant::now()).await {
                 return Ok(ready);
             }
         };
@@ -343,10 +356,10 @@ impl HostPool {
     }
 
     /// A connection that is there already.
-    async fn reuse(self: &Rc<Self>, wanted: Wanted, certain: bool) -> Option<Opened> {
+    async fn reuse(self: &Rc<Self>, wanted: Wanted, certain: bool, now: Instant) -> Option<Opened> {
         match self.expects_h2(wanted) {
             true => self.reuse_h2().await,
-            false => self.reuse_h1(certain, Instant::now()),
+            false => self.reuse_h1(certain, now),
         }
     }
 
@@ -372,15 +385,7 @@ impl HostPool {
 
     async fn reuse_h2(&self) -> Option<Opened> {
         loop {
-            let shared = {
-                let mut all = self.shared.borrow_mut();
-                all.retain(|shared| !shared.connection.is_closed());
-                let requests_max = self.requests_max.get();
-                let fits = |shared: &&Rc<SharedH2>| {
-                    shared.connection.has_room(requests_max) && !self.is_aged(&shared.facts)
-                };
-                all.iter().find(fits)?.clone()
-            };
+            let shared = self.shared_h2()?;
             let mut client = shared.connection.start();
             // A connection that is going away says so here; then the next one is tried.
             if poll_fn(|cx| client.poll_open(cx)).await.is_ok() {
@@ -388,6 +393,24 @@ impl HostPool {
                 return Some(Opened { upstream: Upstream::H2(client), facts });
             }
         }
+    }
+
+    /// As `reuse_h2`, unless the connection has to be waited for.
+    fn reuse_h2_now(&self) -> Option<Opened> {
+        let shared = self.shared_h2()?;
+        let client = shared.connection.start_now()?;
+        Some(Opened { upstream: Upstream::H2(client), facts: shared.facts.clone() })
+    }
+
+    /// The first shared connection that may take another request.
+    fn shared_h2(&self) -> Option<Rc<SharedH2>> {
+        let mut all = self.shared.borrow_mut();
+        all.retain(|shared| !shared.connection.is_closed());
+        let requests_max = self.requests_max.get();
+        let fits = |shared: &&Rc<SharedH2>| {
+            shared.connection.has_room(requests_max) && !self.is_aged(&shared.facts)
+        };
+        all.iter().find(fits).cloned()
     }
 
     /// Whether the endpoint's connections are shared.

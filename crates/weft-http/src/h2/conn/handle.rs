@@ -15,7 +15,7 @@ impl Connection {
     /// nothing, here and at whoever answers it.
     pub fn next_request(&mut self) -> Option<Incoming> {
         while let Some(incoming) = self.requests.pop_front() {
-            let gone = self.streams.get(incoming.key).is_none_or(|stream| stream.failed.is_some());
+            let gone = self.streams.get(incoming.key).is_none_or(|stream| stream.is_failed());
             if !gone {
                 return Some(incoming);
             }
@@ -33,15 +33,16 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return Poll::Ready(Err(StreamError::Closed));
         };
-        if let Some(head) = stream.informational.pop_front() {
-            return Poll::Ready(Ok(Answer::Informational(head)));
+        if let Some(passing) = stream.passing_if_any() {
+            if let Some(head) = passing.informational.pop_front() {
+                return Poll::Ready(Ok(Answer::Informational(head)));
+            }
+            if let Some(head) = passing.answer.take() {
+                let ended = stream.nothing_left();
+                return Poll::Ready(Ok(Answer::Final { head, ended }));
+            }
         }
-        if let Some(head) = stream.answer.take() {
-            let ended = stream.nothing_left();
-            let head = self.answers.unboxed(head);
-            return Poll::Ready(Ok(Answer::Final { head, ended }));
-        }
-        match stream.failed {
+        match stream.failed() {
             Some(error) => Poll::Ready(Err(error)),
             None => {
                 stream.watch(cx);
@@ -60,14 +61,16 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return Poll::Ready(Some(Err(StreamError::Closed)));
         };
-        if let Some(data) = stream.data.pop_front() {
+        if let Some(data) = stream.passing_if_any().and_then(|passing| passing.data.pop_front()) {
             return Poll::Ready(Some(Ok(Frame::Data(data))));
         }
-        match (stream.recv, stream.failed) {
-            (Half::Ended, _) => match stream.trailers.take() {
-                Some(trailers) => Poll::Ready(Some(Ok(Frame::Trailers(*trailers)))),
-                None => Poll::Ready(None),
-            },
+        match (stream.recv, stream.failed()) {
+            (Half::Ended, _) => {
+                match stream.passing_if_any().and_then(|passing| passing.trailers.take()) {
+                    Some(trailers) => Poll::Ready(Some(Ok(Frame::Trailers(trailers)))),
+                    None => Poll::Ready(None),
+                }
+            }
             (_, Some(error)) => Poll::Ready(Some(Err(error))),
             (Half::Head | Half::Body, None) => {
                 stream.watch(cx);
@@ -84,16 +87,16 @@ impl Connection {
     /// `bytes` of the content have been passed on: the peer may send as much again.
     pub fn release(&mut self, key: StreamKey, bytes: usize) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        let bytes = (bytes as u64).min(stream.unreleased);
+        let bytes = bytes.min(stream.unreleased as usize) as u32;
         stream.unreleased -= bytes;
-        self.release_stream(key, bytes as u32);
-        self.release_connection(bytes);
+        self.release_stream(key, bytes);
+        self.release_connection(u64::from(bytes));
     }
 
     pub(super) fn release_stream(&mut self, key: StreamKey, bytes: u32) {
         let due = self.config.stream_window_bytes / 2;
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.recv == Half::Ended || stream.failed.is_some() {
+        if stream.recv == Half::Ended || stream.is_failed() {
             return;
         }
         stream.to_give_back += bytes;
@@ -116,11 +119,17 @@ impl Connection {
         }
     }
 
+    /// Wakes the holders of streams whose content has moved since the last call, so that they can say
+    /// how far they are.
+    pub fn wake_moved(&mut self) {
+        self.streams.wake_moved();
+    }
+
     /// Ready when the stream has failed: the peer gave it up, or its connection ended.
     pub fn poll_failed(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<StreamError> {
         match self.streams.get_mut(key) {
             None => Poll::Ready(StreamError::Closed),
-            Some(stream) => match stream.failed {
+            Some(stream) => match stream.failed() {
                 Some(error) => Poll::Ready(error),
                 None => {
                     stream.watch(cx);
@@ -149,7 +158,7 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else { return };
         let window = stream.send_window.min(self.send_window);
         let leaves = stream.pending_bytes > 0 && stream.pending_bytes as i64 <= window;
-        if stream.failed.is_some() || !leaves {
+        if stream.is_failed() || !leaves {
             return self.reset(key, code);
         }
         stream.ending = Ending::Reset(code);
@@ -161,12 +170,14 @@ impl Connection {
     pub fn close(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.held = false;
-        stream.data.clear();
-        stream.trailers = None;
+        if let Some(passing) = stream.passing_if_any() {
+            passing.data.clear();
+            passing.trailers = None;
+        }
         let owed = std::mem::take(&mut stream.unreleased);
-        let failed = stream.failed.is_some();
+        let failed = stream.is_failed();
         let (sent, received) = (stream.send_complete(), stream.recv == Half::Ended);
-        self.release_connection(owed);
+        self.release_connection(u64::from(owed));
         match (self.role, sent, received) {
             _ if failed => self.settle(key),
             (_, true, true) => self.settle(key),

@@ -2,13 +2,17 @@
 //! stream as request, response or trailers (RFC 9113 §§4.3, 8.1). Blocks are decoded whatever
 //! becomes of their stream, because the table must follow.
 
+use bytes::Bytes;
+
 use super::super::error::ErrorCode;
 use super::super::frame::FrameHead;
-use super::super::hpack::{FieldSink, HeadError};
+use super::super::hpack::{Decoder, FieldSink, HeadError, HeadLimits, HpackError};
+use super::memo::{self, Head, Memo, Seen};
 use super::recv::Wrong;
 use super::stream::{Half, StreamKey};
 use super::{Abuse, Connection, Incoming, Role};
 use crate::headers::{HeaderList, Known};
+use crate::message::{RequestHead, ResponseHead};
 use crate::rules::H2Error;
 
 /// Bytes of a block over the limit of its decoded size before it is taken for an attack.
@@ -19,6 +23,10 @@ const BLOCK_SPARE_BYTES: usize = 16 * 1024;
 pub(super) struct Heads {
     sink: FieldSink,
     unfinished: Option<Box<Unfinished>>,
+    /// Of heads and of trailers; an idle connection has none.
+    memos: Option<Box<[Memo; 2]>>,
+    /// How the block at hand compares with the last of its kind.
+    seen: Seen,
 }
 
 /// A block whose CONTINUATION is still to come.
@@ -41,7 +49,69 @@ struct Block {
 
 impl Heads {
     pub(super) fn new() -> Self {
-        Self { sink: FieldSink::new(), unfinished: None }
+        Self { sink: FieldSink::new(), unfinished: None, memos: None, seen: Seen::New }
+    }
+
+    /// Decodes a block, unless what it says is at hand.
+    fn read(
+        &mut self,
+        block: &[u8],
+        trailers: bool,
+        decoder: &mut Decoder,
+        limits: &HeadLimits,
+    ) -> Result<(), HpackError> {
+        let memo = &mut self.memos.get_or_insert_default()[usize::from(trailers)];
+        let before = decoder.changes();
+        self.seen = memo.seen(block, before);
+        if self.seen != Seen::Known {
+            decoder.decode(block, limits, &mut self.sink)?;
+        }
+        if self.seen == Seen::New {
+            memo.note(block, before, decoder.changes());
+        }
+        Ok(())
+    }
+
+    /// The block as a request, with the protocol of an extended CONNECT and the length of its content.
+    fn take_request(&mut self) -> Result<(RequestHead, Option<Bytes>, Option<u64>), HeadError> {
+        let memo = &mut self.memos.get_or_insert_default()[0];
+        if let (Seen::Known, Some(Head::Request { head, content_length })) =
+            (self.seen, memo.head())
+        {
+            return Ok((memo::copy_request(head), None, *content_length));
+        }
+        let (head, protocol) = self.sink.take_request()?;
+        let content_length = content_length(&head.headers);
+        if self.seen == Seen::Again && protocol.is_none() {
+            memo.keep(Head::Request { head: head.clone(), content_length });
+        }
+        Ok((head, protocol, content_length))
+    }
+
+    /// The block as a response.
+    fn take_response(&mut self) -> Result<ResponseHead, HeadError> {
+        let memo = &mut self.memos.get_or_insert_default()[0];
+        if let (Seen::Known, Some(Head::Response(head))) = (self.seen, memo.head()) {
+            return Ok(memo::copy_response(head));
+        }
+        let head = self.sink.take_response()?;
+        if self.seen == Seen::Again {
+            memo.keep(Head::Response(head.clone()));
+        }
+        Ok(head)
+    }
+
+    /// The block as trailers.
+    fn take_trailers(&mut self) -> Result<HeaderList, HeadError> {
+        let memo = &mut self.memos.get_or_insert_default()[1];
+        if let (Seen::Known, Some(Head::Trailers(trailers))) = (self.seen, memo.head()) {
+            return Ok(trailers.clone());
+        }
+        let trailers = self.sink.take_trailers()?;
+        if self.seen == Seen::Again {
+            memo.keep(Head::Trailers(trailers.clone()));
+        }
+        Ok(trailers)
     }
 
     /// The stream whose block is not finished.
@@ -51,6 +121,8 @@ impl Heads {
 
     pub(super) fn release(&mut self) {
         self.sink.release();
+        self.memos = None;
+        self.seen = Seen::New;
     }
 }
 
@@ -98,14 +170,21 @@ impl Connection {
 
     fn recv_block(&mut self, block: Block, bytes: &[u8]) -> Result<(), Wrong> {
         let id = block.stream;
-        let decoded = self.decoder.decode(bytes, &self.config.head, &mut self.heads.sink);
+        let key = self.streams.key_of(id);
+        let trailers = match (key.and_then(|key| self.streams.get(key)), self.role) {
+            (Some(_), Role::Server) => true,
+            (Some(stream), Role::Client) => stream.recv != Half::Head,
+            (None, _) => false,
+        };
+        let limits = &self.config.head;
+        let decoded = self.heads.read(bytes, trailers, &mut self.decoder, limits);
         if decoded.is_err() {
             return Err(Wrong::connection(ErrorCode::COMPRESSION_ERROR, "hpack"));
         }
-        if block.self_dependent && self.streams.key_of(id).is_some() {
+        if block.self_dependent && key.is_some() {
             return Err(Wrong::Stream(id, ErrorCode::PROTOCOL_ERROR, "self_dependency"));
         }
-        match (self.streams.key_of(id), self.role) {
+        match (key, self.role) {
             (Some(key), Role::Server) => self.recv_trailers(key, block.end_stream),
             (Some(key), Role::Client) => self.recv_response(key, block.end_stream),
             (None, Role::Server) => self.recv_request(block),
@@ -137,11 +216,8 @@ impl Connection {
             return Err(Wrong::Stream(id, ErrorCode::REFUSED_STREAM, "too_many_streams"));
         }
         self.credits.useful();
-        let (head, protocol, length) = match self.heads.sink.take_request() {
-            Ok((head, protocol)) => {
-                let length = content_length(&head.headers);
-                (Ok(head), protocol, length)
-            }
+        let (head, protocol, length) = match self.heads.take_request() {
+            Ok((head, protocol, length)) => (Ok(head), protocol, length),
             Err(error) => {
                 // It is answered and then reset; whoever sends many is not a client.
                 self.credits.error()?;
@@ -177,14 +253,14 @@ impl Connection {
     /// Client: 1xx, the final head, or trailers.
     fn recv_response(&mut self, key: StreamKey, end_stream: bool) -> Result<(), Wrong> {
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
-        if stream.failed.is_some() {
+        if stream.is_failed() {
             return Ok(());
         }
         if stream.recv != Half::Head {
             return self.recv_trailers(key, end_stream);
         }
         let wrong = |reason| Err(Wrong::Stream(key.id, ErrorCode::PROTOCOL_ERROR, reason));
-        let head = match self.heads.sink.take_response() {
+        let head = match self.heads.take_response() {
             Ok(head) => head,
             Err(HeadError::TooLarge) => return wrong("head_too_large"),
             Err(HeadError::Malformed(_)) => return wrong("head"),
@@ -193,7 +269,7 @@ impl Connection {
             if end_stream {
                 return wrong("informational_end");
             }
-            let waiting = &mut stream.informational;
+            let waiting = &mut stream.passing().informational;
             if waiting.len() >= self.credits.max().informational_max {
                 return Err(Abuse::Informational.into());
             }
@@ -209,7 +285,7 @@ impl Connection {
         }
         self.credits.useful();
         stream.recv = Half::Body;
-        stream.answer = Some(self.answers.boxed(head));
+        stream.passing().answer = Some(head);
         stream.wake();
         if end_stream {
             self.recv_ended(key);
@@ -219,7 +295,7 @@ impl Connection {
 
     fn recv_trailers(&mut self, key: StreamKey, end_stream: bool) -> Result<(), Wrong> {
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
-        if stream.failed.is_some() {
+        if stream.is_failed() {
             return Ok(());
         }
         let wrong = |code, reason| Err(Wrong::Stream(key.id, code, reason));
@@ -232,10 +308,10 @@ impl Connection {
         if stream.content_left.is_some_and(|left| left > 0) {
             return wrong(ErrorCode::PROTOCOL_ERROR, "content_length");
         }
-        match self.heads.sink.take_trailers() {
+        match self.heads.take_trailers() {
             Ok(trailers) => {
                 if stream.held && !trailers.is_empty() {
-                    stream.trailers = Some(Box::new(trailers));
+                    stream.passing().trailers = Some(trailers);
                 }
             }
             Err(HeadError::TooLarge) => {

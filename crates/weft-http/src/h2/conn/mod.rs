@@ -18,6 +18,7 @@ mod flow;
 mod goaway;
 mod handle;
 mod heads;
+mod memo;
 mod recv;
 mod send;
 mod stream;
@@ -42,7 +43,7 @@ use budget::Credits;
 use flow::Window;
 use goaway::Leaving;
 use heads::Heads;
-use stream::{AnswerBoxes, Streams};
+use stream::Streams;
 
 /// Which end of the connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,10 +111,11 @@ pub struct Connection {
     opening: VecDeque<Waker>,
 
     heads: Heads,
-    answers: AnswerBoxes,
     decoder: Decoder,
     encoder: Encoder,
 
+    /// Bytes taken from the peer, ever.
+    received: u64,
     recv_window: Window,
     send_window: i64,
     /// Streams with something to send, in the order of their turns.
@@ -234,9 +236,9 @@ impl Connection {
             reserved: 0,
             opening: VecDeque::new(),
             heads: Heads::new(),
-            answers: AnswerBoxes::default(),
             decoder: Decoder::new(TABLE_BYTES_MAX),
             encoder: Encoder::new(TABLE_BYTES_MAX),
+            received: 0,
             recv_window: Window::new(config.connection_window_bytes),
             send_window: i64::from(INITIAL_WINDOW_BYTES),
             ring: VecDeque::new(),
@@ -375,7 +377,13 @@ impl Connection {
         self.fail(Failure::Lost, StreamError::Lost);
     }
 
-    /// Gives back what an idle connection does not need. Call when nothing is expected soon.
+    /// Grows with everything that is said or heard; for finding out that nothing is.
+    pub fn traffic(&self) -> u64 {
+        self.received + self.output.consumed()
+    }
+
+    /// Gives back what a connection does not need on which nothing is said, whether or not streams
+    /// are open. Call when nothing is expected soon.
     pub fn release_buffers(&mut self) {
         self.output.release();
         self.streams.release();
@@ -385,6 +393,8 @@ impl Connection {
         if self.requests.is_empty() {
             self.requests = VecDeque::new();
         }
+        self.reset.shrink_to_fit();
+        self.opening.shrink_to_fit();
         if self.streams.len() == 0 {
             self.reset = VecDeque::new();
         }
@@ -393,7 +403,10 @@ impl Connection {
             self.unsent = VecDeque::new();
         }
         self.heads.release();
-        self.answers.release();
+        self.decoder.release();
+        if self.streams.len() == 0 {
+            self.encoder.release();
+        }
     }
 
     /// Forgets the streams of whose heads something has left.
@@ -435,9 +448,7 @@ impl Connection {
         self.failed = Some(failure);
         for key in self.streams.keys() {
             if let Some(stream) = self.streams.get_mut(key) {
-                stream.failed.get_or_insert(error);
-                stream.clear_pending();
-                stream.wake();
+                stream.fail(error);
             }
             self.settle(key);
         }
@@ -466,7 +477,7 @@ impl Connection {
         }
         let owed = stream.unreleased;
         self.streams.remove(key);
-        self.recv_window.release(owed);
+        self.recv_window.release(u64::from(owed));
     }
 
     /// The stream no longer counts against the limit of open streams.

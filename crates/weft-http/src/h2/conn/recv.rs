@@ -54,7 +54,10 @@ impl Connection {
     /// # Errors
     /// When the connection has to end: write the output, which says why, and close.
     pub fn recv(&mut self, input: &mut BytesMut) -> Result<(), Failure> {
-        match self.recv_frames(input) {
+        let before = input.len();
+        let taken = self.recv_frames(input);
+        self.received += (before - input.len()) as u64;
+        match taken {
             Ok(()) => self.failed.map_or(Ok(()), Err),
             Err(failure) => {
                 self.fail_with(failure);
@@ -221,8 +224,9 @@ impl Connection {
             };
             self.credits.useful();
             let stream = self.streams.get_mut(key).expect("found above");
-            stream.data.push_back(data);
-            stream.unreleased += length as u64;
+            stream.moved = true;
+            stream.passing().data.push_back(data);
+            stream.unreleased += length as u32;
         }
         if head.end_stream() {
             self.recv_ended(key);
@@ -241,7 +245,7 @@ impl Connection {
             return self.on_closed(id, true).map(|()| None);
         };
         let stream = self.streams.get_mut(key).expect("the table knows its keys");
-        if stream.failed.is_some() {
+        if stream.is_failed() {
             return Ok(None);
         }
         match stream.recv {
@@ -302,7 +306,7 @@ impl Connection {
     /// A half has ended: the stream may have, too.
     pub(super) fn after_half(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.recv == Half::Ended && stream.send == Half::Ended && stream.failed.is_none() {
+        if stream.recv == Half::Ended && stream.send == Half::Ended && !stream.is_failed() {
             let counted = std::mem::take(&mut stream.counted);
             self.credits.completed();
             self.count_out(counted);
@@ -314,7 +318,7 @@ impl Connection {
         let Some(key) = self.streams.key_of(id) else { return self.on_closed(id, false) };
         let client = self.role == Role::Client;
         let stream = self.streams.get_mut(key).expect("the table knows its keys");
-        if stream.failed.is_some() {
+        if stream.is_failed() {
             return Ok(());
         }
         // RFC 9113 §8.1: the response is complete, and the rest of the request is not wanted.
@@ -340,11 +344,9 @@ impl Connection {
     /// The stream carries nothing more, either way.
     pub(super) fn fail_stream(&mut self, key: StreamKey, error: StreamError) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.failed.is_none() {
-            stream.failed = Some(error);
-            stream.clear_pending();
+        if !stream.is_failed() {
+            stream.fail(error);
             let counted = std::mem::take(&mut stream.counted);
-            stream.wake();
             self.count_out(counted);
         }
         self.settle(key);
@@ -442,7 +444,7 @@ impl Connection {
     fn change_windows(&mut self, change: i64) -> Handled {
         for key in self.streams.keys() {
             let Some(stream) = self.streams.get_mut(key) else { continue };
-            if stream.failed.is_some() {
+            if stream.is_failed() {
                 continue;
             }
             stream.send_window += change;

@@ -31,12 +31,18 @@ impl Connection {
         if !self.accepts_streams() {
             return Poll::Ready(Err(StreamError::Refused));
         }
-        if self.active + self.reserved < self.streams_limit() {
-            self.reserved += 1;
+        if self.try_reserve() {
             return Poll::Ready(Ok(()));
         }
         self.opening.push_back(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// As [`poll_reserve`](Self::poll_reserve), without waiting; whether the stream is promised.
+    pub fn try_reserve(&mut self) -> bool {
+        let promised = self.accepts_streams() && self.active + self.reserved < self.streams_limit();
+        self.reserved += u32::from(promised);
+        promised
     }
 
     /// Client: the promised stream is not wanted.
@@ -117,7 +123,7 @@ impl Connection {
 
     /// Server: sends a 1xx head.
     pub fn send_informational(&mut self, key: StreamKey, head: &ResponseHead) {
-        if self.streams.get(key).is_some_and(|s| s.failed.is_none() && s.send == Half::Head) {
+        if self.streams.get(key).is_some_and(|s| !s.is_failed() && s.send == Half::Head) {
             self.write_response(key, head, false);
         }
     }
@@ -133,7 +139,7 @@ impl Connection {
         end: bool,
     ) -> Result<(), StreamError> {
         let stream = self.streams.get_mut(key).ok_or(StreamError::Closed)?;
-        if let Some(error) = stream.failed {
+        if let Some(error) = stream.failed() {
             return Err(error);
         }
         debug_assert!(stream.send == Half::Head, "one final head per stream");
@@ -158,15 +164,12 @@ impl Connection {
     /// Queues a frame of content. Nothing may follow trailers.
     pub fn send(&mut self, key: StreamKey, frame: Frame) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.failed.is_some() || stream.send != Half::Body {
+        if stream.is_failed() || stream.send != Half::Body {
             return;
         }
         match frame {
             Frame::Data(data) if data.is_empty() => return,
-            Frame::Data(data) => {
-                stream.pending_bytes += data.len();
-                stream.pending.push_back(data);
-            }
+            Frame::Data(data) => stream.push_pending(data),
             Frame::Trailers(trailers) => stream.ending = Ending::Trailers(Box::new(trailers)),
         }
         self.enter_ring(key);
@@ -175,7 +178,7 @@ impl Connection {
     /// Says that nothing follows.
     pub fn end(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.failed.is_none() && !stream.send_complete() {
+        if !stream.is_failed() && !stream.send_complete() {
             stream.ending = Ending::Plain;
             self.enter_ring(key);
         }
@@ -193,7 +196,7 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(key) else {
             return Poll::Ready(Err(StreamError::Closed));
         };
-        match stream.failed {
+        match stream.failed() {
             Some(error) => Poll::Ready(Err(error)),
             None if stream.pending_bytes < PENDING_BYTES_MAX => Poll::Ready(Ok(())),
             None => {

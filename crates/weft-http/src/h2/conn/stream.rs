@@ -63,45 +63,67 @@ pub(super) struct Stream {
     pub(super) held: bool,
     /// It counts against the limit of open streams.
     pub(super) counted: bool,
-    /// Why nothing more will pass.
-    pub(super) failed: Option<StreamError>,
-    waker: Option<Waker>,
-
+    /// It waits for its turn in the connection's ring.
+    pub(super) in_ring: bool,
+    /// Content has come or was sent since anybody asked.
+    pub(super) moved: bool,
+    /// A response to HEAD says a length and has no content.
+    pub(super) answers_head: bool,
     pub(super) recv: Half,
-    /// Client: 1xx heads not taken yet.
-    pub(super) informational: VecDeque<ResponseHead>,
-    /// Client: the final head, until it is taken. Boxed: most streams hold none.
-    pub(super) answer: Option<Box<ResponseHead>>,
-    pub(super) data: VecDeque<Bytes>,
-    pub(super) trailers: Option<Box<HeaderList>>,
+    pub(super) send: Half,
+    /// Why nothing more will pass.
+    failed: Option<Box<StreamError>>,
+    waker: Option<Waker>,
+    /// What waits here, either way. Apart, because in most open streams nothing does.
+    passing: Option<Box<Passing>>,
+
     /// Content the head promised that has not come, if it said how much.
     pub(super) content_left: Option<u64>,
     /// What the peer may still send before we give back window.
     pub(super) recv_window: i64,
-    /// Received content bytes that the reader has not released.
-    pub(super) unreleased: u64,
+    /// Received content bytes that the reader has not released; at most a window.
+    pub(super) unreleased: u32,
     /// Released, and not yet given back to the peer.
     pub(super) to_give_back: u32,
 
-    pub(super) send: Half,
     pub(super) send_window: i64,
-    pub(super) pending: VecDeque<Bytes>,
     pub(super) pending_bytes: usize,
     pub(super) ending: Ending,
-    /// It waits for its turn in the connection's ring.
-    pub(super) in_ring: bool,
-    /// A response to HEAD says a length and has no content.
-    pub(super) answers_head: bool,
 }
 
-/// The queue without its content, and without its memory if that is much.
-fn emptied(queue: &mut VecDeque<Bytes>) -> VecDeque<Bytes> {
-    let mut queue = std::mem::take(queue);
-    queue.clear();
-    if queue.capacity() > KEPT_PLACES_MAX {
-        return VecDeque::new();
+/// Parts of messages on their way through a stream.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    /// Client: 1xx heads not taken yet.
+    pub(super) informational: VecDeque<ResponseHead>,
+    /// Client: the final head, until it is taken.
+    pub(super) answer: Option<ResponseHead>,
+    /// Received.
+    pub(super) data: VecDeque<Bytes>,
+    pub(super) trailers: Option<HeaderList>,
+    /// To be sent.
+    pending: VecDeque<Bytes>,
+}
+
+impl Passing {
+    fn is_empty(&self) -> bool {
+        self.informational.is_empty()
+            && self.answer.is_none()
+            && self.data.is_empty()
+            && self.trailers.is_none()
+            && self.pending.is_empty()
     }
-    queue
+
+    /// Forgets everything; false when it is not worth keeping for the next stream.
+    fn clear(&mut self) -> bool {
+        let Passing { informational, answer, data, trailers, pending } = self;
+        informational.clear();
+        *answer = None;
+        data.clear();
+        *trailers = None;
+        pending.clear();
+        data.capacity().max(pending.capacity()).max(informational.capacity()) <= KEPT_PLACES_MAX
+    }
 }
 
 /// Queues kept with a vacant slot hold at most this many places.
@@ -113,37 +135,72 @@ impl Stream {
             id: 0,
             held: false,
             counted: false,
+            in_ring: false,
+            moved: false,
+            answers_head: false,
+            recv: Half::Head,
+            send: Half::Head,
             failed: None,
             waker: None,
-            recv: Half::Head,
-            informational: VecDeque::new(),
-            answer: None,
-            data: VecDeque::new(),
-            trailers: None,
+            passing: None,
             content_left: None,
             recv_window: 0,
             unreleased: 0,
             to_give_back: 0,
-            send: Half::Head,
             send_window: 0,
-            pending: VecDeque::new(),
             pending_bytes: 0,
             ending: Ending::None,
-            in_ring: false,
-            answers_head: false,
         }
     }
 
     /// Makes a vacant slot ready for its next stream; small queues keep their memory.
     fn vacate(&mut self) {
-        let data = emptied(&mut self.data);
-        let pending = emptied(&mut self.pending);
-        *self = Stream { data, pending, ..Stream::new() };
+        let passing =
+            self.passing.take().and_then(|mut passing| passing.clear().then_some(passing));
+        *self = Stream { passing, ..Stream::new() };
+    }
+
+    /// Why nothing more will pass.
+    pub(super) fn failed(&self) -> Option<StreamError> {
+        self.failed.as_deref().copied()
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Nothing more will pass; the first reason stays.
+    pub(super) fn fail(&mut self, error: StreamError) {
+        self.failed.get_or_insert_with(|| Box::new(error));
+        self.clear_pending();
+        self.wake();
+    }
+
+    /// To put something into.
+    pub(super) fn passing(&mut self) -> &mut Passing {
+        self.passing.get_or_insert_default()
+    }
+
+    /// To take something out of; None: nothing is there.
+    pub(super) fn passing_if_any(&mut self) -> Option<&mut Passing> {
+        self.passing.as_deref_mut()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.passing.iter().flat_map(|passing| &passing.data).map(Bytes::len).sum()
+    }
+
+    /// Queues content to be sent.
+    pub(super) fn push_pending(&mut self, data: Bytes) {
+        self.moved = true;
+        self.pending_bytes += data.len();
+        self.passing().pending.push_back(data);
     }
 
     /// Neither side has anything left to say.
     pub(super) fn is_done(&self) -> bool {
-        self.failed.is_some() || (self.recv == Half::Ended && self.send == Half::Ended)
+        self.is_failed() || (self.recv == Half::Ended && self.send == Half::Ended)
     }
 
     /// Whether the sender has said everything, though it may not have left yet.
@@ -153,7 +210,7 @@ impl Stream {
 
     /// Whether a turn would get something out: content with window, or the end alone.
     pub(super) fn can_send(&self) -> bool {
-        self.failed.is_none()
+        !self.is_failed()
             && match self.pending_bytes {
                 0 => !matches!(self.ending, Ending::None),
                 _ => self.send_window > 0,
@@ -162,9 +219,10 @@ impl Stream {
 
     /// Takes up to `max` bytes of content off the queue, which is not empty.
     pub(super) fn next_part(&mut self, max: usize) -> Bytes {
-        let first = self.pending.front_mut().expect("its bytes are counted");
+        let pending = &mut self.passing().pending;
+        let first = pending.front_mut().expect("its bytes are counted");
         let part = match first.len() <= max {
-            true => self.pending.pop_front().expect("there is a first"),
+            true => pending.pop_front().expect("there is a first"),
             false => first.split_to(max),
         };
         self.pending_bytes -= part.len();
@@ -174,7 +232,11 @@ impl Stream {
 
     /// Everything received has been taken, and nothing more comes.
     pub(super) fn nothing_left(&self) -> bool {
-        self.recv == Half::Ended && self.data.is_empty() && self.trailers.is_none()
+        self.recv == Half::Ended
+            && match &self.passing {
+                Some(passing) => passing.data.is_empty() && passing.trailers.is_none(),
+                None => true,
+            }
     }
 
     /// Wakes `cx` when anything happens to this stream.
@@ -193,46 +255,16 @@ impl Stream {
 
     /// Drops what was to be sent.
     pub(super) fn clear_pending(&mut self) {
-        self.pending.clear();
+        if let Some(passing) = &mut self.passing {
+            passing.pending.clear();
+        }
         self.pending_bytes = 0;
         self.ending = Ending::None;
     }
 }
 
-/// Boxes of answers that have been taken, for the next: a connection at work allocates none.
-#[derive(Debug, Default)]
-pub(super) struct AnswerBoxes {
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    spare: Vec<Box<ResponseHead>>,
-}
-
-/// Boxes kept.
-const SPARE_BOXES_MAX: usize = 128;
-
-impl AnswerBoxes {
-    pub(super) fn boxed(&mut self, head: ResponseHead) -> Box<ResponseHead> {
-        match self.spare.pop() {
-            Some(mut boxed) => {
-                *boxed = head;
-                boxed
-            }
-            None => Box::new(head),
-        }
-    }
-
-    pub(super) fn unboxed(&mut self, mut boxed: Box<ResponseHead>) -> ResponseHead {
-        if self.spare.len() >= SPARE_BOXES_MAX {
-            return *boxed;
-        }
-        let head = std::mem::replace(&mut *boxed, ResponseHead::new(0));
-        self.spare.push(boxed);
-        head
-    }
-
-    pub(super) fn release(&mut self) {
-        self.spare = Vec::new();
-    }
-}
+/// Slots made at once, at least.
+const SLOTS_MIN: usize = 4;
 
 /// The open streams of a connection, by slot and by id.
 #[derive(Debug, Default)]
@@ -252,6 +284,10 @@ impl Streams {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
+                if self.slots.len() == self.slots.capacity() {
+                    // A quarter more: doubling would leave half of a crowd's memory unused.
+                    self.slots.reserve_exact(self.slots.len() / 4 + SLOTS_MIN);
+                }
                 self.slots.push(Stream::new());
                 u32::try_from(self.slots.len() - 1).expect("fewer streams than identifiers")
             }
@@ -299,15 +335,36 @@ impl Streams {
         Some(bytes)
     }
 
+    pub(super) fn wake_moved(&mut self) {
+        for stream in &mut self.slots {
+            if std::mem::take(&mut stream.moved) {
+                stream.wake();
+            }
+        }
+    }
+
     /// The keys of all streams; for events that concern each of them.
     pub(super) fn keys(&self) -> Vec<StreamKey> {
         self.ids.iter().map(|(&id, &slot)| StreamKey { slot, id }).collect()
     }
 
-    /// Gives the memory of vacant slots back.
+    /// Gives back the memory of vacant slots, and of queues in which nothing waits.
     pub(super) fn release(&mut self) {
         if self.ids.is_empty() {
             *self = Streams::default();
+        }
+        if self.ids.len() < self.slots.len() / 4 {
+            while self.slots.pop_if(|last| last.id == 0).is_some() {}
+            let slots = self.slots.len();
+            self.free.retain(|&slot| (slot as usize) < slots);
+        }
+        self.slots.shrink_to_fit();
+        self.free.shrink_to_fit();
+        self.ids.shrink_to_fit();
+        for stream in &mut self.slots {
+            if stream.passing.as_ref().is_some_and(|passing| passing.is_empty()) {
+                stream.passing = None;
+            }
         }
     }
 }

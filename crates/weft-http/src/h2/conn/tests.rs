@@ -272,7 +272,7 @@ fn a_slow_reader_stops_the_writer_and_content_is_whole() {
         }
         let waiting: usize = {
             let stream = pair.client.streams.get(key).unwrap();
-            stream.data.iter().map(Bytes::len).sum()
+            stream.waiting_bytes()
         };
         most = most.max(waiting);
         assert!(waiting <= 100_000);
@@ -788,7 +788,85 @@ fn an_idle_connection_holds_little() {
     let slots = pair.server.streams.keys().capacity();
     assert_eq!((pair.server.open_streams(), slots), (0, 0));
     assert!(size_of::<Connection>() <= 1088, "{}", size_of::<Connection>());
-    assert!(size_of::<stream::Stream>() <= 256, "{}", size_of::<stream::Stream>());
+    assert!(size_of::<stream::Stream>() <= 112, "{}", size_of::<stream::Stream>());
+}
+
+#[test]
+fn a_block_that_comes_again_says_the_same_until_the_table_changes() {
+    let mut pair = Pair::new();
+    let head = |round: usize| {
+        let mut head = request();
+        // Runs of the same request, and one that the table takes in between.
+        head.headers.append("x-part", (round / 7).to_string());
+        if round.is_multiple_of(11) {
+            head.headers.append(format!("x-new-{round}"), "value");
+        }
+        head
+    };
+    let trailers = |round: usize| -> HeaderList {
+        [("grpc-status", if round.is_multiple_of(5) { "3" } else { "0" })].into_iter().collect()
+    };
+    for round in 0..100 {
+        let key = pair.open(&head(round), true);
+        pair.run();
+        let there = pair.server.next_request().unwrap();
+        assert_eq!(there.head.unwrap(), head(round), "round {round}");
+        let mut says = response(200);
+        says.headers.append("content-type", "application/grpc");
+        pair.server.send_head(there.key, &says, false).unwrap();
+        pair.server.send(there.key, Frame::Trailers(trailers(round)));
+        pair.server.close(there.key);
+        pair.run();
+        assert_eq!(answer(&mut pair.client, key), says, "round {round}");
+        let got = match pair.client.poll_frame(key, &cx()) {
+            Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => trailers,
+            other => panic!("round {round}: {other:?}"),
+        };
+        assert_eq!(got, trailers(round), "round {round}");
+        pair.client.close(key);
+    }
+}
+
+#[test]
+fn a_connection_goes_on_after_its_memory_was_given_back() {
+    let mut pair = Pair::new();
+    let head = |round: usize| {
+        let mut head = request();
+        head.headers.append("x-seen-again", "the same");
+        head.headers.append("x-round", round.to_string());
+        head
+    };
+    for round in 0..20 {
+        let key = pair.open(&head(round), true);
+        pair.run();
+        let there = pair.server.next_request().unwrap();
+        assert_eq!(there.head.unwrap(), head(round), "round {round}");
+        // Half the time a stream is open meanwhile.
+        let quiet = round.is_multiple_of(2).then(|| pair.opened(false));
+        pair.server.send_head(there.key, &response(200), true).unwrap();
+        pair.server.close(there.key);
+        pair.run();
+        answer(&mut pair.client, key);
+        pair.client.close(key);
+        if round.is_multiple_of(3) {
+            pair.client.release_buffers();
+        }
+        if !round.is_multiple_of(4) {
+            pair.server.release_buffers();
+        }
+        if let Some((key, there)) = quiet {
+            pair.client.send(key, Frame::Data(Bytes::from_static(b"content")));
+            pair.client.end(key);
+            pair.run();
+            assert_eq!(read(&mut pair.server, there).0, b"content");
+            pair.server.send_head(there, &response(204), true).unwrap();
+            pair.server.close(there);
+            pair.run();
+            answer(&mut pair.client, key);
+            pair.client.close(key);
+        }
+    }
+    assert_eq!((pair.client.open_streams(), pair.server.open_streams()), (0, 0));
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub struct Decoder {
     size_limit: usize,
     /// Our limit went below the table's size: the next block has to start with an update.
     update_due: bool,
+    /// Updates of the table's size so far.
+    updates: u32,
 }
 
 /// A literal's opening bits.
@@ -31,13 +33,25 @@ impl Decoder {
             table: Table::new(table_bytes_max),
             size_limit: table_bytes_max,
             update_due: false,
+            updates: 0,
         }
+    }
+
+    /// Names the state of the table: as long as it stays the same, a block means the same.
+    pub fn changes(&self) -> u64 {
+        u64::from(self.updates) << 32 | u64::from(self.table.inserted())
     }
 
     /// Takes over our SETTINGS_HEADER_TABLE_SIZE; to be called when the peer acknowledged it.
     pub fn set_table_max(&mut self, table_bytes_max: usize) {
         self.size_limit = table_bytes_max;
         self.update_due = self.table.size_max() > table_bytes_max;
+    }
+
+    /// Gives back what the table does not need; for connections that go idle. What is in it is the
+    /// peer's to decide.
+    pub fn release(&mut self) {
+        self.table.shrink();
     }
 
     /// Decodes one whole block (HEADERS and its CONTINUATION frames) into `out`, in place of what
@@ -82,6 +96,7 @@ impl Decoder {
                 return Err(HpackError::SizeUpdate);
             }
             self.table.set_size_max(size);
+            self.updates = self.updates.wrapping_add(1);
             self.update_due = false;
         }
         match self.update_due {

@@ -66,6 +66,18 @@ impl Encoder {
         self.table.set_size_max(size);
     }
 
+    /// Gives all memory back; for connections that go idle. The next block tells the peer to empty
+    /// its table as well (RFC 7541 §4.2).
+    pub fn release(&mut self) {
+        if !self.table.is_empty() {
+            let size = self.table.size_max();
+            self.table = Table::new(size);
+            self.update = Some((0, size));
+        }
+        self.lookup = None;
+        self.scratch = Vec::new();
+    }
+
     /// Appends the block of a request; `protocol` makes an extended CONNECT. Names come out in
     /// lower case; which fields may be sent is the caller's to decide (`rules`).
     pub fn encode_request(

@@ -92,6 +92,17 @@ impl Table {
         })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Keeps no more memory than the entries need.
+    pub(super) fn shrink(&mut self) {
+        self.compact();
+        self.bytes.shrink_to_fit();
+        self.entries.shrink_to_fit();
+    }
+
     /// Evicts what the new limit has no room for.
     pub(super) fn set_size_max(&mut self, size_max: usize) {
         self.size_max = size_max;

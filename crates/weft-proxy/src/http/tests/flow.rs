@@ -68,7 +68,7 @@ async fn h2_client(mesh: &Mesh) -> (h2::client::SendRequest<Bytes>, PingPong) {
 }
 
 /// The application's first request over HTTP/2.
-async fn h2_app(mesh: &Mesh) -> (RecvStream, h2::server::SendResponse<Bytes>, PingPong) {
+pub(super) async fn h2_app(mesh: &Mesh) -> (RecvStream, h2::server::SendResponse<Bytes>, PingPong) {
     let mut connection = h2::server::handshake(mesh.app().await.stream).await.unwrap();
     let ping = connection.ping_pong().unwrap();
     let (request, respond) = connection.accept().await.unwrap().unwrap();

@@ -533,6 +533,56 @@ fn a_slow_reader_stops_the_endpoint_across_both_hops() {
 }
 
 #[test]
+fn messages_of_an_open_stream_are_counted_before_its_end() {
+    run(Setup { cluster: h2_cluster(), ..Setup::default() }, |mesh| async move {
+        let message = || Bytes::from_static(b"\0\0\0\0\x02hi");
+        let count = |name: &str| {
+            let mut text = Vec::new();
+            mesh.registry.render_prometheus(&mut text);
+            let text = String::from_utf8(text).unwrap();
+            let mut lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+            lines.next().map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        };
+        let counted = async |expected: (u64, u64)| {
+            let since = Instant::now();
+            loop {
+                let sent = count("istio_request_messages_total");
+                let both = (sent, count("istio_response_messages_total"));
+                if both == expected {
+                    return;
+                }
+                assert!(since.elapsed() < PATIENCE, "{both:?} instead of {expected:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let mut send = client_of(&mesh).await;
+        let (response, mut body) = send.send_request(grpc("/a.B/C"), false).unwrap();
+        let (mut received, mut respond, _ping) = super::flow::h2_app(&mesh).await;
+        let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
+        let mut answered = response.await.unwrap().into_body();
+        for _ in 0..2 {
+            body.send_data(message(), false).unwrap();
+            received.data().await.unwrap().unwrap();
+        }
+        for _ in 0..3 {
+            answer.send_data(message(), false).unwrap();
+            answered.data().await.unwrap().unwrap();
+        }
+        assert_eq!(count("istio_response_messages_total"), 0);
+        mesh.worker.next_report_round();
+        counted((2, 3)).await;
+        // Nothing is counted twice.
+        body.send_data(message(), true).unwrap();
+        received.data().await.unwrap().unwrap();
+        let mut status = http::HeaderMap::new();
+        status.insert("grpc-status", http::HeaderValue::from_static("0"));
+        answer.send_trailers(status).unwrap();
+        answered.trailers().await.unwrap().unwrap();
+        counted((3, 3)).await;
+    });
+}
+
+#[test]
 fn a_client_that_only_resets_is_told_to_calm_down_and_counted() {
     only_resets(Limits::of(1000), 100..5000);
     let few = Budgets { resets_max: 5, ..Budgets::default() };
