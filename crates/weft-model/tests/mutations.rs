@@ -4,7 +4,11 @@ use proptest::prelude::*;
 use weft_model::{analyze, parse_yaml, render_human, render_json};
 
 /// One of each kind, with most fields in use.
-const SEED: &str = include_str!("fixtures/all-kinds.yaml");
+const SEED: &str = concat!(
+    include_str!("fixtures/all-kinds.yaml"),
+    "\n---\n",
+    include_str!("fixtures/gateway-api.yaml")
+);
 
 /// Text that means something to the parser.
 const TOKENS: [&str; 24] = [

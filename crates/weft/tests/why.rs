@@ -137,6 +137,40 @@ fn from_outside_through_the_gateway_that_knows_the_host() {
 }
 
 #[test]
+fn gateway_api_routes_are_named() {
+    let files = Files::new();
+    let routes = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: web, namespace: shop}
+spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{name: web}, {group: '', kind: Service, name: reviews}]
+  hostnames: [web.example]
+  rules:
+  - {matches: [{path: {value: /a}}], backendRefs: [{name: nosuch, port: 9080}]}
+  - {backendRefs: [{name: reviews, port: 9080}]}
+";
+    std::fs::write(files.0.path().join("routes.yaml"), routes).expect("a file");
+    for asked in [
+        &["GET", "http://web.example/x"][..],
+        &["GET", "http://reviews:9080/x", "--from", "shop/client"],
+    ] {
+        let walk = files.json(asked);
+        assert_eq!(walk["http"]["rule"]["resource"], "HTTPRoute shop/web", "{walk:#}");
+        assert_eq!(walk["http"]["rule"]["rule"], "rules[1]");
+        assert!(walk["http"]["rule"]["written_in"].as_str().unwrap().ends_with("routes.yaml:7"));
+        assert_eq!(walk["destinations"][0]["endpoints"][0]["address"], "10.2.0.1:9080");
+    }
+    let broken = files.json(&["GET", "http://web.example/a"]);
+    assert_eq!(broken["answer"], "500", "{broken:#}");
+}
+
+#[test]
 fn what_leads_nowhere_says_why() {
     let files = Files::new();
     let gone = files.why(&[&["GET", "http://reviews:9080/gone"], CLIENT].concat());

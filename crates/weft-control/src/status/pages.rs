@@ -41,6 +41,7 @@ impl Pages {
             .route("/debug/syncz", get(syncz))
             .route("/debug/registryz", get(registryz))
             .route("/debug/configz", get(configz))
+            .route("/debug/gateway_api", get(gateway_api))
             .route("/debug/config_dump", get(config_dump))
             .route("/debug/analyzez", get(analyzez))
             .with_state(self)
@@ -69,7 +70,8 @@ async fn index(State(pages): State<Pages>) -> Html<String> {
          <p>{services} services, {workloads} workloads, {} proxies connected.\
          <pre>{table}</pre>\
          <p><a href=/debug/syncz>/debug/syncz</a> · <a href=/debug/registryz>/debug/registryz</a> · \
-         <a href=/debug/configz>/debug/configz</a> · <a href=/metrics>/metrics</a> · \
+         <a href=/debug/configz>/debug/configz</a> · \
+         <a href=/debug/gateway_api>/debug/gateway_api</a> · <a href=/metrics>/metrics</a> · \
          <a href=/ready>/ready</a>\n",
         proxies.len()
     ))
@@ -163,6 +165,12 @@ async fn configz(State(pages): State<Pages>) -> axum::Json<Value> {
         "diagnostics": texts(state.all_diagnostics().chain(&of_patches).map(ToString::to_string).collect()),
         "translation": translation,
     }))
+}
+
+/// Status of every Gateway API resource that is ours, as the API would have it.
+async fn gateway_api(State(pages): State<Pages>) -> axum::Json<Value> {
+    let all = pages.world.snapshot().gateway_api_status();
+    axum::Json(all.iter().map(weft_model::gateway_api::Status::to_json).collect())
 }
 
 #[derive(Deserialize)]

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use weft_model::{Address, Snapshot, Workload, resolve_host};
+use weft_model::gateway_api::GATEWAY_NAME_LABEL;
+use weft_model::{Address, Labels, Snapshot, Workload, resolve_host};
 use weft_translate::{Flavor, Interception, ProxyKind, ProxyView};
 
 use super::request::Request;
@@ -95,26 +97,50 @@ fn outside(snapshot: &Snapshot, request: &Request) -> Vec<Client> {
         });
         let namespace = workload.map_or(&gateway.meta.namespace, |workload| &workload.namespace);
         let labels = workload.map_or(selector, |workload| &workload.labels);
-        let view = ProxyView {
-            kind: ProxyKind::Gateway,
-            flavor: Flavor::Weft,
-            name: workload.map_or("gateway".into(), |workload| workload.name.clone()),
-            namespace: namespace.clone(),
-            service_account: "default".into(),
-            addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-            labels: labels.clone(),
-            cluster_id: "Kubernetes".into(),
-            locality: workload.map_or("".into(), |workload| workload.locality.clone()),
-            interception: Interception::None,
-            metadata: Default::default(),
-        };
-        let client = Client {
-            name: "outside".to_owned(),
-            address: UNKNOWN,
-            to: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), request.port),
-            view,
-        };
+        let client = at_gateway(workload, namespace, labels, request);
+        selected.entry((namespace.to_string(), format!("{labels:?}"))).or_insert(client);
+    }
+    for gateway in &snapshot.gateway_api().gateways {
+        let meta = &gateway.resource.meta;
+        let made = Labels::from([(GATEWAY_NAME_LABEL.to_owned(), meta.name.to_string())]);
+        let workload = snapshot.workloads().find(|workload| {
+            let services = snapshot.services_of(workload);
+            let own: Vec<&str> = services.iter().map(|service| &*service.host).collect();
+            let served = snapshot.served_gateways(&workload.namespace, &workload.labels, &own);
+            served.iter().any(|one| std::ptr::eq(*one, gateway))
+        });
+        let namespace = workload.map_or(&meta.namespace, |workload| &workload.namespace);
+        let labels = workload.map_or(&made, |workload| &workload.labels);
+        let client = at_gateway(workload, namespace, labels, request);
         selected.entry((namespace.to_string(), format!("{labels:?}"))).or_insert(client);
     }
     selected.into_values().collect()
+}
+
+/// Somebody outside who reaches a gateway's proxy: this workload, or one that would be like it.
+fn at_gateway(
+    workload: Option<&Arc<Workload>>,
+    namespace: &Arc<str>,
+    labels: &Labels,
+    request: &Request,
+) -> Client {
+    let view = ProxyView {
+        kind: ProxyKind::Gateway,
+        flavor: Flavor::Weft,
+        name: workload.map_or("gateway".into(), |workload| workload.name.clone()),
+        namespace: namespace.clone(),
+        service_account: "default".into(),
+        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        labels: labels.clone(),
+        cluster_id: "Kubernetes".into(),
+        locality: workload.map_or("".into(), |workload| workload.locality.clone()),
+        interception: Interception::None,
+        metadata: Default::default(),
+    };
+    Client {
+        name: "outside".to_owned(),
+        address: UNKNOWN,
+        to: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), request.port),
+        view,
+    }
 }

@@ -9,6 +9,8 @@ mod control_restart;
 mod crossings;
 mod demo_on_envoy;
 mod faithful;
+mod gateway_api;
+mod gateway_api_tls;
 mod grpc_core;
 mod grpc_xds;
 mod handover;

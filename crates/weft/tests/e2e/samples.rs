@@ -24,6 +24,11 @@ const GATEWAY_HTTP: u16 = 10080;
 const GATEWAY_8080: u16 = 18080;
 const GATEWAY_TCP: u16 = 31400;
 
+/// Gateways of the Gateway API in the samples, each with a proxy made for it.
+const MADE: [&str; 3] = ["helloworld-gateway", "httpbin-gateway", "tcp-echo-gateway"];
+/// The pod port behind port 80, and behind 31400, of their Services.
+const MADE_PORT: u16 = 10080;
+
 /// How long a change may take to arrive; every case waits for its own first right answer.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -45,6 +50,8 @@ enum Via {
     /// The client's sidecar, as an HTTP proxy would be used.
     Sidecar,
     Gateway(u16),
+    /// The proxy made for a Gateway of the Gateway API.
+    Made(&'static str),
 }
 
 /// What must come back.
@@ -203,6 +210,62 @@ const CASES: &[Case] = &[
             ask(Via::Gateway(GATEWAY_HTTP), "any.example", "/", Expect::Status(404)),
         ],
     },
+    Case {
+        files: &["helloworld/gateway-api/helloworld-gateway.yaml"],
+        asks: &[
+            ask(
+                Via::Made("helloworld-gateway"),
+                "any.example",
+                "/hello",
+                Expect::Shares(&[("helloworld-v1", 50), ("helloworld-v2", 50)]),
+            ),
+            ask(Via::Made("helloworld-gateway"), "any.example", "/hello/x", Expect::Status(404)),
+        ],
+    },
+    Case {
+        // The second file updates the first one's route.
+        files: &[
+            "helloworld/gateway-api/helloworld-gateway.yaml",
+            "helloworld/gateway-api/helloworld-versions.yaml",
+            "helloworld/gateway-api/helloworld-route.yaml",
+        ],
+        asks: &[ask(
+            Via::Made("helloworld-gateway"),
+            "any.example",
+            "/hello",
+            Expect::Shares(&[("helloworld-v1", 90), ("helloworld-v2", 10)]),
+        )],
+    },
+    Case {
+        files: &["httpbin/gateway-api/httpbin-gateway.yaml"],
+        asks: &[ask(
+            Via::Made("httpbin-gateway"),
+            "any.example",
+            "/anything",
+            Expect::Shares(&[("httpbin-v1", 100)]),
+        )],
+    },
+    Case {
+        files: &["tcp-echo/gateway-api/tcp-echo-all-v1.yaml"],
+        asks: &[ask(
+            Via::Made("tcp-echo-gateway"),
+            "any",
+            "/",
+            Expect::Shares(&[("tcp-echo-v1", 100)]),
+        )],
+    },
+    Case {
+        files: &[
+            "tcp-echo/gateway-api/tcp-echo-all-v1.yaml",
+            "tcp-echo/gateway-api/tcp-echo-20-v2.yaml",
+        ],
+        asks: &[ask(
+            Via::Made("tcp-echo-gateway"),
+            "any",
+            "/",
+            Expect::Shares(&[("tcp-echo-v1", 80), ("tcp-echo-v2", 20)]),
+        )],
+    },
     // Nothing stands behind these here: they must be accepted and pushed.
     Case { files: &["bookinfo/networking/egress-rule-google-apis.yaml"], asks: &[] },
     Case { files: &["bookinfo/networking/certmanager-gateway.yaml"], asks: &[] },
@@ -246,7 +309,8 @@ struct World {
     mesh: Mesh,
     client_ip: IpAddr,
     gateway_ip: IpAddr,
-    proxies: [Proxy; 2],
+    made: BTreeMap<&'static str, IpAddr>,
+    proxies: Vec<Proxy>,
     _backends: Vec<Backend>,
 }
 
@@ -270,7 +334,9 @@ const WORKLOADS: &[(&str, &str, u16)] = &[
 impl World {
     async fn start(flavor: Flavor) -> Self {
         let (client_ip, gateway_ip) = (harness::address(), harness::address());
+        let made: BTreeMap<_, _> = MADE.map(|name| (name, harness::address())).into();
         let mut yaml = base(client_ip, gateway_ip);
+        made.iter().for_each(|(name, ip)| made_for(&mut yaml, name, *ip));
         let mut backends = Vec::new();
         for (app, version, port) in WORKLOADS {
             let ip = harness::address();
@@ -297,8 +363,17 @@ impl World {
         let mesh = Mesh::start(&yaml).await;
         let sidecar = place("sidecar", "client", client_ip);
         let gateway = place("router", "gateway", gateway_ip);
-        let proxies = [mesh.proxy(flavor, &sidecar).await, mesh.proxy(flavor, &gateway).await];
-        Self { mesh, client_ip, gateway_ip, proxies, _backends: backends }
+        let mut proxies =
+            vec![mesh.start_proxy(flavor, &sidecar), mesh.start_proxy(flavor, &gateway)];
+        for (name, ip) in &made {
+            let labels = [("gateway.networking.k8s.io/gateway-name", *name)];
+            let place = Place { labels: &labels, ..place("router", name, *ip) };
+            proxies.push(mesh.start_proxy(flavor, &place));
+        }
+        for proxy in &proxies {
+            proxy.ready().await;
+        }
+        Self { mesh, client_ip, gateway_ip, made, proxies, _backends: backends }
     }
 
     /// Puts the sample's files in place of the last one's. Of two documents for one resource the
@@ -316,14 +391,14 @@ impl World {
         self.mesh.write("sample.yaml", &documents.join("\n---\n"));
     }
 
-    /// Waits until both proxies have acknowledged everything; a refusal fails at once.
+    /// Waits until all proxies have acknowledged everything; a refusal fails at once.
     async fn settled(&self, case: &Case) {
         let rejected = || async {
             let syncz = self.mesh.syncz().await.to_string();
             assert!(!syncz.contains("ERROR"), "{:?}: {syncz}", case.files);
             (!syncz.contains("STALE")).then_some(())
         };
-        wait::until("both proxies to be in sync", SETTLE, rejected).await;
+        wait::until("all proxies to be in sync", SETTLE, rejected).await;
         for proxy in &self.proxies {
             if let Proxy::Envoy(envoy) = proxy {
                 let output = envoy.process.output();
@@ -378,6 +453,7 @@ impl World {
         let to = match ask.via {
             Via::Sidecar => SocketAddr::new(self.client_ip, HTTP_PROXY_PORT),
             Via::Gateway(port) => SocketAddr::new(self.gateway_ip, port),
+            Via::Made(name) => SocketAddr::new(self.made[name], MADE_PORT),
         };
         let mut headers = vec![("host", ask.host)];
         headers.extend(ask.user.map(|user| ("end-user", user)));
@@ -398,6 +474,18 @@ fn place(kind: &'static str, name: &'static str, ip: IpAddr) -> Place<'static> {
     let labels: &[_] =
         if kind == "router" { &[("istio", "ingressgateway")] } else { &[("app", "client")] };
     Place { kind, name, namespace: "default", service_account: "default", ip, labels }
+}
+
+/// What is made for a Gateway: a proxy with its label, and a Service before it.
+fn made_for(yaml: &mut String, gateway: &str, ip: IpAddr) {
+    const LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+    let _ = write!(
+        yaml,
+        "\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: {gateway}-istio, namespace: default}}\n\
+         spec: {{selector: {{{LABEL}: {gateway}}}, ports: [{{name: http, port: 80, targetPort: {MADE_PORT}}}, \
+         {{name: tcp, port: 31400, targetPort: {MADE_PORT}}}]}}\n"
+    );
+    pod(yaml, gateway, &[(LABEL, gateway)], ip);
 }
 
 fn pod(yaml: &mut String, name: &str, labels: &[(&str, &str)], ip: IpAddr) {
