@@ -223,7 +223,16 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
-        // The second file updates the first one's route.
+        files: &["httpbin/gateway-api/httpbin-gateway.yaml"],
+        asks: &[ask(
+            Via::Made("httpbin-gateway"),
+            "any.example",
+            "/anything",
+            Expect::Shares(&[("httpbin-v1", 100)]),
+        )],
+    },
+    Case {
+        // The last file updates the first one's route. (Not next to it: their first answers are alike.)
         files: &[
             "helloworld/gateway-api/helloworld-gateway.yaml",
             "helloworld/gateway-api/helloworld-versions.yaml",
@@ -234,15 +243,6 @@ const CASES: &[Case] = &[
             "any.example",
             "/hello",
             Expect::Shares(&[("helloworld-v1", 90), ("helloworld-v2", 10)]),
-        )],
-    },
-    Case {
-        files: &["httpbin/gateway-api/httpbin-gateway.yaml"],
-        asks: &[ask(
-            Via::Made("httpbin-gateway"),
-            "any.example",
-            "/anything",
-            Expect::Shares(&[("httpbin-v1", 100)]),
         )],
     },
     Case {
