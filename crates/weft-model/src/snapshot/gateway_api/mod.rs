@@ -242,7 +242,7 @@ impl Route {
     }
 
     /// Every filter, the backends' too, with its field path.
-    fn filters(&self) -> Vec<(String, &api::RouteFilter)> {
+    pub fn filters(&self) -> Vec<(String, &api::RouteFilter)> {
         let mut found = Vec::new();
         for (rule, (filters, backends)) in self.rules().into_iter().enumerate() {
             for (index, filter) in filters.iter().enumerate() {

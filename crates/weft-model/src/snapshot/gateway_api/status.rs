@@ -353,6 +353,7 @@ pub(in crate::snapshot) fn findings(snapshot: &Snapshot, out: &mut Vec<Diagnosti
         unserved_class(snapshot, gateway, out);
     }
     missing_parents(snapshot, out);
+    options(snapshot, out);
 }
 
 fn help(condition: &Condition) -> &'static str {
@@ -398,6 +399,50 @@ fn unserved_class(
         let path = format!("spec.addresses[{index}]");
         let help = "Use type Hostname with the name of the proxies' Service.";
         add(Severity::Info, code::NOT_IMPLEMENTED, &path, message, help);
+    }
+    let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
+    let configs = frontend.into_iter().flat_map(|frontend| {
+        let of_ports = frontend.per_port.iter().map(|port| &port.tls);
+        std::iter::once(&frontend.default).chain(of_ports)
+    });
+    let several = |config: &api::FrontendTlsConfig| {
+        let validation = config.validation.as_ref();
+        validation.is_some_and(|validation| validation.ca_certificate_refs.len() > 1)
+    };
+    if configs.into_iter().any(several) {
+        let message = "only the first usable CA certificate reference counts".to_owned();
+        let help = "Put all CA certificates into one ConfigMap.";
+        add(Severity::Warning, code::NOT_IMPLEMENTED, "spec.tls.frontend", message, help);
+    }
+}
+
+/// `options` of listeners and policies are implementations' own, and there are none here.
+fn options(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
+    let tables = &snapshot.inner.gateway_api;
+    let mut add = |resource: ResourceKey, meta: &Meta, path: String| {
+        let message = "no option is known here; they have no effect";
+        let (severity, code) = (Severity::Warning, code::NOT_IMPLEMENTED);
+        let finding = Diagnostic::new(severity, code, &meta.origin, path, message);
+        out.push(finding.with_resource(resource));
+    };
+    let has =
+        |listener: &api::Listener| listener.tls.as_ref().is_some_and(|tls| !tls.options.is_empty());
+    let ours = tables.gateways.iter().filter(|gateway| is_ours(snapshot, &gateway.spec));
+    for gateway in ours {
+        for (index, _) in gateway.spec.listeners.iter().enumerate().filter(|(_, one)| has(one)) {
+            let path = format!("spec.listeners[{index}].tls.options");
+            add(key(Kind::KubeGateway, &gateway.meta), &gateway.meta, path);
+        }
+    }
+    for set in tables.listener_sets.iter() {
+        for (index, _) in set.spec.listeners.iter().enumerate().filter(|(_, one)| has(one)) {
+            let path = format!("spec.listeners[{index}].tls.options");
+            add(key(Kind::ListenerSet, &set.meta), &set.meta, path);
+        }
+    }
+    for policy in tables.backend_tls_policies.iter().filter(|one| !one.spec.options.is_empty()) {
+        let resource = key(Kind::BackendTlsPolicy, &policy.meta);
+        add(resource, &policy.meta, "spec.options".to_owned());
     }
 }
 
