@@ -96,6 +96,8 @@ pub(crate) mod code {
     pub(crate) const SEVERAL_PROTOCOLS: &str = "IST0116";
     /// Istio: NamespaceMultipleInjectionLabels.
     pub(crate) const INJECTION_LABELS: &str = "IST0123";
+    /// Istio: InvalidAnnotation.
+    pub(crate) const INVALID_ANNOTATION: &str = "IST0125";
     /// Istio: DeprecatedAnnotation.
     pub(crate) const DEPRECATED_ANNOTATION: &str = "IST0135";
     /// Istio: AlphaAnnotation.

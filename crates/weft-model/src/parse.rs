@@ -140,6 +140,17 @@ impl Analysis {
     }
 }
 
+/// A ProxyConfig as YAML text inside of another document, and the fields that were passed over.
+pub(crate) fn proxy_config(text: &str) -> Result<(crate::spec::ProxyConfig, Vec<Skipped>), String> {
+    if text.trim().is_empty() {
+        return Ok(Default::default());
+    }
+    let node = yaml::parse(&yaml::Document { line: 1, text }).map_err(|error| error.message)?;
+    let skipped = RefCell::default();
+    let config = protojson::read(&node, "", &skipped).map_err(|error| error.to_string())?;
+    Ok((config, skipped.into_inner()))
+}
+
 /// The error on the second definition of `key`.
 pub(crate) fn duplicate(key: &ResourceKey, at: &Origin, first: &Origin) -> Diagnostic {
     let message = format!("{key} is already defined in {}:{}", first.file, first.line);

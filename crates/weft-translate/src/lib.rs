@@ -22,6 +22,7 @@ mod ports;
 mod route;
 mod scope;
 mod secret;
+mod settings;
 mod view;
 
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub fn translate_shared(snapshot: &Snapshot, view: &ProxyView, before: &[&Memo])
     let before: Vec<&Memo> = before.iter().filter(|memo| memo.is_of(&base)).copied().collect();
     let (mut memo, mut findings) = (Memo::of(base), Findings::default());
     let mut built = listener::outbound(&scope, &mut findings);
+    settings::apply(&scope, &mut built);
     let mut clusters = cluster::outbound(&scope, &before, &mut memo, &mut findings);
     let (context, of_listeners) = match view.kind {
         ProxyKind::Gateway => (PatchContext::Gateway, None),
@@ -87,6 +89,7 @@ pub fn translate_own(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<D
             (listener::gateway(&scope, &mut findings), cluster::of_gateway(&scope))
         }
     };
+    settings::apply(&scope, &mut built);
     let mut clusters = encode(&clusters, |cluster| &cluster.name);
     let (context, of_clusters) = match view.kind {
         ProxyKind::Gateway => (PatchContext::Gateway, None),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use weft_model::gateway_api::ServedGateway;
 use weft_model::spec::{
-    CaptureMode, Destination, DestinationRule, EgressListener, OutboundMode, Sidecar,
+    CaptureMode, Destination, DestinationRule, EgressListener, OutboundMode, ProxyConfig, Sidecar,
     VirtualService,
 };
 use weft_model::{MESH_GATEWAY, MeshService, Protocol, Resource, Snapshot, Workload, host_matches};
@@ -32,6 +32,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) workload: Option<&'a Arc<Workload>>,
     /// Where the proxy is; empty when nobody says.
     pub(crate) locality: Arc<str>,
+    config: OnceCell<ProxyConfig>,
     /// Made when first asked for: the endpoints of one cluster do not need the whole world.
     services: OnceCell<BTreeMap<&'a str, &'a Arc<MeshService>>>,
     /// What was asked while a part of the translation is made.
@@ -64,7 +65,8 @@ impl<'a> Scope<'a> {
         let workload = view.workload(snapshot);
         let locality = view.place(snapshot);
         let (services, reads) = (OnceCell::new(), RefCell::default());
-        Scope { snapshot, view, sidecar, workload, locality, services, reads }
+        let config = OnceCell::new();
+        Scope { snapshot, view, sidecar, workload, locality, config, services, reads }
     }
 
     /// Runs `make` and tells what it asked about services and rules.
@@ -282,9 +284,33 @@ impl<'a> Scope<'a> {
             .collect()
     }
 
+    /// The proxy's settings: the mesh's, then of ProxyConfig resources the root namespace's and the
+    /// namespace's, then the workload's annotation, then the resource that selects it.
+    pub(crate) fn config(&self) -> &ProxyConfig {
+        self.config.get_or_init(|| {
+            let mut config = self.snapshot.mesh().default_config.clone();
+            let view = self.view;
+            let [root, namespace, selecting] =
+                self.snapshot.proxy_configs_for(&view.namespace, &view.labels);
+            for resource in [root, namespace].into_iter().flatten() {
+                config.overlay(&resource.spec.settings());
+            }
+            // What does not read was told when the workload was.
+            if let Some(own) = view.annotated_config(self.snapshot)
+                && let Ok(own) = ProxyConfig::parse(own)
+            {
+                config.overlay(&own);
+            }
+            if let Some(resource) = selecting {
+                config.overlay(&resource.spec.settings());
+            }
+            config
+        })
+    }
+
     /// Percent of traces started here.
     pub(crate) fn sampling(&self) -> f64 {
-        let tracing = self.snapshot.mesh().default_config.tracing.as_ref();
+        let tracing = self.config().tracing.as_ref();
         tracing.and_then(|tracing| tracing.sampling).unwrap_or(SAMPLING)
     }
 

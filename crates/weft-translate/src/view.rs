@@ -8,6 +8,9 @@ use weft_model::{HOSTNAME, Snapshot, Workload};
 use weft_xds::NodeView;
 use weft_xds::node::NodeKind;
 
+/// Istio's annotation with settings of one workload's proxy.
+const PROXY_CONFIG: &str = "proxy.istio.io/config";
+
 /// The proxy's place in the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProxyKind {
@@ -74,7 +77,10 @@ impl ProxyView {
     #[must_use]
     pub fn shared(&self, snapshot: &Snapshot) -> ProxyView {
         let keys = snapshot.client_label_keys();
-        let labels = self.labels.iter().filter(|(key, _)| keys.contains(*key));
+        // A Gateway of the Gateway API finds its proxies by labels, its own or those of Services.
+        let is_found =
+            self.kind == ProxyKind::Gateway && !snapshot.gateway_api().gateways.is_empty();
+        let labels = self.labels.iter().filter(|(key, _)| is_found || keys.contains(*key));
         let mut labels: BTreeMap<String, String> =
             labels.map(|(key, value)| (key.clone(), value.clone())).collect();
         if keys.contains(HOSTNAME)
@@ -104,11 +110,22 @@ impl ProxyView {
         }
     }
 
-    /// The metadata that some EnvoyFilter asks for.
+    /// The workload's annotation `proxy.istio.io/config`, as the proxy tells it or its resource has.
+    pub(crate) fn annotated_config<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        let own = self.metadata.get(PROXY_CONFIG);
+        let of_workload =
+            || self.workload(snapshot).and_then(|workload| workload.annotations.get(PROXY_CONFIG));
+        own.or_else(of_workload).map(String::as_str)
+    }
+
+    /// The metadata that some EnvoyFilter asks for, and the annotation.
     fn matched_metadata(&self, snapshot: &Snapshot) -> Arc<BTreeMap<String, String>> {
         let patches = snapshot.all_envoy_filters().flat_map(|filter| &filter.spec.config_patches);
         let wanted = patches.filter_map(|patch| patch.matches.as_ref()?.proxy.as_ref());
         let mut asked = BTreeMap::new();
+        if let Some(config) = self.annotated_config(snapshot) {
+            asked.insert(PROXY_CONFIG.to_owned(), config.to_owned());
+        }
         for proxy in wanted {
             let version = (!proxy.proxy_version.is_empty()).then_some("ISTIO_VERSION");
             for key in proxy.metadata.keys().map(String::as_str).chain(version) {

@@ -11,6 +11,8 @@ use crate::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 
 /// Longest id, metadata string or label we keep, in bytes.
 const TEXT_MAX: usize = 1024;
+/// Istio's annotation with settings of one workload's proxy.
+const PROXY_CONFIG: &str = "proxy.istio.io/config";
 /// Most labels or addresses we keep.
 const ITEMS_MAX: usize = 256;
 
@@ -253,7 +255,13 @@ impl<'a> Meta<'a> {
             _ => None,
         };
         let fields = self.0.map(|meta| &meta.fields);
-        fields.into_iter().flatten().filter_map(text).take(ITEMS_MAX).collect()
+        let mut texts: BTreeMap<String, String> =
+            fields.into_iter().flatten().filter_map(text).take(ITEMS_MAX).collect();
+        // The one annotation that configures the proxy itself.
+        if let Some(config) = self.map("ANNOTATIONS").remove(PROXY_CONFIG) {
+            texts.insert(PROXY_CONFIG.to_owned(), config);
+        }
+        texts
     }
 
     fn map(&self, key: &str) -> BTreeMap<String, String> {

@@ -89,6 +89,14 @@ pub struct ProxyConfig {
 }
 
 impl ProxyConfig {
+    /// Reads the YAML text of the annotation `proxy.istio.io/config`.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the field's path.
+    pub fn parse(text: &str) -> Result<ProxyConfig, String> {
+        crate::parse::proxy_config(text).map(|(config, _)| config)
+    }
+
     /// What `other` sets takes the place of what was set; metadata is added.
     pub fn overlay(&mut self, other: &ProxyConfig) {
         fn take<T: Clone>(own: &mut Option<T>, other: &Option<T>) {

@@ -156,6 +156,9 @@ fn of_kind(annotations: &Labels, kind: &str, path: &str, findings: &mut Findings
             findings.report(code::MISPLACED_ANNOTATION, at, message, help);
             continue;
         }
+        if name == "proxy.istio.io/config" {
+            proxy_config(&annotations[name], &at, findings);
+        }
         match stage {
             Stable => {}
             Alpha => {
@@ -171,6 +174,27 @@ fn of_kind(annotations: &Labels, kind: &str, path: &str, findings: &mut Findings
                 };
                 findings.report(code::DEPRECATED_ANNOTATION, at, message, help);
             }
+        }
+    }
+}
+
+/// The settings of a workload's proxy, which are YAML themselves.
+fn proxy_config(text: &str, path: &str, findings: &mut Findings<'_>) {
+    match crate::parse::proxy_config(text) {
+        Err(why) => {
+            let message = format!("proxy.istio.io/config is no ProxyConfig: {why}");
+            let help = "It is left out; the mesh's settings apply.";
+            findings.report(code::INVALID_ANNOTATION, path, message, help);
+        }
+        Ok((config, skipped)) => {
+            for field in skipped {
+                let (code, why) = match field.known {
+                    true => (code::NOT_IMPLEMENTED, "is not acted on by this version of Weft"),
+                    false => (code::INVALID_ANNOTATION, "is unknown"),
+                };
+                findings.warn(code, path, format!("{} {why}", field.path), "");
+            }
+            super::proxy_settings(&config, path, findings);
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use annotations::{INJECTION_LABEL, REVISION_LABEL};
 
 use crate::diagnostic::{Diagnostic, Severity, code};
 use crate::object::{Kind, Object, Origin, ResourceKey};
-use crate::spec::{MeshConfig, PeerAuthentication, ProxyConfigResource};
+use crate::spec::{MeshConfig, PeerAuthentication, ProxyConfig, ProxyConfigResource};
 use crate::yaml::{Node, Value};
 
 /// Appends findings on `object`; `node` is its document, for lines.
@@ -208,6 +208,78 @@ fn mesh_config(spec: &MeshConfig, findings: &mut Findings<'_>) {
     let sampling = spec.default_config.tracing.as_ref().and_then(|tracing| tracing.sampling);
     if sampling.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
         findings.error("defaultConfig.tracing.sampling", "expected a percentage from 0 to 100");
+    }
+    proxy_settings(&spec.default_config, "defaultConfig", findings);
+    let unbuilt = [
+        (
+            "accessLogFormat",
+            !spec.access_log_format.is_empty(),
+            "access logs have Envoy's default format",
+        ),
+        (
+            "accessLogEncoding",
+            spec.access_log_encoding.as_deref() == Some("JSON"),
+            "access logs are text",
+        ),
+        ("enableTracing", spec.enable_tracing.is_some(), "spans are not exported yet"),
+        (
+            "meshMTLS",
+            spec.mesh_mtls.is_some(),
+            "the mesh's TLS takes TLS 1.2 and 1.3 with the library's ciphers",
+        ),
+    ];
+    for (path, _, why) in unbuilt.into_iter().filter(|(_, set, _)| *set) {
+        findings.info(code::NOT_IMPLEMENTED, path, format!("{path} is not built yet: {why}"), "");
+    }
+}
+
+/// Settings of proxies that are read and do not reach them.
+fn proxy_settings(spec: &ProxyConfig, path: &str, findings: &mut Findings<'_>) {
+    let headers = spec.proxy_headers.as_ref();
+    let started = "it is for whoever starts the proxy; give it the option or environment variable";
+    let of_envoy = "only a stock Envoy acts on it";
+    let unbuilt = [
+        ("concurrency", spec.concurrency.is_some(), started),
+        ("drainDuration", spec.drain_duration.is_some(), started),
+        ("terminationDrainDuration", spec.termination_drain_duration.is_some(), started),
+        (
+            "holdApplicationUntilProxyStarts",
+            spec.hold_application_until_proxy_starts.is_some(),
+            "it is for injection",
+        ),
+        ("discoveryAddress", !spec.discovery_address.is_empty(), started),
+        ("proxyMetadata", !spec.proxy_metadata.is_empty(), started),
+        (
+            "tracing.zipkin",
+            spec.tracing.as_ref().is_some_and(|tracing| tracing.zipkin.is_some()),
+            "spans are not exported yet",
+        ),
+        (
+            "proxyHeaders.envoyDebugHeaders",
+            headers.is_some_and(|headers| headers.envoy_debug_headers.is_some()),
+            of_envoy,
+        ),
+        (
+            "proxyHeaders.preserveHttp1HeaderCase",
+            headers.is_some_and(|headers| headers.preserve_http1_header_case == Some(false)),
+            of_envoy,
+        ),
+        (
+            "proxyHeaders.metadataExchangeHeaders",
+            headers.is_some_and(|headers| headers.metadata_exchange_headers.is_some()),
+            "peers always tell each other who they are",
+        ),
+        (
+            "proxyHeaders.xForwardedHost",
+            headers.is_some_and(|headers| headers.x_forwarded_host.is_some()),
+            "the header is not added",
+        ),
+    ];
+    for (field, _, why) in unbuilt.into_iter().filter(|(_, set, _)| *set) {
+        // A field of an annotation's text has no place of its own.
+        let at =
+            if path.starts_with("default") { format!("{path}.{field}") } else { path.to_owned() };
+        findings.info(code::NOT_IMPLEMENTED, at, format!("{field} is not built yet: {why}"), "");
     }
 }
 

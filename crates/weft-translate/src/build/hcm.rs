@@ -16,6 +16,7 @@ use weft_xds::pb::envoy::extensions::http::header_formatters::preserve_case::v3:
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::{ads, any, boolean, duration, filter};
+use crate::settings::HttpSettings;
 use crate::view::Flavor;
 
 /// Where the routes of a connection manager come from.
@@ -43,8 +44,7 @@ pub(crate) struct Http {
     pub(crate) sampling: f64,
     /// File that access-log lines go to (`/dev/stdout`), if any.
     pub(crate) access_log: Option<String>,
-    /// How many proxies before us are trusted to have set `x-forwarded-for`.
-    pub(crate) trusted_hops: u32,
+    pub(crate) settings: HttpSettings,
     /// The port's protocol is gRPC-Web: browsers speak it, applications gRPC.
     pub(crate) grpc_web: bool,
 }
@@ -53,7 +53,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
     use hcm::http_connection_manager as manager;
     let percent = |value| Some(Percent { value });
     let (forward, details) = client_certificate(options.side);
-    let config = hcm::HttpConnectionManager {
+    let mut config = hcm::HttpConnectionManager {
         codec_type: manager::CodecType::Auto as i32,
         stat_prefix: options.stat_prefix,
         http_filters: http_filters(options.side, options.flavor, options.grpc_web),
@@ -69,7 +69,6 @@ pub(crate) fn http(options: Http) -> listener::Filter {
         stream_idle_timeout: duration(Duration::ZERO),
         access_log: options.access_log.iter().map(|path| file_log(path)).collect(),
         use_remote_address: boolean(options.side == Side::Gateway),
-        xff_num_trusted_hops: options.trusted_hops,
         forward_client_cert_details: forward as i32,
         set_current_client_cert_details: details,
         upgrade_configs: vec![manager::UpgradeConfig {
@@ -93,6 +92,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
         }),
         ..Default::default()
     };
+    options.settings.apply(options.side, options.flavor, &mut config);
     filter("envoy.filters.network.http_connection_manager", &config)
 }
 
@@ -159,7 +159,11 @@ fn http_filters(side: Side, flavor: Flavor, grpc_web: bool) -> Vec<hcm::HttpFilt
 }
 
 pub(crate) fn router() -> hcm::HttpFilter {
-    http_filter("envoy.filters.http.router", any(&Router::default()))
+    router_with(&Router::default())
+}
+
+pub(crate) fn router_with(config: &Router) -> hcm::HttpFilter {
+    http_filter("envoy.filters.http.router", any(config))
 }
 
 pub(crate) fn http_filter(

@@ -23,6 +23,7 @@ use crate::findings::{Findings, LISTENER_CONFLICT};
 use crate::ports;
 use crate::route::{Place, api};
 use crate::scope::Scope;
+use crate::settings::HttpSettings;
 use crate::view::Interception;
 
 /// One server of a Gateway resource.
@@ -428,7 +429,6 @@ fn connection_manager(
     routes: &str,
     grpc_web: bool,
 ) -> Filter {
-    let topology = scope.snapshot.mesh().default_config.gateway_topology.as_ref();
     http(Http {
         stat_prefix,
         routes: Routes::Rds(routes.to_owned()),
@@ -436,7 +436,7 @@ fn connection_manager(
         flavor: scope.view.flavor,
         sampling: scope.sampling(),
         access_log: scope.access_log(),
-        trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),
+        settings: HttpSettings::of(scope),
         grpc_web,
     })
 }

@@ -18,6 +18,7 @@ use crate::build::uint32;
 use crate::route::action::timeouts;
 use crate::route::matching::everything;
 use crate::scope::Scope;
+use crate::settings::HttpSettings;
 
 /// What Istio's clients offer in ALPN when they speak mutual TLS, by what they know is inside.
 const ISTIO_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
@@ -133,7 +134,7 @@ fn build(
             flavor: scope.view.flavor,
             sampling: scope.sampling(),
             access_log: scope.access_log(),
-            trusted_hops: 0,
+            settings: HttpSettings::of(scope),
             grpc_web: port.protocol == Protocol::GrpcWeb,
         }),
         Content::Bytes => tcp_to(&port.cluster),

@@ -25,6 +25,7 @@ use crate::build::{duration, listener_filter};
 use crate::findings::Findings;
 use crate::grpc;
 use crate::scope::Scope;
+use crate::settings::HttpSettings;
 use crate::view::{Interception, ProxyKind};
 
 /// What listeners need besides clusters.
@@ -164,7 +165,7 @@ fn outbound_http(
             flavor: scope.view.flavor,
             sampling: scope.sampling(),
             access_log: scope.access_log(),
-            trusted_hops: 0,
+            settings: HttpSettings::of(scope),
             grpc_web,
         })],
         ..Default::default()

@@ -1,0 +1,175 @@
+//! MeshConfig, ProxyConfig resources and the annotation `proxy.istio.io/config`: what they make of
+//! connection managers, routes and listeners, in Istio's order, and what is said of the rest.
+
+mod common;
+
+use common::{envoy, snapshot, snapshot_with_findings, view};
+use serde_json::Value;
+use weft_model::Snapshot;
+use weft_testkit::peer;
+use weft_translate::{ProxyKind, ProxyView, translate};
+use weft_xds::{json as xds_json, type_url};
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.1.0.2, selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: reviews-1, namespace: shop, labels: {app: reviews}, annotations: {proxy.istio.io/config: ANNOTATION}}
+spec: {containers: [{name: app, ports: [{containerPort: 9080}]}]}
+status: {podIP: 127.2.0.9, phase: Running, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: istio-system}
+spec:
+  selector: {app: edge}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge, namespace: istio-system}
+spec:
+  hosts: ['*']
+  gateways: [edge]
+  http: [{route: [{destination: {host: reviews.shop.svc.cluster.local}}]}]
+";
+
+fn world(mesh: &str, annotation: &str) -> Snapshot {
+    snapshot(&yaml(mesh, annotation))
+}
+
+fn yaml(mesh: &str, annotation: &str) -> String {
+    let shop = SHOP.replace("ANNOTATION", &format!("{annotation:?}"));
+    match mesh {
+        "" => shop,
+        mesh => format!("{shop}\n---\n{mesh}"),
+    }
+}
+
+fn sidecar() -> ProxyView {
+    view(ProxyKind::Sidecar, "shop", "reviews-1", &[("app", "reviews")])
+}
+
+fn gateway() -> ProxyView {
+    view(ProxyKind::Gateway, "istio-system", "edge-0", &[("app", "edge")])
+}
+
+fn listeners(world: &Snapshot, view: &ProxyView) -> Vec<Value> {
+    let (resources, _) = translate(world, view);
+    let listeners = resources.listeners.iter();
+    listeners.map(|one| xds_json::body_to_json(type_url::LISTENER, &one.body)).collect()
+}
+
+/// The first HTTP connection manager of a listener.
+fn manager<'a>(listeners: &'a [Value], name: &str) -> &'a Value {
+    let listener = listeners.iter().find(|one| one["name"] == name).expect("the listener");
+    let chains = listener["filter_chains"].as_array().expect("chains").iter();
+    let mut filters = chains.flat_map(|chain| chain["filters"].as_array().expect("filters"));
+    let http = filters.find(|f| f["name"] == "envoy.filters.network.http_connection_manager");
+    &http.expect("a connection manager")["typed_config"]
+}
+
+#[test]
+fn headers_that_proxies_add_are_the_meshs_choice() {
+    let mesh = "
+defaultConfig:
+  proxyHeaders:
+    server: {value: shop}
+    requestId: {disabled: true}
+    attemptCount: {disabled: true}
+    forwardedClientCert: SANITIZE_SET
+    setCurrentClientCertDetails: {subject: false, cert: true}
+    envoyDebugHeaders: {disabled: true}
+    preserveHttp1HeaderCase: false
+    xForwardedPort: {enabled: true}
+";
+    let world = world(mesh, "");
+    let all = listeners(&world, &sidecar());
+    let inbound = manager(&all, "virtualInbound");
+    assert_eq!(inbound["server_name"], "shop");
+    assert_eq!(inbound["generate_request_id"], false);
+    assert_eq!(inbound["forward_client_cert_details"], "SANITIZE_SET");
+    let details = &inbound["set_current_client_cert_details"];
+    assert_eq!((&details["subject"], &details["cert"]), (&Value::from(false), &Value::from(true)));
+    assert_eq!(inbound["append_x_forwarded_port"], true);
+    assert_eq!(inbound["http_protocol_options"]["header_key_format"], Value::Null);
+    let router = inbound["http_filters"].as_array().expect("filters").last().expect("a router");
+    assert_eq!(router["typed_config"]["suppress_envoy_headers"], true);
+    let (resources, _) = translate(&world, &sidecar());
+    for routes in &resources.routes {
+        let routes = xds_json::body_to_json(type_url::ROUTE, &routes.body);
+        for host in routes["virtual_hosts"].as_array().expect("hosts") {
+            assert_eq!(host["include_request_attempt_count"], Value::Null);
+        }
+    }
+    let Some(envoy) = peer::envoy("headers_that_proxies_add_are_the_meshs_choice") else { return };
+    assert_eq!(envoy::validate(&envoy, &world, &sidecar()), Ok(()));
+}
+
+#[test]
+fn a_gateways_place_and_path_normalization() {
+    let mesh = "
+pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
+defaultConfig:
+  gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails: APPEND_FORWARD, proxyProtocol: {}}
+";
+    let world = world(mesh, "");
+    let all = listeners(&world, &gateway());
+    let edge = manager(&all, all[0]["name"].as_str().expect("a name"));
+    assert_eq!(edge["xff_num_trusted_hops"], 2);
+    assert_eq!(edge["forward_client_cert_details"], "APPEND_FORWARD");
+    assert_eq!(edge["merge_slashes"], true);
+    assert_eq!(edge["path_with_escaped_slashes_action"], "UNESCAPE_AND_FORWARD");
+    assert_eq!(all[0]["listener_filters"][0]["name"], "envoy.filters.listener.proxy_protocol");
+    // It is the gateway's: sidecars trust nobody before them.
+    let all = listeners(&world, &sidecar());
+    assert_eq!(manager(&all, "virtualInbound")["xff_num_trusted_hops"], Value::Null);
+}
+
+#[test]
+fn the_annotation_of_a_workload_comes_after_the_mesh() {
+    let sampling = |world: &Snapshot| {
+        let all = listeners(world, &sidecar());
+        let of = |name: &str| manager(&all, name)["tracing"]["random_sampling"]["value"].as_f64();
+        (of("virtualInbound"), of("0.0.0.0_9080"))
+    };
+    let mesh = "defaultConfig: {tracing: {sampling: 5}}";
+    assert_eq!(sampling(&world(mesh, "")), (Some(5.0), Some(5.0)));
+    let own = "tracing:\n  sampling: 50\n";
+    assert_eq!(sampling(&world(mesh, own)), (Some(50.0), Some(50.0)));
+    // As a proxy tells it itself, when its Pod is not known.
+    let mut stranger = view(ProxyKind::Sidecar, "shop", "unknown", &[("app", "reviews")]);
+    stranger.addresses = vec!["127.2.0.77".parse().expect("address")];
+    stranger.metadata =
+        std::sync::Arc::new([("proxy.istio.io/config".to_owned(), own.to_owned())].into());
+    let all = listeners(&world(mesh, ""), &stranger);
+    assert_eq!(manager(&all, "0.0.0.0_9080")["tracing"]["random_sampling"]["value"], 50.0);
+}
+
+#[test]
+fn what_does_not_reach_proxies_is_told() {
+    let mesh = "
+accessLogFormat: '%REQ(:PATH)%'
+defaultConfig: {concurrency: 2, proxyHeaders: {xForwardedHost: {enabled: true}}}
+serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*']}]
+";
+    let (_, findings) = snapshot_with_findings(&yaml(mesh, "concurency: 3\ndrainDuration: 5s"));
+    let told = |path: &str, word: &str| {
+        findings.iter().any(|found| found.path == path && found.message.contains(word))
+    };
+    for path in [
+        "accessLogFormat",
+        "defaultConfig.concurrency",
+        "defaultConfig.proxyHeaders.xForwardedHost",
+    ] {
+        assert!(told(path, "not built"), "{path}: {findings:#?}");
+    }
+    assert!(told("serviceSettings", "not acted on"), "{findings:#?}");
+    let annotation = "metadata.annotations[\"proxy.istio.io/config\"]";
+    assert!(told(annotation, "concurency is unknown"), "{findings:#?}");
+    assert!(told(annotation, "drainDuration is not built"), "{findings:#?}");
+}
