@@ -395,6 +395,15 @@ fn what_nobody_serves_is_found() {
     );
     found(&gateway(listener).replace("name: edge", "name: lonely"), "gateway-name=lonely");
     found(&route("shop", "r", "name: nosuch", "rules: [{}]"), "Gateway shop/nosuch is not defined");
+    let tls = "{name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}], \
+               options: {example.com/a: b}}}";
+    found(&gateway(tls), "spec.listeners[0].tls.options: no option is known");
+    let addresses = gateway(listener)
+        .replace("listeners:", "addresses: [{value: 10.0.0.9}], infrastructure: {}, listeners:");
+    found(&addresses, "spec.addresses[0]: addresses are the proxies' own");
+    found(&addresses, "spec.infrastructure: proxies are not made");
+    let sticky = "rules: [{sessionPersistence: {type: Cookie}}]";
+    found(&route("shop", "r", "name: edge", sticky), "sessionPersistence is not acted on");
     let udp = "apiVersion: gateway.networking.k8s.io/v1\nkind: UDPRoute\nmetadata: {name: u}\n\
                spec: {rules: [{backendRefs: [{name: a, port: 1}]}]}\n";
     let (_, all) = load(&[("f.yaml".to_owned(), udp.to_owned())]);

@@ -4,6 +4,7 @@
 //! grpc's client asks for listeners by the name in `xds:///NAME`, so all names of a service are
 //! there; it subscribes to the ones it wants.
 
+use weft_model::gateway_api::Route;
 use weft_model::{MESH_GATEWAY, MeshService, Protocol};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::listener::v3::{ApiListener, Listener};
@@ -12,7 +13,7 @@ use weft_xds::pb::envoy::extensions::filters::network::http_connection_manager::
 
 use crate::build::hcm::router;
 use crate::build::{ads, any};
-use crate::findings::Findings;
+use crate::findings::{Findings, NOT_IMPLEMENTED};
 use crate::listener::Built;
 use crate::route::{Place, api, default_route, of_virtual_service, vhost};
 use crate::scope::{Egress, Scope};
@@ -46,6 +47,7 @@ fn add<'a>(
     let place = Place { gateway: MESH_GATEWAY, port };
     let rules = egress.virtual_service(scope, &service.host);
     let attached = scope.snapshot.mesh_routes(&service.host, port, &scope.view.namespace, true);
+    report_unsupported(&attached, findings);
     let mut list = match (rules, attached.is_empty()) {
         (_, false) => api::routes(scope, &attached, &place, false),
         (Some(rules), true) => of_virtual_service(scope, rules, &place, findings),
@@ -65,6 +67,19 @@ fn add<'a>(
             ..Default::default()
         }],
     ));
+}
+
+/// Filters that proxies act on and gRPC's own clients do not.
+fn report_unsupported(attached: &[&Route], findings: &mut Findings) {
+    for route in attached {
+        for (path, filter) in route.filters() {
+            if matches!(filter.filter_type.as_str(), "RequestMirror" | "CORS") {
+                let message = "not done by gRPC's own clients; the filter has no effect there";
+                let origin = &route.meta().origin;
+                findings.add_to(route.key(), origin, NOT_IMPLEMENTED, &path, message);
+            }
+        }
+    }
 }
 
 fn api_listener(name: String, routes: &str) -> Listener {
