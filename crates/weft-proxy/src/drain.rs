@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::limits::SourceGuard;
+use crate::listener::crew::CrewGuard;
 
 /// How far the process is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +50,7 @@ pub struct OpenGuard {
     shared: Arc<Shared>,
     /// Held, never read.
     _source: Option<SourceGuard>,
+    _worker: Option<CrewGuard>,
 }
 
 impl Default for DrainSignal {
@@ -114,7 +116,7 @@ impl DrainSignal {
     /// Counts a connection for as long as the guard lives.
     pub fn open(&self) -> OpenGuard {
         self.shared.open.fetch_add(1, Ordering::Relaxed);
-        OpenGuard { shared: self.shared.clone(), _source: None }
+        OpenGuard { shared: self.shared.clone(), _source: None, _worker: None }
     }
 
     /// Downstream connections open in the whole process.
@@ -183,6 +185,12 @@ impl Waiting {
 }
 
 impl OpenGuard {
+    /// The same, counted for the worker that serves it as well.
+    pub fn of_worker(mut self, worker: Option<CrewGuard>) -> OpenGuard {
+        self._worker = worker;
+        self
+    }
+
     /// The same, counted for its source as well.
     pub fn of_source(mut self, source: SourceGuard) -> OpenGuard {
         self._source = Some(source);

@@ -18,6 +18,7 @@ use crate::config::subscriber::{self, Source};
 use crate::drain::{DrainSignal, DrainState};
 use crate::handover::{self, Idle, Passed, Standing, give, take};
 use crate::http::policy::HttpPolicy;
+use crate::listener::crew::Crew;
 use crate::listener::set::{ListenerSet, SocketKey};
 use crate::logging::LogLevel;
 use crate::tls::Secrets;
@@ -362,6 +363,9 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     let endpoint_tables: Vec<EndpointTable> =
         (0..workers).map(|_| EndpointTable::default()).collect();
     let heir = handover::Heir::default();
+    let (orders, receivers): (Vec<_>, Vec<_>) =
+        (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let crew = Crew::new(orders.iter().cloned());
     let parts = WorkerParts {
         registry: registry.clone(),
         secrets: secrets.clone(),
@@ -371,12 +375,11 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         policy,
         heir: heir.clone(),
         sources: Sources::default(),
+        crew: crew.clone(),
     };
     let mut threads = Vec::new();
-    let mut orders = Vec::new();
-    for (id, endpoints) in endpoint_tables.iter().cloned().enumerate() {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        orders.push(sender);
+    let with_orders = endpoint_tables.iter().cloned().zip(receivers);
+    for (id, (endpoints, receiver)) in with_orders.enumerate() {
         let parts = parts.clone();
         let thread = std::thread::Builder::new().name(format!("worker-{id}"));
         threads.push(thread.spawn(move || {
@@ -412,7 +415,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         endpoint_tables,
         orders,
     });
-    gauges(&shared);
+    gauges(&shared, &crew);
     if let Some(path) = admin_file {
         std::fs::write(path, format!("{admin_address}\n"))?;
     }
@@ -550,7 +553,16 @@ async fn empty(drain: &DrainSignal) {
     }
 }
 
-fn gauges(shared: &Arc<Shared>) {
+fn gauges(shared: &Arc<Shared>, crew: &Crew) {
+    for worker in 0..shared.workers {
+        let crew = crew.clone();
+        shared.registry.gauge_fn(
+            "weft_proxy_worker_connections_active",
+            "Downstream connections that each worker serves now.",
+            &[("worker", &worker.to_string())],
+            move || crew.open(worker) as f64,
+        );
+    }
     let drain = shared.drain.clone();
     shared.registry.gauge_fn(
         "weft_proxy_downstream_connections_active",

@@ -23,7 +23,8 @@ use crate::http::parking::Parking;
 use crate::http::policy::HttpPolicy;
 use crate::limits::LimitCounters;
 pub use crate::limits::{Limits, Sources};
-use crate::listener::accept::{accept_loop, serve_adopted};
+use crate::listener::accept::{accept_loop, serve, serve_adopted};
+use crate::listener::crew::Crew;
 use crate::listener::set::SocketKey;
 use crate::tcp::{SCRATCH_BYTES, Scratch};
 use crate::tls::{Secrets, TlsConfigs, TlsInfo};
@@ -37,6 +38,8 @@ pub struct Worker {
     pub id: usize,
     /// How many workers there are.
     pub count: usize,
+    /// All of them.
+    pub crew: Crew,
     tables: RefCell<TablesRef>,
     /// Listeners by address, for captured connections.
     captured: RefCell<HashMap<SocketAddr, Arc<ListenerConfig>>>,
@@ -128,6 +131,8 @@ impl ConnContext {
 pub struct Counters {
     /// Accepted connections.
     pub connections: weft_telemetry::LocalCounter,
+    /// Accepted connections that another worker serves.
+    pub moved: weft_telemetry::LocalCounter,
     /// Idle connections that gave up their tasks.
     pub parked: weft_telemetry::LocalCounter,
     /// Limits that were reached.
@@ -148,6 +153,8 @@ pub enum ToWorker {
     Listen(SocketKey, TcpListener),
     /// Stop accepting; connections go on.
     Unlisten(SocketKey),
+    /// Serve a connection that another worker accepted on this listener.
+    Serve { socket: TcpStream, peer: SocketAddr, listener: Arc<str>, open: OpenGuard },
     /// Serve a connection that an older proxy passed on.
     Adopt(Idle, TcpStream),
     /// Close everything and end.
@@ -173,16 +180,20 @@ pub struct WorkerParts {
     pub heir: Heir,
     /// Downstream connections by source.
     pub sources: Sources,
+    /// All workers.
+    pub crew: Crew,
 }
 
 impl Worker {
     /// A worker with empty tables. Call it on the worker's own thread.
     pub fn new(id: usize, count: usize, parts: WorkerParts, endpoints: EndpointTable) -> Worker {
-        let WorkerParts { registry, secrets, drain, node, limits, policy, sources, heir } = parts;
+        let WorkerParts { registry, secrets, drain, node, limits, policy, sources, heir, crew } =
+            parts;
         let metrics = registry.shard();
         Worker {
             id,
             count,
+            crew,
             tables: RefCell::default(),
             captured: RefCell::default(),
             counters: Counters::new(&metrics),
@@ -287,6 +298,10 @@ impl Counters {
             connections: counter(
                 "weft_proxy_downstream_connections_total",
                 "Connections accepted.",
+            ),
+            moved: counter(
+                "weft_proxy_downstream_connections_moved_total",
+                "Accepted connections that were passed on to a worker with fewer.",
             ),
             parked: counter(
                 "weft_proxy_downstream_connections_parked_total",
@@ -406,6 +421,15 @@ async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<ToWorker>)
             ToWorker::Unlisten(key) => {
                 for task in accepting.remove(&key).unwrap_or_default() {
                     task.abort();
+                }
+            }
+            ToWorker::Serve { socket, peer, listener, open } => {
+                match tokio::net::TcpStream::from_std(socket) {
+                    Ok(socket) => {
+                        let serve = serve(socket, peer, listener, worker.clone(), open);
+                        tokio::task::spawn_local(serve);
+                    }
+                    Err(error) => tracing::warn!(%error, "an accepted connection is lost"),
                 }
             }
             ToWorker::Adopt(idle, socket) => match tokio::net::TcpStream::from_std(socket) {

@@ -10,8 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use weft_traffic::Network;
 
 use super::detect::{Refused, detect};
+use crate::drain::OpenGuard;
 use crate::handover::{Idle, Passed};
-use crate::worker::Worker;
+use crate::worker::{ToWorker, Worker};
 
 /// Waits when `accept` fails for want of a resource (file descriptors, memory): at once again would
 /// spin, since the connection stays in the queue.
@@ -31,7 +32,15 @@ pub async fn accept_loop(socket: TcpListener, listener: Arc<str>, worker: Rc<Wor
                     worker.counters.limits.overload.inc();
                     continue; // Dropped: closed at once, rather than left to wait.
                 }
-                tokio::task::spawn_local(serve(tcp, peer, listener.clone(), worker.clone()));
+                let target = worker.crew.choose(worker.id);
+                let open = worker.drain.open().of_worker(worker.crew.admit(target));
+                let (listener, worker) = (listener.clone(), worker.clone());
+                if target == worker.id {
+                    tokio::task::spawn_local(serve(tcp, peer, listener, worker, open));
+                } else if let Ok(socket) = tcp.into_std() {
+                    worker.counters.moved.inc();
+                    worker.crew.tell(target, ToWorker::Serve { socket, peer, listener, open });
+                }
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
@@ -58,15 +67,27 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 
 /// Finds out what a connection is and hands it to a task of its own that serves it: detection and
 /// handshake are large and over soon, and nothing of them should stay in memory.
-pub async fn serve(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worker: Rc<Worker>) {
+pub async fn serve(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    listener: Arc<str>,
+    worker: Rc<Worker>,
+    open: OpenGuard,
+) {
     worker.counters.connections.inc();
-    serve_known(tcp, peer, listener, worker).await;
+    serve_known(tcp, peer, listener, worker, open).await;
 }
 
-async fn serve_known(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worker: Rc<Worker>) {
+async fn serve_known(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    listener: Arc<str>,
+    worker: Rc<Worker>,
+    open: OpenGuard,
+) {
     // Latency over packet count: we write whole messages.
     let _ = tcp.set_nodelay(true);
-    let (io, conn) = match detect(tcp, peer, &listener, &worker).await {
+    let (io, conn) = match detect(tcp, peer, &listener, &worker, open).await {
         Ok(detected) => detected,
         Err(refused) => return report(&refused, &listener, peer, &worker),
     };
@@ -86,7 +107,7 @@ async fn serve_known(tcp: TcpStream, peer: SocketAddr, listener: Arc<str>, worke
 /// and then serves it as if it had just come.
 pub async fn serve_adopted(tcp: TcpStream, idle: Idle, worker: Rc<Worker>) {
     let Ok(peer) = tcp.peer_addr() else { return };
-    let open = worker.drain.open();
+    let open = worker.drain.open().of_worker(worker.crew.admit(worker.id));
     let since = Instant::now();
     let limit = Duration::from_millis(idle.idle_ms);
     let mut byte = [0; 1];
@@ -109,7 +130,7 @@ pub async fn serve_adopted(tcp: TcpStream, idle: Idle, worker: Rc<Worker>) {
     }
     // The end of a connection between two requests is nobody's error.
     if matches!(read, Some(Ok(1..))) {
-        serve_known(tcp, peer, idle.listener, worker).await;
+        serve_known(tcp, peer, idle.listener, worker, open).await;
     }
 }
 

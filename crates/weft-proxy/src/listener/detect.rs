@@ -15,6 +15,7 @@ use weft_traffic::{ConnInfo, ListenerConfig};
 
 use super::proxy_protocol::{self, Parsed};
 use super::sniff::{self, Protocol, Want};
+use crate::drain::OpenGuard;
 use crate::net::Io;
 use crate::net::io::Prefixed;
 use crate::tls::{TlsError, TlsInfo, handshake};
@@ -77,8 +78,8 @@ pub async fn detect(
     peer: SocketAddr,
     accepted_by: &Arc<str>,
     worker: &Rc<Worker>,
+    open: OpenGuard,
 ) -> Result<(Io, Rc<ConnContext>), Refused> {
-    let open = worker.drain.open();
     let accepted = worker.tick();
     let tables = worker.tables();
     let listener = tables.listener(accepted_by).ok_or(Refused::NoListener)?;

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod detect;
 
 pub(crate) mod client_hello;
+pub mod crew;
 pub mod proxy_protocol;
 pub mod sniff;
 

@@ -112,6 +112,33 @@ async fn a_proxy_that_leaves_ends_each_kind_of_connection_in_its_own_way() {
     tokio::task::block_in_place(|| control.kill());
 }
 
+/// The kernel's choice by hash would leave one of two workers with most of a few.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_few_connections_are_spread_over_all_workers() {
+    let one = backend("one").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("one", &[one]));
+    control.set(Listener, tcp_listener("l", "one"));
+    // It has two workers.
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    let mut open = Vec::new();
+    for each in 1..=3 {
+        for _ in 0..2 {
+            let mut tcp = connect(address).await;
+            assert_eq!(greeting(&mut tcp).await.unwrap(), "one");
+            open.push(tcp);
+        }
+        for worker in 0..2 {
+            let line =
+                format!("weft_proxy_worker_connections_active{{worker=\"{worker}\"}} {each}");
+            proxy.shows("/stats/prometheus", &line).await;
+        }
+    }
+    tokio::task::block_in_place(|| control.kill());
+}
+
 /// Idle connections give up their tasks after two seconds, which nobody can see.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parked_connections_are_served_again_and_end_as_all_do() {

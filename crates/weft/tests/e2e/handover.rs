@@ -150,6 +150,8 @@ enum Kind {
     Kept,
     /// HTTP/1.1 on a connection that idles between requests.
     Idle,
+    /// The same, for so long that the proxy parks it.
+    Parked,
     /// HTTP/1.1 on a new connection each.
     New,
     H2,
@@ -173,10 +175,19 @@ impl std::fmt::Display for Counts {
 
 impl Load {
     async fn start(pair: &Pair) -> Load {
-        use Kind::{Grpc, H2, Idle, Kept, LongTcp, New, NewTcp};
+        use Kind::{Grpc, H2, Idle, Kept, LongTcp, New, NewTcp, Parked};
         let stop = Arc::new(AtomicBool::new(false));
         let full = std::env::var_os("WEFT_UPGRADE_FULL").is_some();
-        let kinds = [(Kept, 4), (Idle, 4), (New, 2), (H2, 2), (Grpc, 2), (LongTcp, 4), (NewTcp, 2)];
+        let kinds = [
+            (Kept, 4),
+            (Idle, 4),
+            (Parked, 4),
+            (New, 2),
+            (H2, 2),
+            (Grpc, 2),
+            (LongTcp, 4),
+            (NewTcp, 2),
+        ];
         let mut clients = Vec::new();
         for (kind, count) in kinds {
             for _ in 0..count {
@@ -187,6 +198,7 @@ impl Load {
                     tcp: SocketAddr::new(pair.client_ip, TCP_PORT),
                     pause: match (kind, full) {
                         (Idle, _) => Duration::from_millis(1100),
+                        (Parked, _) => Duration::from_millis(2600),
                         (_, true) => Duration::from_millis(7),
                         (_, false) => Duration::from_millis(20),
                     },
@@ -199,11 +211,14 @@ impl Load {
         Load { stop, clients }
     }
 
-    /// Every kind of client has had answers since now.
+    /// Every kind of client that is not slow by intention has had answers since now.
     async fn each_kind_answers(&self) {
         let now: Vec<u64> =
             self.clients.iter().map(|(_, done, _)| done.load(Ordering::Relaxed)).collect();
         for ((kind, done, task), before) in self.clients.iter().zip(now) {
+            if *kind == Kind::Parked {
+                continue;
+            }
             wait::until(&format!("an answer to {kind:?}"), LIMIT, || async {
                 (task.is_finished() || done.load(Ordering::Relaxed) > before).then_some(())
             })
@@ -247,7 +262,7 @@ impl Client {
         let mut kept_h2 = None;
         while !self.stop.load(Ordering::Relaxed) {
             match self.kind {
-                Kind::Kept | Kind::Idle => self.on_kept(&mut kept).await?,
+                Kind::Kept | Kind::Idle | Kind::Parked => self.on_kept(&mut kept).await?,
                 Kind::H2 => while !self.on_kept_h2(&mut kept_h2).await? {},
                 Kind::New => {
                     let reply = client::get(self.http, "/", &[("host", "server:8080")]).await?;

@@ -170,6 +170,12 @@ impl Mesh {
         }
     }
 
+    /// Starts our proxy with further arguments and does not wait.
+    pub fn start_with(&self, place: &Place<'_>, extra: &[&str]) -> Proxy {
+        let token = self.token(place.namespace, place.service_account);
+        self.weft(place, &token, Run { admin: None, extra })
+    }
+
     /// Starts our proxy again with what an earlier run of it left in its folder.
     pub fn start_restarted(&self, place: &Place<'_>) -> Proxy {
         let token = std::fs::read_to_string(self.token_file(place)).expect("it ran before");

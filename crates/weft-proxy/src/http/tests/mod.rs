@@ -35,6 +35,7 @@ use weft_traffic::{Tables, lower};
 use super::policy::HttpPolicy;
 use super::serve_connection;
 use crate::drain::DrainSignal;
+use crate::listener::crew::Crew;
 use crate::net::Io;
 use crate::tls::Secrets;
 use crate::upstream::endpoints::EndpointTable;
@@ -123,6 +124,7 @@ impl Mesh {
             ..NodeInfo::default()
         };
         let parts = WorkerParts {
+            crew: Crew::new([]),
             heir: crate::handover::Heir::default(),
             policy: setup.policy,
             registry: registry.clone(),
