@@ -16,7 +16,7 @@ pub fn write_request(head: &RequestHead, framing: BodyLength, out: &mut OutBuf) 
     let mut plan = Plan::new(&head.headers, framing, false);
     plan.host = head.authority.as_deref();
     out.stage_with(|staging| {
-        staging.reserve(head.headers.wire_len() + head.path_and_query().len() + 128);
+        staging.reserve(head.headers.room() + head.path_and_query().len() + 128);
         staging.extend_from_slice(head.method.as_bytes());
         staging.push(b' ');
         match &head.target {
@@ -45,7 +45,7 @@ pub fn write_response(head: &ResponseHead, framing: BodyLength, out: &mut OutBuf
     let speaks_of_another = framing == BodyLength::None && !matches!(head.status, 100..=199 | 204);
     let mut plan = Plan::new(&head.headers, framing, speaks_of_another);
     out.stage_with(|staging| {
-        staging.reserve(head.headers.wire_len() + 128);
+        staging.reserve(head.headers.room() + 128);
         staging.extend_from_slice(version_text(head.version));
         staging.push(b' ');
         staging.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());

@@ -333,13 +333,9 @@ impl HeaderList {
         }
     }
 
-    /// Bytes of all lines, each with its CR LF.
-    pub fn wire_len(&self) -> usize {
-        self.entries
-            .iter()
-            .filter(|entry| entry.place != Place::Removed)
-            .map(|entry| (entry.end - entry.start) as usize)
-            .sum()
+    /// Bytes that all lines have room in, each with its CR LF.
+    pub(crate) fn room(&self) -> usize {
+        self.block.len() + self.overlay.len()
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
