@@ -99,11 +99,6 @@ fn echo(name: &str, messages: Bytes) -> Response<Body> {
 }
 
 fn describe(name: &str, head: &http::request::Parts, body_bytes: usize) -> Response<Body> {
-    let headers: Vec<_> = head
-        .headers
-        .iter()
-        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
-        .collect();
     let status = head
         .uri
         .path()
@@ -111,7 +106,24 @@ fn describe(name: &str, head: &http::request::Parts, body_bytes: usize) -> Respo
         .and_then(|code| code.parse().ok())
         .and_then(|code| StatusCode::from_u16(code).ok())
         .unwrap_or(StatusCode::OK);
-    let text = json!({
+    let bodiless = head.method == http::Method::HEAD
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let text = match bodiless {
+        true => String::new(),
+        false => told(name, head, body_bytes),
+    };
+    let response = Response::builder().status(status).header("x-backend", name);
+    response.body(BoxBody::new(Full::new(text.into()))).expect("a valid response")
+}
+
+/// What arrived, as JSON.
+fn told(name: &str, head: &http::request::Parts, body_bytes: usize) -> String {
+    let headers: Vec<_> = head
+        .headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect();
+    json!({
         "name": name,
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map(ToString::to_string),
@@ -120,9 +132,7 @@ fn describe(name: &str, head: &http::request::Parts, body_bytes: usize) -> Respo
         "headers": headers,
         "bodyBytes": body_bytes,
     })
-    .to_string();
-    let response = Response::builder().status(status).header("x-backend", name);
-    response.body(BoxBody::new(Full::new(text.into()))).expect("a valid response")
+    .to_string()
 }
 
 /// A TCP server that sends `GREETING\n` and then echoes every byte.

@@ -1,7 +1,7 @@
 //! HTTP/1 heads through two sidecars arrive as they were written: order, spelling, duplicates,
 //! trailers, over an HTTP/1 hop and over an HTTP/2 one, and beside stock Envoy nothing of ours shows.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,7 +9,10 @@ use tokio::{
 };
 use weft_testkit::peer;
 
-use crate::harness::{self, Flavor, Mesh, Place, Proxy};
+use crate::{
+    harness::Flavor,
+    pairs::{HTTP_PROXY_PORT, Hop, Pair},
+};
 
 const REQUEST: &str = "POST /p?q HTTP/1.1\r\nX-CustomID: 1\r\nHOST: server:8080\r\nSOAPAction: \"x\"\r\n\
                        x-customid: 2\r\nAccept: */*\r\nX-CustomID: 3\r\nTRANSFER-Encoding: chunked\r\n\
@@ -21,8 +24,8 @@ const RESPONSE: &str = "HTTP/1.1 299 So So\r\nX-Answer-ID: 1\r\nSet-Cookie: a\r\
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_arrive_as_they_were_written() {
     for policy in ["DO_NOT_UPGRADE", "UPGRADE"] {
-        let pair = Pair::start(Flavor::Weft, Flavor::Weft, policy).await;
-        let (request, response) = pair.exchange().await;
+        let mesh = Mesh::start(Flavor::Weft, Flavor::Weft, policy).await;
+        let (request, response) = mesh.exchange().await;
         same_lines(policy, REQUEST, &request);
         // The reason phrase has no place in HTTP/2.
         let expect = match policy {
@@ -31,7 +34,7 @@ async fn heads_arrive_as_they_were_written() {
         };
         same_lines(policy, &expect, &response);
         // Again on the connections that are open now.
-        same_lines(policy, REQUEST, &pair.exchange().await.0);
+        same_lines(policy, REQUEST, &mesh.exchange().await.0);
     }
 }
 
@@ -41,8 +44,8 @@ async fn stock_envoy_never_shows_our_spelling_list() {
         return;
     }
     for (client, server) in [(Flavor::Weft, Flavor::Envoy), (Flavor::Envoy, Flavor::Weft)] {
-        let pair = Pair::start(client, server, "UPGRADE").await;
-        let (request, response) = pair.exchange().await;
+        let mesh = Mesh::start(client, server, "UPGRADE").await;
+        let (request, response) = mesh.exchange().await;
         for text in [&request, &response] {
             assert!(!text.to_lowercase().contains("x-weft-"), "{client:?} to {server:?}: {text}");
         }
@@ -60,28 +63,24 @@ fn same_lines(what: &str, sent: &str, got: &str) {
     }
 }
 
-struct Pair {
-    _mesh: Mesh,
-    _client: Proxy,
-    _server: Proxy,
-    client_ip: IpAddr,
+/// Two sidecars and an application that is the test itself.
+struct Mesh {
+    pair: Pair,
     app: TcpListener,
 }
 
-impl Pair {
-    async fn start(client: Flavor, server: Flavor, policy: &str) -> Pair {
+impl Mesh {
+    async fn start(client: Flavor, server: Flavor, policy: &str) -> Mesh {
         let app = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
         let port = app.local_addr().expect("a bound socket has an address").port();
-        let (client_ip, server_ip) = (harness::address(), harness::address());
-        let mesh = Mesh::start(&world(client_ip, server_ip, port, policy)).await;
-        let server = mesh.proxy(server, &place("server", server_ip)).await;
-        let client = mesh.proxy(client, &place("client", client_ip)).await;
-        Pair { _mesh: mesh, _client: client, _server: server, client_ip, app }
+        let policy = format!("connectionPool: {{http: {{h2UpgradePolicy: {policy}}}}}");
+        let pair = Pair::between(client, server, Hop::Mtls, [port, port], Some(&policy)).await;
+        Mesh { pair, app }
     }
 
     /// Sends the request; gives what the application and the client got.
     async fn exchange(&self) -> (String, String) {
-        let to = SocketAddr::new(self.client_ip, 15080);
+        let to = SocketAddr::new(self.pair.client_ip, HTTP_PROXY_PORT);
         let mut client = TcpStream::connect(to).await.expect("the sidecar listens");
         client.write_all(REQUEST.as_bytes()).await.expect("written");
         let serve = async {
@@ -109,64 +108,4 @@ async fn message(stream: &mut TcpStream) -> String {
         let more = more.unwrap_or_else(|_| panic!("nothing more came: {text}"));
         assert!(more.is_ok_and(|count| count > 0), "it ended early: {text}");
     }
-}
-
-fn place(name: &'static str, ip: IpAddr) -> Place<'static> {
-    let labels: &[_] = match name {
-        "server" => &[("app", "server")],
-        _ => &[("app", "client")],
-    };
-    Place { kind: "sidecar", name, namespace: "default", service_account: name, ip, labels }
-}
-
-fn world(client: IpAddr, server: IpAddr, app: u16, policy: &str) -> String {
-    let pod = |name: &str, ip: IpAddr| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: default\n  \
-             labels: {{app: {name}, security.istio.io/tlsMode: istio}}\n\
-             spec: {{serviceAccountName: {name}}}\nstatus: {{phase: Running, podIP: {ip}}}\n---\n"
-        )
-    };
-    pod("server", server)
-        + &pod("client", client)
-        + &format!(
-            r#"apiVersion: v1
-kind: Service
-metadata: {{name: server, namespace: default}}
-spec:
-  selector: {{app: server}}
-  ports:
-  - {{name: http, port: 8080, targetPort: 8080}}
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: server, namespace: default}}
-spec:
-  host: server
-  trafficPolicy: {{connectionPool: {{http: {{h2UpgradePolicy: {policy}}}}}}}
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {{name: default, namespace: default}}
-spec: {{mtls: {{mode: STRICT}}}}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {{name: server, namespace: default}}
-spec:
-  workloadSelector: {{labels: {{app: server}}}}
-  ingress:
-  - {{port: {{number: 8080, protocol: HTTP, name: http}}, bind: {server}, captureMode: NONE, defaultEndpoint: "127.0.0.1:{app}"}}
-  egress:
-  - {{hosts: ["./*"], captureMode: NONE, bind: {server}, port: {{number: 15080, protocol: HTTP, name: http-proxy}}}}
----
-apiVersion: networking.istio.io/v1
-kind: Sidecar
-metadata: {{name: client, namespace: default}}
-spec:
-  workloadSelector: {{labels: {{app: client}}}}
-  egress:
-  - {{hosts: ["./*"], captureMode: NONE, bind: {client}, port: {{number: 15080, protocol: HTTP, name: http-proxy}}}}
-"#
-        )
 }

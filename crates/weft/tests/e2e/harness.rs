@@ -225,7 +225,9 @@ impl Mesh {
             args.retain(|one| !one.starts_with(option));
             args.push((*arg).to_owned());
         }
-        let process = Process::start(place.name, self.folder.path(), Path::new(WEFT), &args);
+        // Measurements are worth reading of a release build only, and the test need not be one.
+        let binary = std::env::var("WEFT_BINARY").unwrap_or_else(|_| WEFT.to_owned());
+        let process = Process::start(place.name, self.folder.path(), Path::new(&binary), &args);
         Proxy::Weft { process, admin }
     }
 

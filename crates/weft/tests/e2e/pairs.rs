@@ -1,5 +1,5 @@
-//! Four pairings of sidecars over STRICT mTLS: Weft and stock Envoy on either side, for HTTP/1.1,
-//! HTTP/2, gRPC and TCP.
+//! Four pairings of sidecars, plain and over STRICT mTLS: Weft and stock Envoy on either side, for
+//! HTTP/1.1, HTTP/2, gRPC and TCP.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,68 +23,104 @@ pub const TCP_PORT: u16 = 9000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn weft_to_weft() {
-    Pair::start(Flavor::Weft, Flavor::Weft).await.check().await;
+    everything(Flavor::Weft, Flavor::Weft).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn weft_to_envoy() {
     if peer::envoy("weft_to_envoy").is_some() {
-        Pair::start(Flavor::Weft, Flavor::Envoy).await.check().await;
+        everything(Flavor::Weft, Flavor::Envoy).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_to_weft() {
     if peer::envoy("envoy_to_weft").is_some() {
-        Pair::start(Flavor::Envoy, Flavor::Weft).await.check().await;
+        everything(Flavor::Envoy, Flavor::Weft).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_to_envoy() {
     if peer::envoy("envoy_to_envoy").is_some() {
-        Pair::start(Flavor::Envoy, Flavor::Envoy).await.check().await;
+        everything(Flavor::Envoy, Flavor::Envoy).await;
     }
 }
 
-/// A client's sidecar, a server's sidecar, and the server's application.
+/// What passes between the two sidecars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    Plain,
+    Mtls,
+}
+
+async fn everything(client: Flavor, server: Flavor) {
+    for hop in [Hop::Plain, Hop::Mtls] {
+        let http = backend::http("server", "127.0.0.1:0").await;
+        let tcp = backend::tcp_echo("server", "127.0.0.1:0").await;
+        let ports = [http.address.port(), tcp.address.port()];
+        let pair = Pair::between(client, server, hop, ports, None).await;
+        // {HTTP/1, HTTP/2} from the client x {HTTP/1, HTTP/2} on the hop and to the application.
+        for wire in [Wire::H1, Wire::H2] {
+            for (authority, arrives_as) in
+                [("server:8080", "HTTP/1.1"), ("server:8081", "HTTP/2.0")]
+            {
+                pair.http_is_carried(hop, wire, authority, arrives_as).await;
+                pair.answers_keep_their_kind(wire, authority).await;
+            }
+        }
+        pair.grpc_is_carried().await;
+        pair.tcp_is_carried().await;
+        if hop == Hop::Mtls {
+            pair.plaintext_is_refused(&http).await;
+        }
+        pair.nothing_was_rejected().await;
+    }
+}
+
+/// A client's sidecar and a server's sidecar.
 pub struct Pair {
     pub mesh: Mesh,
     pub client_ip: IpAddr,
     pub server_ip: IpAddr,
     pub client: Proxy,
     pub server: Proxy,
-    http: Backend,
-    _tcp: Backend,
+    /// The server's applications, if they are ours.
+    _apps: Vec<Backend>,
 }
 
 impl Pair {
+    /// Over mTLS, with applications that echo.
     pub async fn start(client: Flavor, server: Flavor) -> Self {
         let http = backend::http("server", "127.0.0.1:0").await;
         let tcp = backend::tcp_echo("server", "127.0.0.1:0").await;
+        let ports = [http.address.port(), tcp.address.port()];
+        let mut pair = Self::between(client, server, Hop::Mtls, ports, None).await;
+        pair._apps = vec![http, tcp];
+        pair
+    }
+
+    /// `apps`: loopback ports of the server's applications, HTTP and TCP. `traffic_policy`: what
+    /// the server's DestinationRule says besides, in YAML's flow style.
+    pub async fn between(
+        client: Flavor,
+        server: Flavor,
+        hop: Hop,
+        apps: [u16; 2],
+        traffic_policy: Option<&str>,
+    ) -> Self {
         let (client_ip, server_ip) = (harness::address(), harness::address());
-        let yaml = world(client_ip, server_ip, http.address.port(), tcp.address.port());
-        let mesh = Mesh::start(&yaml).await;
+        let mesh = Mesh::start(&world(client_ip, server_ip, hop, apps, traffic_policy)).await;
         let server = mesh.proxy(server, &place("server", server_ip)).await;
         let client = mesh.proxy(client, &place("client", client_ip)).await;
-        Self { mesh, client_ip, server_ip, client, server, http, _tcp: tcp }
+        Self { mesh, client_ip, server_ip, client, server, _apps: Vec::new() }
     }
 
-    async fn check(&self) {
-        self.http_is_carried(Wire::H1, "server:8080", "HTTP/1.1").await;
-        self.http_is_carried(Wire::H2, "server:8080", "HTTP/1.1").await;
-        self.http_is_carried(Wire::H1, "server:8081", "HTTP/2.0").await;
-        self.http_is_carried(Wire::H2, "server:8081", "HTTP/2.0").await;
-        self.grpc_is_carried().await;
-        self.tcp_is_carried().await;
-        self.plaintext_is_refused().await;
-        self.nothing_was_rejected().await;
-    }
-
-    async fn http_is_carried(&self, wire: Wire, authority: &str, arrives_as: &str) {
+    async fn http_is_carried(&self, hop: Hop, wire: Wire, authority: &str, arrives_as: &str) {
         let to = SocketAddr::new(self.client_ip, HTTP_PROXY_PORT);
         let body = Bytes::from(vec![b'x'; 100_000]);
-        let headers = [("host", authority), ("x-kept", "as it was")];
+        let headers =
+            [("host", authority), ("x-kept", "as it was"), ("cookie", "a=1"), ("cookie", "b=2")];
         let reply = client::send(wire, to, Method::POST, "/path?q=1", &headers, body)
             .await
             .unwrap_or_else(|error| panic!("{wire:?} to {authority}: {error}"));
@@ -97,6 +133,31 @@ impl Pair {
         let headers = seen["headers"].to_string();
         assert!(headers.contains(r#"["x-kept","as it was"]"#), "{headers}");
         assert!(headers.contains("x-request-id"), "{headers}");
+        // HTTP/2 may bring cookies in one line or in several (RFC 9113 §8.2.3), HTTP/1 may not.
+        assert!(headers.contains("a=1") && headers.contains("b=2"), "{headers}");
+        let certified = headers.contains("x-forwarded-client-cert");
+        assert_eq!(certified, hop == Hop::Mtls, "{wire:?} to {authority}: {headers}");
+    }
+
+    /// What has no content has none, and a status of the application is its own.
+    async fn answers_keep_their_kind(&self, wire: Wire, authority: &str) {
+        let to = SocketAddr::new(self.client_ip, HTTP_PROXY_PORT);
+        for (method, path, status) in [
+            (Method::HEAD, "/", 200),
+            (Method::GET, "/status/204", 204),
+            (Method::GET, "/status/304", 304),
+            (Method::GET, "/status/418", 418),
+            (Method::DELETE, "/status/503", 503),
+        ] {
+            let what = format!("{wire:?} {method} {path} to {authority}");
+            let headers = [("host", authority)];
+            let reply = client::send(wire, to, method.clone(), path, &headers, Bytes::new())
+                .await
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(reply.status, status, "{what}: {}", reply.text());
+            let bodiless = method == Method::HEAD || matches!(status, 204 | 304);
+            assert_eq!(reply.body.is_empty(), bodiless, "{what}: {}", reply.text());
+        }
     }
 
     async fn grpc_is_carried(&self) {
@@ -128,12 +189,12 @@ impl Pair {
     }
 
     /// STRICT: a client without a certificate gets no answer from the server's sidecar.
-    async fn plaintext_is_refused(&self) {
-        let before = self.http.served();
+    async fn plaintext_is_refused(&self, app: &Backend) {
+        let before = app.served();
         let to = SocketAddr::new(self.server_ip, 8080);
         let reply = client::get(to, "/", &[("host", "server:8080")]).await;
         assert!(reply.is_err(), "plaintext got {reply:?}");
-        assert_eq!(self.http.served(), before);
+        assert_eq!(app.served(), before);
     }
 
     async fn nothing_was_rejected(&self) {
@@ -156,7 +217,20 @@ pub fn place(name: &'static str, ip: IpAddr) -> Place<'static> {
     Place { kind: "sidecar", name, namespace: "default", service_account: name, ip, labels }
 }
 
-fn world(client: IpAddr, server: IpAddr, http: u16, tcp: u16) -> String {
+fn world(
+    client: IpAddr,
+    server: IpAddr,
+    hop: Hop,
+    [http, tcp]: [u16; 2],
+    traffic_policy: Option<&str>,
+) -> String {
+    let (accepts, sends) = match hop {
+        Hop::Plain => ("DISABLE", Some("tls: {mode: DISABLE}")),
+        // Unasked: both have certificates.
+        Hop::Mtls => ("STRICT", None),
+    };
+    let policy: Vec<&str> = sends.into_iter().chain(traffic_policy).collect();
+    let policy = policy.join(", ");
     format!(
         r#"
 apiVersion: v1
@@ -191,7 +265,12 @@ status: {{phase: Running, podIP: {client}}}
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {{name: default, namespace: default}}
-spec: {{mtls: {{mode: STRICT}}}}
+spec: {{mtls: {{mode: {accepts}}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: server, namespace: default}}
+spec: {{host: server, trafficPolicy: {{{policy}}}}}
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar

@@ -3,7 +3,8 @@
 //!
 //! `WEFT_ABUSE_SECONDS` makes each attack that long, takes stock Envoy as well, binds the proxies to
 //! core 1 and everything else to core 0, and prints CPU, memory and the ordinary client's times for
-//! both. Such figures are worth reading of release programs on a quiet machine only.
+//! both. Such figures are worth reading of release programs on a quiet machine only; `WEFT_BINARY`
+//! takes a release build of `weft`.
 
 use std::{
     net::SocketAddr,
