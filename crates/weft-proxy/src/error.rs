@@ -51,6 +51,8 @@ pub enum ErrorKind {
     NoClusterWith(u16),
     /// The cluster has no endpoint that may be used.
     NoHealthyUpstream,
+    /// The host that the request names could not be resolved.
+    DnsFailed,
     /// TCP connect was refused or failed.
     ConnectFailed,
     /// TCP connect or TLS handshake did not finish within the connect timeout.
@@ -122,6 +124,7 @@ impl ErrorKind {
             Self::NoCluster => (503, "NC", ""),
             Self::NoClusterWith(status) => (status, "NC", ""),
             Self::NoHealthyUpstream => (503, "UH", "no healthy upstream"),
+            Self::DnsFailed => (503, "DF", "DNS resolution failure"),
             Self::ConnectFailed => (503, "UF", reset_text!("remote connection failure")),
             Self::ConnectTimeout => (503, "UF", reset_text!("connection timeout")),
             Self::UpstreamTls => (503, "UF", reset_text!("connection failure, TLS error")),
@@ -176,6 +179,7 @@ impl ErrorKind {
             | Self::NoCluster
             | Self::NoClusterWith(_)
             | Self::NoHealthyUpstream
+            | Self::DnsFailed
             | Self::Overflow
             | Self::StreamDuration
             | Self::Denied

@@ -30,6 +30,7 @@ use crate::tcp::{SCRATCH_BYTES, Scratch};
 use crate::tls::{Secrets, TlsConfigs, TlsInfo};
 use crate::upstream::Pools;
 use crate::upstream::balance::Balancers;
+use crate::upstream::dynamic::DynamicNames;
 use crate::upstream::endpoints::{EndpointCounters, EndpointTable};
 
 /// A worker's state. Lives in an `Rc`; never crosses threads.
@@ -63,6 +64,8 @@ pub struct Worker {
     pub sources: Sources,
     /// Balancer state by cluster.
     pub balancers: Balancers,
+    /// Hosts that only requests name.
+    pub names: DynamicNames,
     /// Upstream HTTP connections.
     pub pools: Pools,
     /// Idle client connections.
@@ -206,6 +209,7 @@ impl Worker {
             limits,
             sources,
             balancers: Balancers::new(id, count),
+            names: DynamicNames::default(),
             pools: Pools::default(),
             parking: Parking::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
@@ -257,7 +261,9 @@ impl Worker {
         address: SocketAddr,
     ) -> Arc<EndpointCounters> {
         match cluster.config.kind {
-            ClusterKind::OriginalDst { .. } => self.endpoints.get_passing(&cluster.name, address),
+            ClusterKind::OriginalDst { .. } | ClusterKind::Dynamic(_) => {
+                self.endpoints.get_passing(&cluster.name, address)
+            }
             _ => self.endpoints.get(&cluster.name, address),
         }
     }

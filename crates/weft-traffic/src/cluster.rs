@@ -56,6 +56,8 @@ pub enum ClusterKind {
     Static,
     /// The names in the set are resolved by the proxy.
     Dns(DnsConfig),
+    /// The host that the request names, resolved by the proxy when it is asked for.
+    Dynamic(DynamicDns),
     /// The connection's original destination.
     OriginalDst {
         /// `x-envoy-original-dst-host` (or another header, lower case) overrides the destination.
@@ -72,6 +74,16 @@ pub struct DnsConfig {
     pub refresh: Duration,
     pub respect_ttl: bool,
     pub family: DnsFamily,
+}
+
+/// A dynamic forward proxy's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DynamicDns {
+    pub family: DnsFamily,
+    /// Envoy: 60 s.
+    pub refresh: Duration,
+    /// Names remembered at once. Envoy: 1024.
+    pub names_max: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +218,10 @@ impl Cluster {
     pub fn eds_service(&self) -> Option<&Arc<str>> {
         match &self.config.kind {
             ClusterKind::Eds { service } => Some(service),
-            ClusterKind::Static | ClusterKind::Dns(_) | ClusterKind::OriginalDst { .. } => None,
+            ClusterKind::Static
+            | ClusterKind::Dns(_)
+            | ClusterKind::Dynamic(_)
+            | ClusterKind::OriginalDst { .. } => None,
         }
     }
 

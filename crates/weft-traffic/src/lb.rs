@@ -79,8 +79,11 @@ pub struct PickInput<'a> {
     pub avoid_attempts: u32,
     /// Priorities to leave out as long as others have hosts (`previous_priorities`).
     pub avoid_priorities: &'a [u32],
-    /// Destination for ORIGINAL_DST clusters (the header override already applied).
-    pub original_dst: Option<SocketAddr>,
+    /// For clusters without endpoints of their own: the original destination (the header override
+    /// already applied), or what the request's host resolved to.
+    pub destination: Option<SocketAddr>,
+    /// The host the client named, where TLS is to ask for it.
+    pub host: Option<&'a Arc<str>>,
     pub now: Instant,
 }
 
@@ -92,7 +95,8 @@ impl PickInput<'_> {
             avoid: &[],
             avoid_attempts: 0,
             avoid_priorities: &[],
-            original_dst: None,
+            destination: None,
+            host: None,
             now,
         }
     }
@@ -186,10 +190,19 @@ impl Balancer {
     /// Chooses an endpoint. None: there is none to use, or the set asks to drop this request (503, flag
     /// UH).
     pub fn pick(&mut self, input: &PickInput<'_>, rng: &mut impl FnMut() -> u64) -> Option<Picked> {
-        if let ClusterKind::OriginalDst { port, .. } = &self.config.kind {
-            let mut address = input.original_dst?;
+        let elsewhere = match &self.config.kind {
+            ClusterKind::OriginalDst { port, .. } => Some(*port),
+            ClusterKind::Dynamic(_) => Some(None),
+            ClusterKind::Eds { .. } | ClusterKind::Static | ClusterKind::Dns(_) => None,
+        };
+        if let Some(port) = elsewhere {
+            let mut address = input.destination?;
             address.set_port(port.unwrap_or(address.port()));
-            let endpoint = Arc::new(Endpoint::at(address));
+            let mut endpoint = Endpoint::at(address);
+            if let Some(host) = input.host {
+                endpoint.hostname = host.clone();
+            }
+            let endpoint = Arc::new(endpoint);
             let host = Host::new(endpoint.address.clone());
             return Some(Picked { endpoint, host });
         }

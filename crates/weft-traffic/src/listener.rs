@@ -114,6 +114,8 @@ pub struct TcpConfig {
     pub clusters: ClusterChoice,
     /// `envoy.filters.network.sni_cluster` runs before: the SNI names the cluster.
     pub cluster_from_sni: bool,
+    /// `sni_dynamic_forward_proxy` runs before: the SNI names the host, this is its port.
+    pub sni_port: Option<u16>,
     /// Envoy: 1 h when unset; None when set to zero.
     pub idle_timeout: Option<Duration>,
     /// At least 1.

@@ -13,8 +13,11 @@ use weft_model::spec::{
     CaptureMode, Destination, DestinationRule, EgressListener, OutboundMode, ProxyConfig, Sidecar,
     VirtualService,
 };
-use weft_model::{MESH_GATEWAY, MeshService, Protocol, Resource, Snapshot, Workload, host_matches};
+use weft_model::{
+    MESH_GATEWAY, MeshService, Protocol, Resolution, Resource, Snapshot, Workload, host_matches,
+};
 use weft_xds::names;
+use weft_xds::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily;
 
 use crate::memo::{self, Read};
 use crate::view::{Interception, ProxyKind, ProxyView};
@@ -35,6 +38,8 @@ pub(crate) struct Scope<'a> {
     config: OnceCell<ProxyConfig>,
     /// Made when first asked for: the endpoints of one cluster do not need the whole world.
     services: OnceCell<BTreeMap<&'a str, &'a Arc<MeshService>>>,
+    /// See [`Scope::resolves_on_demand`].
+    on_demand: OnceCell<bool>,
     /// What was asked while a part of the translation is made.
     reads: RefCell<Option<Vec<Read>>>,
 }
@@ -65,8 +70,8 @@ impl<'a> Scope<'a> {
         let workload = view.workload(snapshot);
         let locality = view.place(snapshot);
         let (services, reads) = (OnceCell::new(), RefCell::default());
-        let config = OnceCell::new();
-        Scope { snapshot, view, sidecar, workload, locality, config, services, reads }
+        let (config, on_demand) = (OnceCell::new(), OnceCell::new());
+        Scope { snapshot, view, sidecar, workload, locality, config, services, on_demand, reads }
     }
 
     /// Runs `make` and tells what it asked about services and rules.
@@ -237,6 +242,26 @@ impl<'a> Scope<'a> {
 
     fn egress_proxy(&self) -> Option<&'a Destination> {
         self.sidecar?.spec.outbound_traffic_policy.as_ref()?.egress_proxy.as_ref()
+    }
+
+    /// Whether requests may go to hosts that only they name.
+    pub(crate) fn resolves_on_demand(&self) -> bool {
+        *self.on_demand.get_or_init(|| {
+            let mode = self.outbound_mode() == OutboundMode::AllowAnyDynamicDns;
+            let mut services = self.services();
+            (mode && self.view.kind == ProxyKind::Sidecar)
+                || services.any(|service| service.resolution == Resolution::DynamicDns)
+        })
+    }
+
+    /// `Cluster.DnsLookupFamily`: addresses of a family the proxy itself has.
+    pub(crate) fn lookup_family(&self) -> DnsLookupFamily {
+        let addresses = &self.view.addresses;
+        match (addresses.iter().any(|ip| ip.is_ipv4()), addresses.iter().any(|ip| ip.is_ipv6())) {
+            (true, true) => DnsLookupFamily::All,
+            (false, true) => DnsLookupFamily::V6Only,
+            (true, false) | (false, false) => DnsLookupFamily::V4Only,
+        }
     }
 
     /// The port a destination means: its own, the service's only one, else the port the request

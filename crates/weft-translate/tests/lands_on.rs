@@ -117,6 +117,55 @@ fn unknown_hosts_may_go_to_an_egress_proxy() {
 }
 
 #[test]
+fn a_wildcard_entry_may_be_resolved_by_what_the_client_names() {
+    use weft_traffic::cluster::{ClusterKind, Transport};
+    let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                metadata: {name: any, namespace: shop}\n\
+                spec: {hosts: ['*.example.com'], resolution: DYNAMIC_DNS, ports: [\
+                {number: 8095, name: http, protocol: HTTP}, {number: 8096, name: tls, protocol: TLS}]}\n---\n\
+                apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+                metadata: {name: any, namespace: shop}\n\
+                spec: {host: '*.example.com', trafficPolicy: {portLevelSettings: [\
+                {port: {number: 8095}, tls: {mode: SIMPLE}}]}}";
+    check(yaml, &sidecar(), "8095", "GET http://a.b.example.com/ => 8095||*.example.com retries=2");
+    let tables = built(yaml, &sidecar());
+    let cluster = |port: u16| {
+        let name = format!("outbound|{port}||*.example.com");
+        tables.cluster(&name).expect("a cluster").config.clone()
+    };
+    assert!(matches!(cluster(8096).kind, ClusterKind::Dynamic(_)));
+    let Transport::Tls(tls) = &cluster(8095).transport else { panic!("TLS is originated") };
+    assert!(tls.auto_host_sni && tls.auto_sni_san_validation, "the request's host is asked for");
+    let conn = connection("192.0.2.1:8096", Some("x.example.com"), &[], true);
+    let listener = tables.listener("0.0.0.0_8096").expect("a listener");
+    let Some(Network::Tcp(tcp)) = listener.select_chain(&conn).map(|chain| &chain.network) else {
+        panic!("bytes are passed on")
+    };
+    assert_eq!(tcp.sni_port, Some(8096));
+}
+
+#[test]
+fn unknown_hosts_may_be_resolved() {
+    let mesh = "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}";
+    let yaml = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
+         data:\n  mesh: |\n    {mesh}\n"
+    );
+    check(
+        &yaml,
+        &sidecar(),
+        "9080",
+        "
+        GET http://reviews/ => 9080||reviews.shop retries=2
+        GET http://nowhere.example.com/ => AllowAnyDynamicDNSCluster
+        ",
+    );
+    let anywhere = "GET http://nowhere.example.com/ => AllowAnyDynamicDNSCluster";
+    check(&yaml, &sidecar(), "allow_any_dynamic_dns", anywhere);
+    assert!(built(&yaml, &sidecar()).missing_clusters().is_empty());
+}
+
+#[test]
 fn the_articles_two_rules_send_everything_to_the_first() {
     let rules = virtual_service(
         "- route: [{destination: {host: reviews, subset: v1}}]\n\

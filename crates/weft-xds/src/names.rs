@@ -10,6 +10,8 @@ use std::net::IpAddr;
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
 /// Cluster to the original destination: egress to unknown hosts under ALLOW_ANY.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
+/// Cluster to whatever host a request names: egress under ALLOW_ANY_DYNAMIC_DNS.
+pub const DYNAMIC_DNS_CLUSTER: &str = "AllowAnyDynamicDNSCluster";
 /// Inbound cluster to the original destination, for ports no service declares.
 pub const INBOUND_PASSTHROUGH_CLUSTER: &str = "InboundPassthroughCluster";
 /// Listener that receives captured outbound connections (port 15001).

@@ -206,7 +206,9 @@ pub(super) fn entry_endpoints(
                 service.ports.iter().map(|port| (port.number, port.number)).collect();
             service.addresses.iter().map(|ip| listed(Address::Ip(*ip), ports.clone())).collect()
         }
-        Resolution::Dns | Resolution::DnsRoundRobin | Resolution::None => Vec::new(),
+        Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns | Resolution::None => {
+            Vec::new()
+        }
     }
 }
 

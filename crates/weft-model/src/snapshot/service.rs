@@ -92,6 +92,8 @@ pub enum Resolution {
     Dns,
     /// Endpoints are names, the first address used.
     DnsRoundRobin,
+    /// The host that the client names is resolved; the service's own is a wildcard.
+    DynamicDns,
     /// Traffic goes to the address the client chose.
     None,
 }
@@ -393,9 +395,10 @@ pub(crate) fn of_entry(world: &Inner, entry: &Resource<spec::ServiceEntry>) -> V
             cidrs: ranges.clone(),
             ports: spec.ports.iter().filter_map(entry_port).collect(),
             resolution: match spec.resolution {
-                ServiceEntryResolution::None | ServiceEntryResolution::DynamicDns => {
-                    Resolution::None
-                }
+                // A host without a wildcard can be resolved as any other.
+                ServiceEntryResolution::DynamicDns if !host.starts_with('*') => Resolution::Dns,
+                ServiceEntryResolution::DynamicDns => Resolution::DynamicDns,
+                ServiceEntryResolution::None => Resolution::None,
                 ServiceEntryResolution::Static => Resolution::Static,
                 ServiceEntryResolution::Dns => Resolution::Dns,
                 ServiceEntryResolution::DnsRoundRobin => Resolution::DnsRoundRobin,

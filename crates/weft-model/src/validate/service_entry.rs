@@ -152,12 +152,21 @@ fn endpoints(spec: &ServiceEntry, findings: &mut Findings<'_>) {
             );
         }
         ServiceEntryResolution::DynamicDns => {
-            findings.info(
-                code::NOT_IMPLEMENTED,
-                "spec.resolution",
-                "DYNAMIC_DNS is treated as NONE by this version of Weft",
-                "",
-            );
+            if !spec.endpoints.is_empty() || spec.workload_selector.is_some() {
+                let message = "resolution DYNAMIC_DNS cannot have endpoints";
+                findings.error("spec.endpoints", message);
+            }
+            for (index, port) in spec.ports.iter().enumerate() {
+                let named = Protocol::parse(&port.protocol)
+                    .is_some_and(|protocol| protocol.is_http() || protocol.is_tls());
+                if !named {
+                    findings.error_with_help(
+                        format!("spec.ports[{index}].protocol"),
+                        "only HTTP and TLS say which host is meant",
+                        "Use HTTP, GRPC, HTTP2, TLS or HTTPS with resolution DYNAMIC_DNS.",
+                    );
+                }
+            }
         }
         ServiceEntryResolution::None | ServiceEntryResolution::Static => {}
     }

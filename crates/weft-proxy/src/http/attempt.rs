@@ -5,6 +5,7 @@
 //! an endpoint closed a reused connection as the request was sent (by GOAWAY, with HTTP/2), repeated
 //! at once whatever the policy says, but never when the endpoint may have executed a request that is not idempotent.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll};
 
 use weft_http::{Known, RequestHead, Version, rules};
 use weft_traffic::circuit::{Circuit, Permit, Resource};
-use weft_traffic::cluster::ClusterKind;
+use weft_traffic::cluster::{ClusterKind, DynamicDns, Transport};
 use weft_traffic::lb::{ActiveRequest, Host, PickInput, Picked};
 use weft_traffic::listener::Direction;
 use weft_traffic::outlier::HostOutcome;
@@ -101,6 +102,11 @@ pub(crate) fn run(
         let policy = forward.found.retry().filter(|policy| policy.applies_to(&request.head));
         let policy = policy.map(|policy| &**policy);
         let mut tries = Tries::default();
+        if let ClusterKind::Dynamic(dns) = &forward.cluster.config.kind {
+            // Boxed: few clusters wait for a name, and their state must not be every request's.
+            let named = Box::pin(named(forward, request, dns));
+            tries.named = Some(Box::new(exchange.unless_interrupted(named).await?));
+        }
         loop {
             attempts.count += 1;
             let picked = pick(forward, request, policy, hash, &tries)?;
@@ -168,6 +174,8 @@ struct Tries {
     hosts: Vec<Rc<Host>>,
     /// Priorities of the attempts so far, where the policy asks to leave them.
     priorities: Vec<u32>,
+    /// What the request's host resolved to, where that decides.
+    named: Option<Box<Target>>,
 }
 
 impl Tries {
@@ -247,16 +255,69 @@ fn pick(
     tries: &Tries,
 ) -> Result<Picked, ProxyError> {
     let worker = &forward.conn.worker;
+    let own;
+    let target = match &tries.named {
+        Some(named) => named,
+        None => {
+            own = Target::of(forward, request)?;
+            &own
+        }
+    };
     let input = PickInput {
         hash,
         avoid: &tries.hosts,
         avoid_priorities: tries.priorities_to_avoid(policy),
         avoid_attempts: policy.map_or(0, |policy| policy.host_selection_attempts),
-        original_dst: original_dst(forward, request)?,
+        destination: target.address,
+        host: target.host.as_ref(),
         now: worker.now(),
     };
     let picked = worker.balancers.pick(forward.cluster, &input, &mut || worker.random());
     picked.ok_or_else(|| ErrorKind::NoHealthyUpstream.into())
+}
+
+/// Where requests go to clusters without endpoints of their own.
+struct Target {
+    address: Option<SocketAddr>,
+    /// The host that TLS asks for.
+    host: Option<Arc<str>>,
+}
+
+impl Target {
+    fn of(forward: &Forward<'_>, request: &Request) -> Result<Target, ProxyError> {
+        let address = original_dst(forward, request)?;
+        let named = address.is_some() && forward.cluster.config.http.auto_sni;
+        let host = if named { request_host(request).map(|(host, _)| host) } else { None };
+        Ok(Target { address, host })
+    }
+}
+
+/// What the request's host resolves to. Without a port it is the scheme's, as in Envoy.
+async fn named(
+    forward: &Forward<'_>,
+    request: &Request,
+    dns: &DynamicDns,
+) -> Result<Target, ProxyError> {
+    let Some((host, port)) = request_host(request) else {
+        return Err(ErrorKind::DnsFailed.into());
+    };
+    let port = port.unwrap_or(match forward.cluster.config.transport {
+        Transport::Plain => 80,
+        Transport::Tls(_) => 443,
+    });
+    let ip = forward.conn.worker.names.address(&host, dns).await?;
+    Ok(Target { address: Some(SocketAddr::new(ip, port)), host: Some(host) })
+}
+
+/// Host and port of the request's authority.
+fn request_host(request: &Request) -> Option<(Arc<str>, Option<u16>)> {
+    let authority = std::str::from_utf8(request.head.authority.as_deref()?).ok()?;
+    let (host, port) = match authority.rsplit_once(':') {
+        // The last colon of an IPv6 address is not a port's.
+        Some((host, port)) if !port.contains(']') => (host, Some(port.parse().ok()?)),
+        _ => (authority, None),
+    };
+    Some((host.into(), port))
 }
 
 /// Where the client's connection meant to go, for clusters without endpoints of their own.

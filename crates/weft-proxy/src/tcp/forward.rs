@@ -1,6 +1,7 @@
 //! One TCP connection: cluster, endpoint, connect (again elsewhere if that fails, since nothing
 //! has been sent), then bytes both ways, counted as Istio counts them.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use weft_telemetry::{
     PeerInfo, Reporter, ResponseFlags, SecurityPolicy, ServiceInfo, TcpFlow, TcpLabels,
 };
 use weft_traffic::circuit::{Permit, Resource};
-use weft_traffic::cluster::ClusterKind;
+use weft_traffic::cluster::{ClusterKind, DynamicDns};
 use weft_traffic::lb::{ActiveRequest, PickInput, Picked};
 use weft_traffic::listener::Direction;
 use weft_traffic::outlier::HostOutcome;
@@ -79,8 +80,12 @@ async fn reach(
     let attempts = config.connect_attempts_max.max(ATTEMPTS_MIN);
     let mut tried = Vec::new();
     let mut last = ProxyError::new(ErrorKind::NoHealthyUpstream);
+    let named = match &cluster.config.kind {
+        ClusterKind::Dynamic(dns) => Some(named(conn, config, dns, worker).await?),
+        _ => None,
+    };
     for _ in 0..attempts {
-        let Some(picked) = pick(cluster, conn, config, &tried, worker)? else { break };
+        let Some(picked) = pick(cluster, conn, config, &tried, named, worker)? else { break };
         if tried.iter().any(|host| Rc::ptr_eq(host, &picked.host)) {
             break; // Nobody else to try.
         }
@@ -101,11 +106,26 @@ async fn reach(
     Err(last)
 }
 
+/// What the SNI resolves to.
+async fn named(
+    conn: &ConnContext,
+    config: &TcpConfig,
+    dns: &DynamicDns,
+    worker: &Worker,
+) -> Result<SocketAddr, ProxyError> {
+    let (Some(host), Some(port)) = (&conn.sni, config.sni_port) else {
+        let why = "the client names no host to resolve";
+        return Err(ProxyError::new(ErrorKind::DnsFailed).with_source(why));
+    };
+    Ok(SocketAddr::new(worker.names.address(host, dns).await?, port))
+}
+
 fn pick(
     cluster: &Cluster,
     conn: &ConnContext,
     config: &TcpConfig,
     tried: &[Rc<weft_traffic::lb::Host>],
+    named: Option<SocketAddr>,
     worker: &Worker,
 ) -> Result<Option<Picked>, ProxyError> {
     let original = conn.original_dst.unwrap_or(conn.local);
@@ -120,7 +140,8 @@ fn pick(
         avoid: tried,
         avoid_attempts: 5,
         avoid_priorities: &[],
-        original_dst: Some(original),
+        destination: Some(named.unwrap_or(original)),
+        host: None,
         now: worker.tick(),
     };
     Ok(worker.balancers.pick(cluster, &input, &mut || worker.random()))

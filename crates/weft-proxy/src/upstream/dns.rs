@@ -127,7 +127,7 @@ async fn keep_resolving(
 }
 
 /// Envoy's `dns_lookup_family`; sorted, so that an answer in another order is no change.
-fn of_family(mut addresses: Vec<IpAddr>, family: DnsFamily) -> Vec<IpAddr> {
+pub(super) fn of_family(mut addresses: Vec<IpAddr>, family: DnsFamily) -> Vec<IpAddr> {
     addresses.sort();
     addresses.dedup();
     let keep = |v4: bool| -> Vec<IpAddr> {

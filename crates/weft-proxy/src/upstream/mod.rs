@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod connect;
 pub mod dns;
+pub mod dynamic;
 pub mod endpoints;
 pub(crate) mod h1;
 pub(crate) mod h2;

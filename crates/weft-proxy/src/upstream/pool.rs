@@ -60,7 +60,7 @@ struct ClusterPool {
     /// The one used last.
     last: RefCell<Option<(HostKey, Rc<HostPool>)>>,
     /// TLS identities seen, by content; an index into it stands for one in keys.
-    identities: RefCell<Vec<Arc<UpstreamTls>>>,
+    identities: RefCell<Vec<(Arc<UpstreamTls>, Option<Arc<str>>)>>,
     /// Told whenever a connection came back or went away.
     freed: Rc<Notify>,
 }
@@ -287,7 +287,7 @@ impl ClusterPool {
         let address = endpoint.socket_addr().ok_or(ErrorKind::NoHealthyUpstream)?;
         let identity = match cluster.transport(endpoint) {
             Transport::Plain => 0,
-            Transport::Tls(tls) => 1 + self.identity(tls),
+            Transport::Tls(tls) => 1 + self.identity(tls, &endpoint.hostname),
         };
         let key = HostKey { address, origin, identity };
         if let Some((_, host)) = self.last.borrow().as_ref().filter(|(last, _)| *last == key) {
@@ -321,15 +321,19 @@ impl ClusterPool {
         host
     }
 
-    fn identity(&self, tls: &Arc<UpstreamTls>) -> usize {
+    fn identity(&self, tls: &Arc<UpstreamTls>, hostname: &Arc<str>) -> usize {
+        // Where TLS asks for the endpoint's own name, one address may stand for several.
+        let host = tls.auto_host_sni.then_some(hostname);
         let mut known = self.identities.borrow_mut();
-        let same = known.iter().position(|one| Arc::ptr_eq(one, tls));
-        if let Some(index) = same.or_else(|| known.iter().position(|one| **one == **tls)) {
+        let same =
+            known.iter().position(|(one, name)| Arc::ptr_eq(one, tls) && name.as_ref() == host);
+        let equal = || known.iter().position(|(one, name)| **one == **tls && name.as_ref() == host);
+        if let Some(index) = same.or_else(equal) {
             // The newest object is compared by pointer next time.
-            known[index] = tls.clone();
+            known[index].0 = tls.clone();
             return index;
         }
-        known.push(tls.clone());
+        known.push((tls.clone(), host.cloned()));
         known.len() - 1
     }
 }

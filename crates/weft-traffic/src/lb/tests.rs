@@ -304,7 +304,7 @@ fn original_destinations_need_no_endpoints() {
     let now = Instant::now();
     let mut balancer = Balancer::new(&cluster, 0, now);
     let original_dst = Some("10.9.9.9:80".parse().unwrap());
-    let input = PickInput { original_dst, ..PickInput::plain(now) };
+    let input = PickInput { destination: original_dst, ..PickInput::plain(now) };
     let picked = balancer.pick(&input, &mut test_rng(1)).unwrap();
     assert_eq!(picked.endpoint.address.to_string(), "10.9.9.9:8080");
     assert!(balancer.pick(&PickInput::plain(now), &mut test_rng(1)).is_none());

@@ -9,6 +9,7 @@ fn chain(name: &str, matches: ChainMatch) -> FilterChain {
         stat_prefix: name.into(),
         clusters: ClusterChoice::One(name.into()),
         cluster_from_sni: false,
+        sni_port: None,
         idle_timeout: None,
         connect_attempts_max: 1,
         connection_duration_max: None,

@@ -6,18 +6,21 @@ use std::time::Duration;
 use super::{Result, Within, decode, endpoints, error, filters, hcm, list, refuse, tls, value};
 use crate::circuit::{RetryBudget, Thresholds};
 use crate::cluster::{
-    Cluster, ClusterConfig, ClusterKind, DnsConfig, DnsFamily, EndpointSet, IstioClusterMetadata,
-    IstioService, ProxyProtocolVersion, TcpKeepalive, TransportMatch, UpstreamHttp,
-    UpstreamProtocol,
+    Cluster, ClusterConfig, ClusterKind, DnsConfig, DnsFamily, DynamicDns, EndpointSet,
+    IstioClusterMetadata, IstioService, ProxyProtocolVersion, TcpKeepalive, Transport,
+    TransportMatch, UpstreamHttp, UpstreamProtocol,
 };
 use crate::outlier::{OutlierConfig, Trigger};
 use crate::pb::envoy::config::cluster::v3 as pb;
 use crate::pb::envoy::config::common::matcher::v3 as matcher_pb;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::config::route::v3 as route_pb;
-use crate::pb::envoy::extensions::clusters::{dns::v3 as dns_pb, original_dst::v3 as original_pb};
+use crate::pb::envoy::extensions::clusters::{
+    dns::v3 as dns_pb, dynamic_forward_proxy::v3 as dynamic_pb, original_dst::v3 as original_pb,
+};
 use crate::pb::envoy::extensions::upstreams::http::v3 as http_pb;
 use crate::pb::google::protobuf::{Struct, value::Kind};
+use crate::tls::UpstreamTls;
 
 mod lb;
 
@@ -99,6 +102,8 @@ pub(super) fn lower(message: &pb::Cluster) -> Result<Cluster> {
     let (transport, proxy_protocol) = tls::upstream(transport_socket).at("transport_socket")?;
     let proxy_protocol = matched_proxy_protocol(transport_socket_matches, proxy_protocol)?;
     let timeout = value::duration_opt(connect_timeout).at("connect_timeout")?;
+    let http = http(message)?;
+    let transport = named_by_request(transport, &http);
     let config = ClusterConfig {
         connect_timeout: timeout.filter(|t| !t.is_zero()).unwrap_or(Duration::from_secs(5)),
         transport_matches: list(
@@ -107,7 +112,7 @@ pub(super) fn lower(message: &pb::Cluster) -> Result<Cluster> {
             transport_match,
         )?,
         transport,
-        http: http(message)?,
+        http,
         lb: lb::lower(message, &kind)?,
         limits: limits(circuit_breakers).at("circuit_breakers")?,
         outlier: match outlier_detection {
@@ -138,12 +143,27 @@ pub(super) fn lower(message: &pb::Cluster) -> Result<Cluster> {
         (ClusterKind::Dns(_), None) => {
             return error("load_assignment", "is required for this kind of cluster");
         }
-        (ClusterKind::Eds { .. } | ClusterKind::OriginalDst { .. }, _) => {
-            Ok(EndpointSet::default())
-        }
+        (
+            ClusterKind::Eds { .. } | ClusterKind::Dynamic(_) | ClusterKind::OriginalDst { .. },
+            _,
+        ) => Ok(EndpointSet::default()),
     };
     let endpoints = Arc::new(endpoints.at("load_assignment")?);
     Ok(Cluster { name: Arc::from(&**name), config: Arc::new(config), endpoints })
+}
+
+/// With `auto_sni` TLS asks for the host of the request where the settings have no name, and with
+/// `auto_san_validation` the certificate must have it.
+fn named_by_request(transport: Transport, http: &UpstreamHttp) -> Transport {
+    match transport {
+        Transport::Tls(tls) if http.auto_sni && tls.sni.is_none() => {
+            let mut named = UpstreamTls::clone(&tls);
+            named.auto_host_sni = true;
+            named.auto_sni_san_validation |= http.auto_san_validation;
+            Transport::Tls(Arc::new(named))
+        }
+        other => other,
+    }
 }
 
 /// Upstream network filters: only those whose work the proxy does by itself.
@@ -190,13 +210,7 @@ fn dns(message: &pb::Cluster, logical: bool) -> Result<ClusterKind> {
         logical,
         refresh: refresh.unwrap_or(Duration::from_secs(5)),
         respect_ttl: message.respect_dns_ttl,
-        family: match message.dns_lookup_family {
-            1 => DnsFamily::V4Only,
-            2 => DnsFamily::V6Only,
-            3 => DnsFamily::V4Preferred,
-            4 => DnsFamily::All,
-            _ => DnsFamily::Auto,
-        },
+        family: family(message.dns_lookup_family),
     }))
 }
 
@@ -251,7 +265,34 @@ fn custom_kind(custom: &pb::cluster::CustomClusterType) -> Result<ClusterKind> {
                 value::uint(&message.upstream_port_override),
             )
         }
+        "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" => {
+            dynamic(&decode(any)?).map(ClusterKind::Dynamic)
+        }
         other => error("typed_config", format!("cluster type {other:?} is not supported")),
+    }
+}
+
+fn dynamic(message: &dynamic_pb::ClusterConfig) -> Result<DynamicDns> {
+    use dynamic_pb::cluster_config::ClusterImplementationSpecifier as Specifier;
+    let Some(Specifier::DnsCacheConfig(cache)) = &message.cluster_implementation_specifier else {
+        return error("dns_cache_config", "is required");
+    };
+    let refresh = value::duration_opt(&cache.dns_refresh_rate).at("dns_refresh_rate")?;
+    Ok(DynamicDns {
+        family: family(cache.dns_lookup_family),
+        refresh: refresh.unwrap_or(Duration::from_secs(60)).max(Duration::from_secs(1)),
+        names_max: value::uint(&cache.max_hosts).unwrap_or(1024),
+    })
+}
+
+/// `Cluster.DnsLookupFamily`.
+fn family(number: i32) -> DnsFamily {
+    match number {
+        1 => DnsFamily::V4Only,
+        2 => DnsFamily::V6Only,
+        3 => DnsFamily::V4Preferred,
+        4 => DnsFamily::All,
+        _ => DnsFamily::Auto,
     }
 }
 

@@ -23,12 +23,14 @@ const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const TYPED_STRUCTS: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
 
 /// HTTP filters that Istio adds and whose work we do natively: peer metadata, metrics, ALPN by
-/// destination, gRPC statistics.
-const NATIVE_HTTP: [&str; 4] = [
+/// destination, gRPC statistics, names resolved on demand.
+const NATIVE_HTTP: [&str; 5] = [
     "io.istio.http.peer_metadata.Config",
     "stats.PluginConfig",
     "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
     "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+    // Clusters that need names resolved see to it themselves.
+    "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
 ];
 
 /// The same for network filters.

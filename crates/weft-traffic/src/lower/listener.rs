@@ -10,12 +10,15 @@ use crate::listener::{
 };
 use crate::pb::envoy::config::listener::v3 as pb;
 use crate::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
+use crate::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as sni_pb;
 use crate::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_pb;
 use crate::route::{ClusterChoice, Edits, WeightedCluster, WeightedClusters};
 
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const SNI_FORWARD: &str =
+    "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig";
 const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
 
 #[allow(deprecated)] // `use_original_dst` and `deprecated_v1` are what Istio sends.
@@ -277,8 +280,20 @@ fn server_name(name: &String) -> Result<Box<str>> {
 }
 
 /// The filters of a chain: anything known to be done elsewhere, then one that serves the connection.
+/// The port of what the SNI names.
+fn sni_forward(any: &crate::pb::google::protobuf::Any) -> Result<u16> {
+    let config: sni_pb::FilterConfig = decode(any)?;
+    match config.port_specifier {
+        Some(sni_pb::filter_config::PortSpecifier::PortValue(port)) if port > 0 => {
+            value::port_number(port).at("port_value")
+        }
+        _ => Ok(443),
+    }
+}
+
 fn network(filters: &[pb::Filter]) -> Result<Network> {
     let mut cluster_from_sni = false;
+    let mut sni_port = None;
     for (index, filter) in filters.iter().enumerate() {
         let Some(pb::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
             return error(format!("filters[{index}]"), "needs a typed configuration");
@@ -290,9 +305,11 @@ fn network(filters: &[pb::Filter]) -> Result<Network> {
             }
             TCP_PROXY => {
                 let tcp = decode(any).and_then(|message| tcp_proxy(&message, cluster_from_sni));
-                return Ok(Network::Tcp(Arc::new(tcp.item("filters", index)?)));
+                let tcp = TcpConfig { sni_port, ..tcp.item("filters", index)? };
+                return Ok(Network::Tcp(Arc::new(tcp)));
             }
             SNI_CLUSTER => cluster_from_sni = true,
+            SNI_FORWARD => sni_port = Some(sni_forward(any).item("filters", index)?),
             kind if filters::is_native_network(kind, any) => {}
             kind => {
                 let reason = format!("network filter {:?} ({kind}) is not supported", filter.name);
@@ -348,6 +365,7 @@ fn tcp_proxy(message: &tcp_pb::TcpProxy, cluster_from_sni: bool) -> Result<TcpCo
         stat_prefix: Arc::from(&**stat_prefix),
         clusters,
         cluster_from_sni,
+        sni_port: None,
         idle_timeout: value::limit(idle_timeout, hour).at("idle_timeout")?,
         connect_attempts_max: value::uint(max_connect_attempts).unwrap_or(1).max(1),
         connection_duration_max: value::limit(max_downstream_connection_duration, None)

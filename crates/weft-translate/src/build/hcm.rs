@@ -47,16 +47,19 @@ pub(crate) struct Http {
     pub(crate) settings: HttpSettings,
     /// The port's protocol is gRPC-Web: browsers speak it, applications gRPC.
     pub(crate) grpc_web: bool,
+    /// Some of its requests go to hosts that only they name: the family to resolve them for.
+    pub(crate) names: Option<i32>,
 }
 
 pub(crate) fn http(options: Http) -> listener::Filter {
     use hcm::http_connection_manager as manager;
     let percent = |value| Some(Percent { value });
     let (forward, details) = client_certificate(options.side);
+    let http_filters = http_filters(&options);
     let mut config = hcm::HttpConnectionManager {
         codec_type: manager::CodecType::Auto as i32,
         stat_prefix: options.stat_prefix,
-        http_filters: http_filters(options.side, options.flavor, options.grpc_web),
+        http_filters,
         tracing: Some(manager::Tracing {
             client_sampling: percent(100.0),
             random_sampling: percent(options.sampling),
@@ -145,15 +148,16 @@ fn client_certificate(
 ///
 /// Our own proxy needs no list of these, it goes by the routes; and no route on the way in has any.
 /// gRPC-Web is the port's.
-fn http_filters(side: Side, flavor: Flavor, grpc_web: bool) -> Vec<hcm::HttpFilter> {
+fn http_filters(options: &Http) -> Vec<hcm::HttpFilter> {
     let mut filters = Vec::new();
-    if grpc_web {
+    if options.grpc_web {
         filters.push(http_filter("envoy.filters.http.grpc_web", any(&GrpcWeb {})));
     }
-    if side != Side::Inbound && flavor == Flavor::Envoy {
+    if options.side != Side::Inbound && options.flavor == Flavor::Envoy {
         filters.push(http_filter("envoy.filters.http.fault", any(&HttpFault::default())));
         filters.push(http_filter("envoy.filters.http.cors", any(&Cors {})));
     }
+    filters.extend(options.names.map(super::dynamic::http_filter));
     filters.push(router());
     filters
 }

@@ -3,6 +3,7 @@
 //! Nothing here knows a Kubernetes or Istio kind: plain values in, protobuf out. The rest of the
 //! crate decides *what* to say, this module knows only *how* Envoy spells it.
 
+pub(crate) mod dynamic;
 pub(crate) mod hcm;
 pub(crate) mod tcp;
 pub(crate) mod tls;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
+
 use weft_model::spec::{
     ConnectionPoolSettings, ConsistentHashLb, H2UpgradePolicy, Http2KeepAlive, HttpSettings,
     LoadBalancerSettings, OutlierDetection, RetryBudget, SimpleLb, TcpKeepalive,
@@ -62,6 +64,30 @@ pub(crate) fn breakers(
         }],
         ..Default::default()
     }
+}
+
+/// TLS asks for the host of the request (`sni`), and the certificate must have it (`checked`).
+pub(crate) fn name_by_request(cluster: &mut cluster::Cluster, sni: bool, checked: bool) {
+    use http::http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+    };
+    let options = &mut cluster.typed_extension_protocol_options;
+    let known = options.get(HTTP_OPTIONS);
+    let decoded = known.and_then(|any| http::HttpProtocolOptions::decode(&*any.value).ok());
+    let mut message = decoded.unwrap_or_else(|| http::HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Default::default())),
+            },
+        )),
+        ..Default::default()
+    });
+    message.upstream_http_protocol_options = Some(core::UpstreamHttpProtocolOptions {
+        auto_sni: sni,
+        auto_san_validation: checked,
+        ..Default::default()
+    });
+    options.insert(HTTP_OPTIONS.to_owned(), any(&message));
 }
 
 /// `None` when neither the rule nor the mesh asks for keepalive.

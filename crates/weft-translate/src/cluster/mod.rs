@@ -9,7 +9,7 @@ mod unsupported;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use weft_model::spec::{DestinationRule, ServerTlsMode, SimpleLb, Subset};
+use weft_model::spec::{DestinationRule, OutboundMode, ServerTlsMode, SimpleLb, Subset};
 use weft_model::{MeshService, Protocol, Resolution, Resource, ServicePort};
 use weft_xds::names::{self, ClusterName};
 use weft_xds::pb::envoy::config::cluster::v3 as pb;
@@ -21,6 +21,7 @@ use weft_xds::pb::envoy::config::core::v3::Metadata;
 use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
+use crate::build::dynamic;
 use crate::build::{ads, duration, list_value, struct_value, structure, text};
 use crate::endpoint;
 use crate::findings::Findings;
@@ -70,7 +71,13 @@ fn fixed(scope: &Scope<'_>) -> Vec<pb::Cluster> {
         ProxyKind::Grpc => Vec::new(),
         ProxyKind::Gateway => vec![black_hole()],
         ProxyKind::Sidecar => {
-            vec![black_hole(), passthrough(scope, names::PASSTHROUGH_CLUSTER)]
+            let mut fixed = vec![black_hole(), passthrough(scope, names::PASSTHROUGH_CLUSTER)];
+            if scope.outbound_mode() == OutboundMode::AllowAnyDynamicDns {
+                let mut any = passthrough(scope, names::DYNAMIC_DNS_CLUSTER);
+                any.cluster_discovery_type = Some(by_name(scope, false));
+                fixed.push(any);
+            }
+            fixed
         }
     }
 }
@@ -258,6 +265,13 @@ fn discover(
     let is_passthrough =
         policy.load_balancer.and_then(|lb| lb.simple) == Some(SimpleLb::Passthrough);
     let kind = match service.resolution {
+        Resolution::DynamicDns => {
+            let checked = policy.tls.is_some_and(tls::names_by_request);
+            cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+            cluster.lb_config = None;
+            cluster.cluster_discovery_type = Some(by_name(scope, checked));
+            return;
+        }
         Resolution::None => DiscoveryType::OriginalDst,
         Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin if is_passthrough => {
             DiscoveryType::OriginalDst
@@ -278,7 +292,7 @@ fn discover(
             });
         }
         _ => {
-            cluster.dns_lookup_family = lookup_family(scope) as i32;
+            cluster.dns_lookup_family = scope.lookup_family() as i32;
             let name = &cluster.name;
             let mut assignment =
                 endpoint::assignment(scope, name, service, port.number, subset, preference);
@@ -291,15 +305,10 @@ fn discover(
     cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
 }
 
-/// Addresses of a family the proxy itself has.
-fn lookup_family(scope: &Scope<'_>) -> pb::cluster::DnsLookupFamily {
-    use pb::cluster::DnsLookupFamily;
-    let addresses = &scope.view.addresses;
-    match (addresses.iter().any(|ip| ip.is_ipv4()), addresses.iter().any(|ip| ip.is_ipv6())) {
-        (true, true) => DnsLookupFamily::All,
-        (false, true) => DnsLookupFamily::V6Only,
-        (true, false) | (false, false) => DnsLookupFamily::V4Only,
-    }
+/// The host that a request names decides.
+fn by_name(scope: &Scope<'_>, checked: bool) -> ClusterDiscoveryType {
+    let family = scope.lookup_family() as i32;
+    ClusterDiscoveryType::ClusterType(dynamic::cluster_type(family, checked))
 }
 
 fn apply_limits(

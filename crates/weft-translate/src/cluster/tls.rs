@@ -13,7 +13,7 @@ use weft_xds::pb::envoy::config::core::v3::{
 };
 use weft_xds::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 
-use super::Upstream;
+use super::{Upstream, limits};
 use crate::build::tls::{
     Certificate, MESH_ROOTS, Trust, WORKLOAD_CERT, raw_buffer, upstream, upstream_of_provider,
     upstream_unverified,
@@ -52,8 +52,25 @@ pub(crate) fn apply(
             cluster.transport_socket_matches = automatic(scope, target);
         }
         None => {}
-        Some(settings) => cluster.transport_socket = explicit(scope, target, settings),
+        Some(settings) => {
+            cluster.transport_socket = explicit(scope, target, settings);
+            if target.service.host.starts_with('*') {
+                limits::name_by_request(
+                    cluster,
+                    settings.sni.is_empty(),
+                    names_by_request(settings),
+                );
+            }
+        }
     }
+}
+
+/// Whether the name that TLS asks for, and the certificate must have, is the request's: that of a
+/// wildcard service is nobody's.
+pub(crate) fn names_by_request(settings: &ClientTlsSettings) -> bool {
+    matches!(settings.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual)
+        && settings.sni.is_empty()
+        && settings.insecure_skip_verify != Some(true)
 }
 
 /// The PROXY protocol header goes out before anything else, TLS included, on every socket.

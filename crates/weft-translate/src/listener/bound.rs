@@ -118,7 +118,7 @@ fn fill<'a>(
     let http = protocol.is_http() || protocol == Protocol::Auto;
     if http {
         let reach = reach(scope, egress, port);
-        let unknown = Unknown::Block;
+        let unknown = Unknown::of_bound(scope);
         built.routes.push(vhost::outbound(scope, egress, routes, reach, unknown, findings));
     }
     let grpc_web = protocol == Protocol::GrpcWeb;
@@ -212,15 +212,14 @@ fn sni_chains<'a>(scope: &Scope<'a>, egress: &Egress<'a>, port: u16) -> Vec<Filt
         }
         for chain in by_rule {
             let matching = chain.filter_chain_match.unwrap_or_default();
-            chain.filters.into_iter().for_each(|filter| {
-                bytes::push(&mut chains, matching.clone(), filter);
-            });
+            bytes::push_all(&mut chains, matching, chain.filters);
         }
         let matching = FilterChainMatch {
             server_names: vhost::names_of(&service.host, &scope.view.namespace),
             ..Default::default()
         };
-        bytes::push(&mut chains, matching, bytes::to_service(scope, &service.host, target));
+        let filters = bytes::tls_to_service(scope, &service.host, target);
+        bytes::push_all(&mut chains, matching, filters);
     }
     chains
 }

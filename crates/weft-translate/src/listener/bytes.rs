@@ -1,12 +1,13 @@
 //! TCP and TLS routes: VirtualService `tcp` and `tls` rules → filter chains and TCP proxies.
 
 use weft_model::spec::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
-use weft_model::{Cidr, MESH_GATEWAY, Resource};
+use weft_model::{Cidr, MESH_GATEWAY, Resolution, Resource};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::core::v3::CidrRange;
 use weft_xds::pb::envoy::config::listener::v3 as listener;
 
 use crate::build::cidr;
+use crate::build::dynamic::sni_filter;
 use crate::build::tcp::{Tcp, tcp};
 use crate::policy;
 use crate::route::{Place, source_matches};
@@ -74,11 +75,27 @@ pub(crate) fn tls_rules(
                 ..Default::default()
             };
             if let Some(filter) = split(scope, &rule.route, place.port) {
-                push(&mut chains, matching, filter);
+                let first = rule.route.first().map(|route| &route.destination);
+                let resolved = first.and_then(|to| {
+                    sni_lookup(scope, &to.host, scope.destination_port(to, place.port))
+                });
+                push_all(&mut chains, matching, resolved.into_iter().chain([filter]).collect());
             }
         }
     }
     chains
+}
+
+/// What resolves the name in the SNI, for a service that leaves it to that.
+fn sni_lookup(scope: &Scope<'_>, host: &str, port: u16) -> Option<listener::Filter> {
+    let service = scope.service(host)?;
+    (service.resolution == Resolution::DynamicDns)
+        .then(|| sni_filter(scope.lookup_family() as i32, port))
+}
+
+/// TLS passed on to one port of a service.
+pub(crate) fn tls_to_service(scope: &Scope<'_>, host: &str, port: u16) -> Vec<listener::Filter> {
+    sni_lookup(scope, host, port).into_iter().chain([to_service(scope, host, port)]).collect()
 }
 
 /// Adds a chain unless one with the same match is there: the first rule wins, and Envoy refuses
@@ -88,11 +105,20 @@ pub(crate) fn push(
     matching: listener::FilterChainMatch,
     filter: listener::Filter,
 ) {
+    push_all(chains, matching, vec![filter]);
+}
+
+/// As [`push`], of a chain with several filters.
+pub(crate) fn push_all(
+    chains: &mut Vec<listener::FilterChain>,
+    matching: listener::FilterChainMatch,
+    filters: Vec<listener::Filter>,
+) {
     let matching = (matching != Default::default()).then_some(matching);
     if chains.iter().all(|chain| chain.filter_chain_match != matching) {
         chains.push(listener::FilterChain {
             filter_chain_match: matching,
-            filters: vec![filter],
+            filters,
             ..Default::default()
         });
     }

@@ -33,6 +33,9 @@ const INBOUND_PORT: u16 = 15006;
 
 pub(super) fn outbound(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings) {
     built.listeners.push(virtual_outbound(scope));
+    if scope.outbound_mode() == OutboundMode::AllowAnyDynamicDns {
+        built.routes.push(vhost::dynamic(scope));
+    }
     let mut plan = Plan::default();
     for egress in scope.egress() {
         let bound = egress.declared.is_some_and(|declared| scope.binds(declared.capture_mode));
@@ -79,9 +82,26 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
     outbound.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
     outbound.filter_chains = vec![black_hole("virtualOutbound-blackhole", OUTBOUND_PORT)];
+    if scope.outbound_mode() == OutboundMode::AllowAnyDynamicDns {
+        outbound.filter_chains.push(by_request(scope));
+        Inspection { tls: true, http: true, ..Default::default() }.apply(scope, &mut outbound);
+    }
     outbound.default_filter_chain =
         Some(to_cluster("virtualOutbound-catchall-tcp", &unknown_cluster(scope), None));
     outbound
+}
+
+/// Plaintext HTTP to an address nobody declared goes to the host that it names.
+fn by_request(scope: &Scope<'_>) -> FilterChain {
+    let name = "virtualOutbound-catchall-http";
+    let mut chain = outbound_http(scope, name.to_owned(), vhost::DYNAMIC, false);
+    chain.name = name.to_owned();
+    chain.filter_chain_match = Some(FilterChainMatch {
+        transport_protocol: "raw_buffer".to_owned(),
+        application_protocols: PLAIN_HTTP.map(str::to_owned).to_vec(),
+        ..Default::default()
+    });
+    chain
 }
 
 pub(super) fn virtual_inbound(scope: &Scope<'_>) -> Listener {
@@ -230,25 +250,23 @@ impl Plan {
         {
             by_rule = bytes::tls_rules(scope, rules, &bytes::in_mesh(port));
         }
-        let default = bytes::to_service(scope, &service.host, port);
+        let default = bytes::tls_to_service(scope, &service.host, port);
         for address in addresses(service) {
             let planned = self.at(address, port);
             for chain in &by_rule {
                 let matching = chain.filter_chain_match.clone().unwrap_or_default();
-                for filter in &chain.filters {
-                    bytes::push(&mut planned.told_apart, matching.clone(), filter.clone());
-                }
+                bytes::push_all(&mut planned.told_apart, matching, chain.filters.clone());
             }
             planned.inspection.tls |= !by_rule.is_empty() || address.is_none();
             if address.is_some() {
-                let chain = FilterChain { filters: vec![default.clone()], ..Default::default() };
+                let chain = FilterChain { filters: default.clone(), ..Default::default() };
                 planned.bytes.get_or_insert(chain);
             } else {
                 let matching = FilterChainMatch {
                     server_names: vhost::names_of(&service.host, &scope.view.namespace),
                     ..Default::default()
                 };
-                bytes::push(&mut planned.told_apart, matching, default.clone());
+                bytes::push_all(&mut planned.told_apart, matching, default.clone());
             }
         }
     }
@@ -266,9 +284,7 @@ impl Plan {
             let planned = self.at(address, port);
             for chain in &chains {
                 let matching = chain.filter_chain_match.clone().unwrap_or_default();
-                for filter in &chain.filters {
-                    bytes::push(&mut planned.told_apart, matching.clone(), filter.clone());
-                }
+                bytes::push_all(&mut planned.told_apart, matching, chain.filters.clone());
             }
             if service.cidrs.is_empty() {
                 planned.bytes.get_or_insert(last.clone());
@@ -282,9 +298,7 @@ impl Plan {
                     .collect(),
                 ..Default::default()
             };
-            for filter in &last.filters {
-                bytes::push(&mut planned.told_apart, matching.clone(), filter.clone());
-            }
+            bytes::push_all(&mut planned.told_apart, matching, last.filters.clone());
         }
     }
 

@@ -305,9 +305,7 @@ impl<'a> Chains<'a> {
             }
             for chain in bytes::tls_rules(scope, rules, &place) {
                 let matching = chain.filter_chain_match.unwrap_or_default();
-                for filter in chain.filters {
-                    bytes::push(&mut self.list, matching.clone(), filter);
-                }
+                bytes::push_all(&mut self.list, matching, chain.filters);
             }
         }
     }
@@ -352,9 +350,7 @@ impl<'a> Chains<'a> {
         }
         for chain in tcp_rules(scope, entry) {
             let matching = chain.filter_chain_match.unwrap_or_default();
-            for filter in chain.filters {
-                bytes::push(&mut self.list, matching.clone(), filter);
-            }
+            bytes::push_all(&mut self.list, matching, chain.filters);
         }
     }
 
@@ -438,5 +434,6 @@ fn connection_manager(
         access_log: scope.access_log(),
         settings: HttpSettings::of(scope),
         grpc_web,
+        names: scope.resolves_on_demand().then(|| scope.lookup_family() as i32),
     })
 }

@@ -136,6 +136,7 @@ fn build(
             access_log: scope.access_log(),
             settings: HttpSettings::of(scope),
             grpc_web: port.protocol == Protocol::GrpcWeb,
+            names: None,
         }),
         Content::Bytes => tcp_to(&port.cluster),
     };

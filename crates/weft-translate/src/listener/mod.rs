@@ -167,6 +167,7 @@ fn outbound_http(
             access_log: scope.access_log(),
             settings: HttpSettings::of(scope),
             grpc_web,
+            names: scope.resolves_on_demand().then(|| scope.lookup_family() as i32),
         })],
         ..Default::default()
     }

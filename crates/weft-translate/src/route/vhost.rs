@@ -33,16 +33,31 @@ pub(crate) enum Reach<'a> {
 pub(crate) enum Unknown {
     /// To the address the client wanted, or to the egress proxy.
     PassThrough,
+    /// To the host that the request names.
+    Resolve,
     /// 502.
     Block,
 }
+
+/// Istio's name for the way to hosts that only requests name: of the route configuration, the
+/// virtual host and the route.
+pub(crate) const DYNAMIC: &str = "allow_any_dynamic_dns";
 
 impl Unknown {
     /// Of captured traffic. Without capture there is no address to pass on to.
     pub(crate) fn of_captured(scope: &Scope<'_>) -> Self {
         match scope.outbound_mode() {
             OutboundMode::RegistryOnly => Unknown::Block,
-            OutboundMode::AllowAny | OutboundMode::AllowAnyDynamicDns => Unknown::PassThrough,
+            OutboundMode::AllowAnyDynamicDns => Unknown::Resolve,
+            OutboundMode::AllowAny => Unknown::PassThrough,
+        }
+    }
+
+    /// Of listeners that the application addresses itself.
+    pub(crate) fn of_bound(scope: &Scope<'_>) -> Self {
+        match scope.outbound_mode() {
+            OutboundMode::AllowAnyDynamicDns => Unknown::Resolve,
+            OutboundMode::RegistryOnly | OutboundMode::AllowAny => Unknown::Block,
         }
     }
 }
@@ -86,6 +101,11 @@ pub(crate) fn outbound<'a>(
     hosts.built.sort_by(|a, b| a.name.cmp(&b.name));
     hosts.built.push(everybody_else(scope, unknown));
     configuration(name, hosts.built)
+}
+
+/// Routes of traffic to addresses nobody declared, where requests say which host they mean.
+pub(crate) fn dynamic(scope: &Scope<'_>) -> route::RouteConfiguration {
+    configuration(DYNAMIC, vec![everybody_else(scope, Unknown::Resolve)])
 }
 
 /// Istio's settings of every route configuration.
@@ -234,15 +254,18 @@ fn bracketed(address: IpAddr) -> String {
 /// The virtual host for everything that has none.
 fn everybody_else(scope: &Scope<'_>, unknown: Unknown) -> route::VirtualHost {
     let (name, action) = match unknown {
-        Unknown::PassThrough => {
+        Unknown::PassThrough | Unknown::Resolve => {
+            let (name, cluster) = match unknown {
+                Unknown::Resolve => (DYNAMIC, names::DYNAMIC_DNS_CLUSTER.to_owned()),
+                _ => ("allow_any", scope.way_out()),
+            };
+            let specifier = route::route_action::ClusterSpecifier::Cluster(cluster);
             let forward = route::RouteAction {
-                cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
-                    scope.way_out(),
-                )),
+                cluster_specifier: Some(specifier),
                 timeout: duration(Duration::ZERO),
                 ..Default::default()
             };
-            ("allow_any", route::route::Action::Route(forward))
+            (name, route::route::Action::Route(forward))
         }
         Unknown::Block => {
             let answer = route::DirectResponseAction { status: 502, ..Default::default() };

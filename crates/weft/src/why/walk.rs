@@ -306,6 +306,7 @@ impl<'a> Walker<'a> {
 
 fn balancing(cluster: &Cluster) -> String {
     match &cluster.config.kind {
+        ClusterKind::Dynamic(_) => "what the request's host resolves to".to_owned(),
         ClusterKind::OriginalDst { .. } => "the address the client asked for".to_owned(),
         _ => match cluster.config.lb.policy {
             LbPolicy::RoundRobin => "round robin",

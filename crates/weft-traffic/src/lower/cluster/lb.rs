@@ -39,7 +39,7 @@ pub(super) fn lower(message: &pb::Cluster, kind: &ClusterKind) -> Result<LbConfi
         slow_start: None,
     };
     match &message.load_balancing_policy {
-        _ if matches!(kind, ClusterKind::OriginalDst { .. }) => {
+        _ if matches!(kind, ClusterKind::OriginalDst { .. } | ClusterKind::Dynamic(_)) => {
             lb.policy = LbPolicy::ClusterProvided;
         }
         Some(policy) => typed_list(&mut lb, policy, 0).at("load_balancing_policy")?,
