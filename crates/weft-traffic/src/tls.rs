@@ -83,8 +83,23 @@ pub struct SanMatch {
 impl SanMatch {
     /// Whether a name of this kind from the certificate is acceptable.
     pub fn matches(&self, kind: SanKind, name: &str) -> bool {
-        (self.kind == SanKind::Any || self.kind == kind) && self.name.matches(name)
+        (self.kind == SanKind::Any || self.kind == kind)
+            && match &self.name {
+                SanName::Exact(wanted) if kind == SanKind::Dns => covers(name, wanted),
+                other => other.matches(name),
+            }
     }
+}
+
+/// Whether a certificate's DNS name, perhaps `*.` and a domain, stands for a host (RFC 6125 §6.4):
+/// the star is one label.
+fn covers(name: &str, host: &str) -> bool {
+    let by_star = || {
+        let domain = name.strip_prefix("*.")?;
+        let (label, rest) = host.split_once('.')?;
+        Some(!label.is_empty() && rest.eq_ignore_ascii_case(domain))
+    };
+    name.eq_ignore_ascii_case(host) || by_star() == Some(true)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,5 +143,28 @@ pub struct TlsVersions {
 impl Default for TlsVersions {
     fn default() -> Self {
         TlsVersions { v12: true, v13: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificates_star_is_one_label() {
+        let wanted =
+            |host: &str| SanMatch { kind: SanKind::Dns, name: SanName::Exact(host.into()) };
+        for (host, name, expect) in [
+            ("www.example.com", "www.example.com", true),
+            ("www.example.com", "WWW.example.com", true),
+            ("www.example.com", "*.example.com", true),
+            ("a.www.example.com", "*.example.com", false),
+            ("example.com", "*.example.com", false),
+            (".example.com", "*.example.com", false),
+            ("*.example.com", "www.example.com", false),
+        ] {
+            assert_eq!(wanted(host).matches(SanKind::Dns, name), expect, "{host} {name}");
+        }
+        assert!(!wanted("www.example.com").matches(SanKind::Uri, "*.example.com"));
     }
 }

@@ -318,3 +318,32 @@ fn a_gateway_that_passes_on_by_sni_has_a_cluster_for_each_name() {
     assert_eq!(chains(name, "h2"), None, "not of the mesh");
     assert_eq!(chains("outbound_.1_._.reviews.shop.svc.cluster.local", "istio"), None);
 }
+
+#[test]
+fn what_our_own_proxy_cannot_check_is_reported() {
+    let yaml = rule(
+        "  trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /r.pem, caCrl: /r.crl}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Gateway\n\
+         metadata: {name: edge, namespace: istio-system}\n\
+         spec: {selector: {istio: edge}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, \
+         hosts: ['*'], tls: {mode: MUTUAL, serverCertificate: /c.pem, privateKey: /k.pem, \
+         caCertificates: /r.pem, caCrl: /r.crl, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], \
+         verifyCertificateHash: [ab12], verifyCertificateSpki: [cd34]}}]}",
+    );
+    let edge = view(ProxyKind::Gateway, "istio-system", "edge-0", &[("istio", "edge")]);
+    let paths = |flavor, view: ProxyView| {
+        let (_, findings) = translate(&world(&yaml), &ProxyView { flavor, ..view });
+        findings.into_iter().map(|finding| finding.path).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(Flavor::Envoy, client()), Vec::<String>::new());
+    assert_eq!(paths(Flavor::Weft, client()), ["spec.trafficPolicy.tls.caCrl"]);
+    let own = paths(Flavor::Weft, edge.clone());
+    for field in ["cipherSuites", "caCrl"] {
+        assert!(own.contains(&format!("spec.servers[0].tls.{field}")), "{own:?}");
+    }
+    let (resources, _) = translate(&world(&yaml), &edge);
+    let listener = resources.listeners.first().expect("a listener");
+    let json = weft_xds::json::body_to_json(weft_xds::type_url::LISTENER, &listener.body);
+    let json = json.to_string();
+    assert!(json.contains("ab12") && json.contains("cd34"), "{json}");
+}

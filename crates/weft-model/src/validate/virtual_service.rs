@@ -6,6 +6,7 @@ use super::http_action::{
 };
 use super::text::{is_dns_name, is_header_name, is_host, is_ip, is_label, is_port, regex_problem};
 use super::{Findings, entry, export_to, port_number};
+use crate::diagnostic::code;
 use crate::names::{MESH_GATEWAY, host_matches};
 use crate::snapshot::Cidr;
 use crate::spec::{
@@ -265,6 +266,13 @@ fn tcp_route(route: &TcpRoute, path: &str, findings: &mut Findings<'_>) {
         if !matcher.source_subnet.is_empty() && Cidr::parse(&matcher.source_subnet).is_none() {
             let message = format!("{:?} is not a subnet", matcher.source_subnet);
             findings.error(format!("{path}.sourceSubnet"), message);
+        } else if !matcher.source_subnet.is_empty() {
+            findings.info(
+                code::NOT_IMPLEMENTED,
+                format!("{path}.sourceSubnet"),
+                "sourceSubnet has no effect, as in Istio",
+                "Use sourceLabels or sourceNamespace.",
+            );
         }
         l4_port(matcher.port, &path, findings);
     }

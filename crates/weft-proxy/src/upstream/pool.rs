@@ -60,10 +60,13 @@ struct ClusterPool {
     /// The one used last.
     last: RefCell<Option<(HostKey, Rc<HostPool>)>>,
     /// TLS identities seen, by content; an index into it stands for one in keys.
-    identities: RefCell<Vec<(Arc<UpstreamTls>, Option<Arc<str>>)>>,
+    identities: RefCell<Vec<Identity>>,
     /// Told whenever a connection came back or went away.
     freed: Rc<Notify>,
 }
+
+/// TLS settings, and the endpoint's name where they ask for that.
+type Identity = (Arc<UpstreamTls>, Option<Arc<str>>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct HostKey {

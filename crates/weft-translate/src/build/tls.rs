@@ -182,6 +182,9 @@ pub(crate) struct ServerParams {
     pub(crate) minimum: Option<i32>,
     pub(crate) maximum: Option<i32>,
     pub(crate) ciphers: Vec<String>,
+    /// Base64 SHA-256 of public keys, and hex SHA-256 of certificates: a client shows one of them.
+    pub(crate) spki: Vec<String>,
+    pub(crate) hashes: Vec<String>,
 }
 
 /// Whether clients must show a certificate, where there is a [`Trust`] to judge it by.
@@ -218,6 +221,10 @@ pub(crate) fn downstream(
         cipher_suites: params.ciphers.clone(),
         ..Default::default()
     });
+    if let Some(own) = validation_of(&mut context) {
+        own.verify_certificate_spki.clone_from(&params.spki);
+        own.verify_certificate_hash.clone_from(&params.hashes);
+    }
     let require = *trust != Trust::None && check == ClientCheck::Required;
     if check == ClientCheck::Ignored {
         accept_untrusted(&mut context);
@@ -231,17 +238,22 @@ pub(crate) fn downstream(
 
 fn accept_untrusted(context: &mut tls::CommonTlsContext) {
     use tls::certificate_validation_context::TrustChainVerification;
+    if let Some(own) = validation_of(context) {
+        own.trust_chain_verification = TrustChainVerification::AcceptUntrusted as i32;
+    }
+}
+
+/// The part of a context's checks that is not a secret's.
+fn validation_of(
+    context: &mut tls::CommonTlsContext,
+) -> Option<&mut tls::CertificateValidationContext> {
     use tls::common_tls_context::ValidationContextType;
-    let accept = TrustChainVerification::AcceptUntrusted as i32;
     match &mut context.validation_context_type {
-        Some(ValidationContextType::ValidationContext(own)) => {
-            own.trust_chain_verification = accept;
-        }
+        Some(ValidationContextType::ValidationContext(own)) => Some(own),
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
-            let own = combined.default_validation_context.get_or_insert_default();
-            own.trust_chain_verification = accept;
+            Some(combined.default_validation_context.get_or_insert_default())
         }
-        _ => {}
+        _ => None,
     }
 }
 

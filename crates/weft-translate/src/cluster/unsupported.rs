@@ -1,12 +1,29 @@
 //! DestinationRule fields that neither our proxy's nor Envoy's configuration gets from us yet.
 
-use weft_model::spec::{DestinationRule, LoadBalancerSettings, SimpleLb, TrafficPolicy};
+use weft_model::spec::{
+    ClientTlsSettings, DestinationRule, LoadBalancerSettings, SimpleLb, TrafficPolicy,
+};
 use weft_model::{Kind, Resource};
 
 use crate::findings::Findings;
+use crate::view::Flavor;
 
-pub(crate) fn report(rule: &Resource<DestinationRule>, findings: &mut Findings) {
+pub(crate) fn report(flavor: Flavor, rule: &Resource<DestinationRule>, findings: &mut Findings) {
     let mut fields = Vec::new();
+    // Our own proxy reads no lists of revoked certificates.
+    if flavor == Flavor::Weft {
+        let policies =
+            std::iter::once(("spec".to_owned(), &rule.spec.traffic_policy)).chain(
+                rule.spec.subsets.iter().enumerate().map(|(index, subset)| {
+                    (format!("spec.subsets[{index}]"), &subset.traffic_policy)
+                }),
+            );
+        for (path, policy) in policies {
+            if let Some(policy) = policy {
+                revocation(policy, &format!("{path}.trafficPolicy"), &mut fields);
+            }
+        }
+    }
     if let Some(policy) = &rule.spec.traffic_policy {
         of_policy(policy, "spec.trafficPolicy", &mut fields);
     }
@@ -17,6 +34,20 @@ pub(crate) fn report(rule: &Resource<DestinationRule>, findings: &mut Findings) 
     }
     for field in fields {
         findings.not_implemented(Kind::DestinationRule, &rule.meta, &field);
+    }
+}
+
+fn revocation(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
+    let lists = |tls: &Option<ClientTlsSettings>| {
+        tls.as_ref().is_some_and(|settings| !settings.ca_crl.is_empty())
+    };
+    if lists(&policy.tls) {
+        fields.push(format!("{path}.tls.caCrl"));
+    }
+    for (index, port) in policy.port_level_settings.iter().enumerate() {
+        if lists(&port.tls) {
+            fields.push(format!("{path}.portLevelSettings[{index}].tls.caCrl"));
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::ports;
 use crate::route::api;
 use crate::route::vhost::{self, Reach, Unknown};
 use crate::scope::{Egress, Scope};
-use crate::view::Interception;
+use crate::view::{Flavor, Interception};
 
 /// What Envoy's HTTP inspector reports for plaintext HTTP.
 pub(super) const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
@@ -31,6 +31,12 @@ pub(super) fn ingress(scope: &Scope<'_>, built: &mut Built, findings: &mut Findi
         let Some((index, declared)) = port.ingress else { continue };
         if declared.tls.is_some() {
             let path = format!("spec.ingress[{index}].tls");
+            findings.not_implemented(Kind::Sidecar, &sidecar.meta, &path);
+        }
+        if matches!(port.application, ports::Application::Unix(_))
+            && scope.view.flavor == Flavor::Weft
+        {
+            let path = format!("spec.ingress[{index}].defaultEndpoint");
             findings.not_implemented(Kind::Sidecar, &sidecar.meta, &path);
         }
         if !scope.binds(declared.capture_mode) {
@@ -242,7 +248,7 @@ fn add(
     findings: &mut Findings,
 ) {
     let is_pipe = listener.name.starts_with("unix://");
-    if is_pipe && scope.view.flavor == crate::view::Flavor::Weft {
+    if is_pipe && scope.view.flavor == Flavor::Weft {
         findings.not_implemented(Kind::Sidecar, &sidecar.meta, &format!("{path}.bind"));
         return;
     }

@@ -30,10 +30,7 @@ pub(crate) fn socket(
     if tls.mode == ServerTlsMode::IstioMutual {
         return Some(mutual_tls(scope));
     }
-    if !tls.verify_certificate_hash.is_empty() || !tls.verify_certificate_spki.is_empty() {
-        let path = entry.path(".tls.verifyCertificateHash");
-        findings.not_implemented(Kind::Gateway, &entry.gateway.meta, &path);
-    }
+    report_unsupported(scope, entry, tls, findings);
     let certificates = certificates(scope, entry, tls, findings);
     if certificates.is_empty() {
         return None;
@@ -44,8 +41,10 @@ pub(crate) fn socket(
     };
     let params = ServerParams {
         minimum: version(tls.min_protocol_version),
-        maximum: version(tls.max_protocol_version),
+        maximum: version(tls.max_protocol_version).filter(|_| !is_outdated(scope, tls)),
         ciphers: tls.cipher_suites.clone(),
+        spki: tls.verify_certificate_spki.clone(),
+        hashes: tls.verify_certificate_hash.clone(),
     };
     let check = match tls.mode {
         // The Gateway API's fallback lets bad certificates in; Istio's optional mode does not.
@@ -54,6 +53,34 @@ pub(crate) fn socket(
         _ => ClientCheck::Required,
     };
     Some(downstream(&certificates, &trust, check, alpn, &params))
+}
+
+/// Fields that our own proxy does not act on: it speaks TLS 1.2 and 1.3 with safe ciphers only, and
+/// reads no lists of revoked certificates.
+fn report_unsupported(
+    scope: &Scope<'_>,
+    entry: &Entry<'_>,
+    tls: &ServerTlsSettings,
+    findings: &mut Findings,
+) {
+    let own = scope.view.flavor == Flavor::Weft;
+    let fields = [
+        (own && !tls.cipher_suites.is_empty(), "cipherSuites"),
+        (own && !tls.ca_crl.is_empty(), "caCrl"),
+        (is_outdated(scope, tls), "maxProtocolVersion"),
+        (!tls.ecdh_curves.is_empty(), "ecdhCurves"),
+    ];
+    for (_, field) in fields.into_iter().filter(|(given, _)| *given) {
+        let path = entry.path(&format!(".tls.{field}"));
+        findings.not_implemented(Kind::Gateway, &entry.gateway.meta, &path);
+    }
+}
+
+/// Nothing newer than TLS 1.1 is allowed, which our own proxy does not speak.
+fn is_outdated(scope: &Scope<'_>, tls: &ServerTlsSettings) -> bool {
+    let max = tls.max_protocol_version;
+    let old = max != TlsProtocol::Auto && max < TlsProtocol::V1_2;
+    old && scope.view.flavor == Flavor::Weft
 }
 
 fn certificates(

@@ -33,10 +33,11 @@ pub(crate) fn of_virtual_service<'a>(
         report_unsupported(scope, written_in, &rule, index, findings);
         let action = action::of_rule(scope, &rule, place.port);
         let origin = istio_config(&config_path(written_in), &format!("http[{index}]"));
-        for (name, matched) in matches(scope, &rule, place) {
+        for (name, stat_prefix, matched) in matches(scope, &rule, place) {
             let everything = matching::is_everything(&matched);
             let mut built = action.clone();
             built.name = name;
+            built.stat_prefix = stat_prefix;
             built.r#match = Some(matched);
             built.metadata = origin.clone();
             built.decorator = decorator(scope, &built, place);
@@ -78,14 +79,15 @@ fn config_path(rules: &Resource<VirtualService>) -> String {
     )
 }
 
-/// Route names and matches of a rule; a rule's `match` entries are alternatives.
+/// Route names, statistics' prefixes (Envoy's only) and matches of a rule; a rule's `match` entries
+/// are alternatives.
 fn matches(
     scope: &Scope<'_>,
     rule: &HttpRoute,
     place: &Place<'_>,
-) -> Vec<(String, route::RouteMatch)> {
+) -> Vec<(String, String, route::RouteMatch)> {
     if rule.matches.is_empty() {
-        return vec![(rule.name.clone(), matching::everything())];
+        return vec![(rule.name.clone(), String::new(), matching::everything())];
     }
     let here = rule.matches.iter().filter(|conditions| applies(scope, conditions, place));
     here.map(|conditions| {
@@ -94,7 +96,7 @@ fn matches(
             ("", own) => own.to_owned(),
             (rule, own) => format!("{rule}.{own}"),
         };
-        (name, matching::request(conditions))
+        (name, conditions.stat_prefix.clone(), matching::request(conditions))
     })
     .collect()
 }
