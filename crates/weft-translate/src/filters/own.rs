@@ -52,6 +52,7 @@ const KNOWN: &[&str] = &[
     "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
     "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
     "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
     "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
     "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
@@ -257,12 +258,7 @@ const IGNORED: &[Fields] = &[
     ),
     (
         "envoy.config.route.v3.RetryPolicy",
-        &[
-            "retry_priority",
-            "retry_options_predicates",
-            "rate_limited_retry_back_off",
-            "refresh_cluster_on_retry",
-        ],
+        &["retry_options_predicates", "rate_limited_retry_back_off", "refresh_cluster_on_retry"],
     ),
     ("envoy.config.route.v3.RouteAction.RequestMirrorPolicy", &["request_headers_mutations"]),
     ("envoy.config.route.v3.RouteAction.HashPolicy", &["filter_state"]),
@@ -398,12 +394,6 @@ const IGNORED: &[Fields] = &[
     ),
     (
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        &[
-            "header_validation_config",
-            "outlier_detection",
-            "request_mirror_policies",
-            "hash_policy",
-            "retry_policy",
-        ],
+        &["header_validation_config", "request_mirror_policies", "hash_policy", "retry_policy"],
     ),
 ];
