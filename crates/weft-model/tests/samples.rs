@@ -31,7 +31,10 @@ fn every_sample_is_accepted() {
         let text = std::fs::read_to_string(&path).unwrap();
         let (parsed, diagnostics) = parse_yaml(&path.to_string_lossy(), &text);
         objects += parsed.len();
-        for found in diagnostics.iter().filter(|found| found.severity != Severity::Info) {
+        // What is taken, and told to have no effect yet, is taken.
+        let told = |found: &&weft_model::Diagnostic| found.code == "WEFT0005";
+        let loud = diagnostics.iter().filter(|found| found.severity != Severity::Info);
+        for found in loud.filter(|found| !told(found)) {
             assert!(NO_RESOURCES.contains(&&*name), "{found}");
         }
     }
