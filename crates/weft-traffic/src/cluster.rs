@@ -183,6 +183,8 @@ pub struct IstioClusterMetadata {
     pub subset: Option<Arc<str>>,
     /// Resource that shaped the cluster (a DestinationRule), if any.
     pub config: Option<Arc<str>>,
+    /// Its generation, as the control plane counts.
+    pub generation: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -63,6 +63,7 @@ known_headers! {
     XEnvoyUpstreamRqTimeoutMs = "x-envoy-upstream-rq-timeout-ms",
     XEnvoyUpstreamRqPerTryTimeoutMs = "x-envoy-upstream-rq-per-try-timeout-ms",
     XWeftSpelling = "x-weft-spelling",
+    XWeftWhy = "x-weft-why",
 }
 
 pub(crate) const KNOWN_COUNT: usize = Known::ALL.len();
@@ -114,10 +115,10 @@ const EMPTY: u8 = u8::MAX;
 /// lower-cases letters and leaves digits and the dash alone.
 const fn hash(len: usize, first: u8, middle: u8, last: u8) -> usize {
     let (first, middle, last) = (first | 0x20, middle | 0x20, last | 0x20);
-    (len.wrapping_mul(51)
-        ^ (first as usize).wrapping_mul(159)
-        ^ (last as usize).wrapping_mul(193)
-        ^ (middle as usize).wrapping_mul(153))
+    (len.wrapping_mul(3)
+        ^ (first as usize).wrapping_mul(135)
+        ^ (last as usize).wrapping_mul(217)
+        ^ (middle as usize).wrapping_mul(131))
         % SLOT_COUNT
 }
 

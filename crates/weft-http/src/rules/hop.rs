@@ -138,6 +138,8 @@ fn is_protected(known: Known) -> bool {
         | Known::XEnvoyUpstreamRqTimeoutMs
         | Known::XEnvoyUpstreamRqPerTryTimeoutMs => false,
         Known::UserAgent | Known::Server | Known::Date | Known::Location => false,
+        // A question, which nobody has to pass on.
+        Known::XWeftWhy => false,
         Known::Host
         | Known::ContentLength
         | Known::TransferEncoding

@@ -79,6 +79,9 @@ pub(crate) async fn send(
         let (policy, origin) = &**owed;
         policy.on_response(origin, &mut head.headers);
     }
+    if let Some(why) = record.why.take() {
+        head.headers.append(Known::XWeftWhy.name(), why.as_bytes());
+    }
     if let Some(web) = record.web {
         web.answer(&mut head);
         if !body.is_empty() {

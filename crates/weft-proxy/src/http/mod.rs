@@ -27,6 +27,7 @@ mod trace;
 mod local_reply;
 mod record;
 mod upgrade;
+mod why;
 
 mod conn;
 mod downstream;

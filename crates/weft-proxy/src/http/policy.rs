@@ -29,6 +29,22 @@ pub struct HttpPolicy {
     /// their case.
     #[arg(long, env = "WEFT_LOWERCASE_HEADER_NAMES")]
     pub lowercase_header_names: bool,
+    /// Who may ask with `x-weft-why: 1` which listener, route, cluster, endpoint and resources
+    /// decided on a request.
+    #[arg(long, env = "WEFT_WHY", value_enum, ignore_case = true)]
+    #[arg(default_value = "never", value_name = "WHO")]
+    pub why: Why,
+}
+
+/// Who is told how a request was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Why {
+    /// Nobody.
+    Never,
+    /// The workload's own application.
+    Outbound,
+    /// Peers and clients of a gateway, too.
+    Everywhere,
 }
 
 /// What to do with repetitions of a field that should stand once.
@@ -51,6 +67,7 @@ impl Default for HttpPolicy {
             tolerate_repeated_chunked: false,
             refuse_http10: false,
             lowercase_header_names: false,
+            why: Why::Never,
         }
     }
 }

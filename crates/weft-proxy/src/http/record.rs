@@ -34,6 +34,8 @@ pub(crate) struct Record {
     pub(crate) cors: Option<Box<(Arc<CorsPolicy>, Bytes)>>,
     /// The head of the reply to a failure, where the route changes it.
     pub(crate) reply: Option<Box<weft_http::ResponseHead>>,
+    /// What a reply made here says of how the request was decided, if that was asked for.
+    pub(crate) why: Option<Box<str>>,
     flags: ResponseFlags,
     /// The local reply's status, when there was one.
     replied: Option<u16>,
@@ -89,6 +91,7 @@ impl Record {
             web: None,
             cors: None,
             reply: None,
+            why: None,
             flags: ResponseFlags::NONE,
             replied: None,
             tally: Tally {

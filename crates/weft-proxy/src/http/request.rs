@@ -25,6 +25,7 @@ use super::exchange::{Exchange, Limits, Tally, Tunnel};
 use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
 use super::record::{Parties, Record, Response};
+use super::why::{self, Way};
 use super::{
     filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, spelling, upgrade,
 };
@@ -52,6 +53,8 @@ pub(crate) struct Request {
     pub(crate) caller: Option<Arc<PeerInfo>>,
     /// Hop-by-hop fields are gone.
     pub(crate) stripped: bool,
+    /// The client asks for provenance, and may.
+    pub(crate) why: bool,
     /// How the names were spelt before they were lower-cased for an HTTP/2 endpoint.
     pub(crate) spelling: Option<Vec<u8>>,
 }
@@ -156,6 +159,7 @@ async fn way<'t>(
 ) -> Result<Option<attempt::Forward<'t>>, ProxyError> {
     sanitize(request, http, conn)?;
     record.called_by(request, conn);
+    note_way(request, record, conn, Way::default());
 
     let web = Web::of(http, &request.head);
     if let Some(web) = web {
@@ -173,6 +177,7 @@ async fn way<'t>(
             return Ok(None);
         }
     };
+    note_way(request, record, conn, Way { found: Some(&found), ..Way::default() });
     if web.is_some() {
         Web::open(&mut request.head, &mut request.body);
         request.grpc = true;
@@ -212,6 +217,8 @@ async fn way<'t>(
     let cluster = cluster(tables, &found, action, request)
         .map_err(|error| after_route(error, &found, request, record, conn))?;
     record.calls(cluster, request, conn);
+    let way = Way { found: Some(&found), cluster: Some(cluster), endpoint: None };
+    note_way(request, record, conn, way);
     edit_request(&found, action, request, conn);
     Ok(Some(attempt::Forward { found, action, cluster, conn }))
 }
@@ -285,6 +292,11 @@ async fn deliver(
     }
     respond(&forward.found, request, head, conn);
     local_reply::name_server(&mut head.headers, &conn.http.server_header);
+    if request.why {
+        let (found, cluster) = (Some(&forward.found), Some(&**forward.cluster));
+        let way = Way { found, cluster, endpoint: Some(&picked.endpoint) };
+        head.headers.append(Known::XWeftWhy.name(), why::line(conn, way));
+    }
     response.status = head.status;
     if request.grpc {
         response.grpc_status = grpc::status(&head.headers);
@@ -361,11 +373,19 @@ impl Request {
             client: conn.context.peer.ip(),
             caller: None,
             stripped: false,
+            why: false,
             spelling: None,
             head,
             body,
             connection,
         }
+    }
+}
+
+/// What a reply made here will say of the way so far.
+fn note_way(request: &Request, record: &mut Record, conn: &HttpConn, way: Way<'_>) {
+    if request.why {
+        record.why = Some(why::line(conn, way).into());
     }
 }
 
@@ -378,6 +398,7 @@ fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) -> Result
     let how = (conn.carries_spelling(), conn.worker.policy.lowercase_header_names);
     spelling::received(headers, how, authority.as_deref(), request.body);
     head_rules::apply(&mut request.head, http, conn)?;
+    request.why = why::asked(&mut request.head, conn);
     let rules = &http.client_address;
     request.client = rules::client_address(
         &request.head.headers,

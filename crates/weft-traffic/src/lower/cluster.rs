@@ -598,6 +598,7 @@ fn istio_metadata(message: Option<&Struct>) -> IstioClusterMetadata {
         services,
         subset: value::text_field(message, "subset").map(Arc::from),
         config: value::text_field(message, "config").map(Arc::from),
+        generation: value::text_field(message, "generation").map(Arc::from),
     }
 }
 

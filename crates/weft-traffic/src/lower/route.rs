@@ -192,6 +192,7 @@ fn route(message: &pb::Route, inherited: &Inherited<'_>) -> Result<Route> {
         )?,
         origin: istio.and_then(|istio| value::text_field(istio, "config")).map(Arc::from),
         rule: istio.and_then(|istio| value::text_field(istio, "rule")).map(Arc::from),
+        generation: istio.and_then(|istio| value::text_field(istio, "generation")).map(Arc::from),
         operation: decorator
             .as_ref()
             .filter(|decorator| !decorator.operation.is_empty())

@@ -88,6 +88,8 @@ pub struct Route {
     pub origin: Option<Arc<str>>,
     /// Which of its rules: `http[1]`.
     pub rule: Option<Arc<str>>,
+    /// The resource's generation, as its control plane counts.
+    pub generation: Option<Arc<str>>,
     /// Span name (`decorator.operation`).
     pub operation: Option<Arc<str>>,
     /// Overrides the listener's tracing percentages.

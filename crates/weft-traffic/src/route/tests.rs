@@ -27,6 +27,7 @@ fn route(name: &str, matches: RouteMatch, action: Action) -> Arc<Route> {
         edits: Edits::default(),
         origin: None,
         rule: None,
+        generation: None,
         operation: None,
         tracing: None,
         cors: None,

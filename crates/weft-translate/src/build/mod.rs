@@ -66,6 +66,14 @@ pub(crate) fn istio_config(path: &str, rule: &str) -> Option<core::Metadata> {
     })
 }
 
+/// Adds a resource's generation to what [`istio_config`] made of it. Only our proxy reads it.
+pub(crate) fn with_generation(metadata: &mut Option<core::Metadata>, generation: u64) {
+    let of_istio = metadata.as_mut().and_then(|all| all.filter_metadata.get_mut("istio"));
+    if let Some(fields) = of_istio {
+        fields.fields.insert("generation".to_owned(), text(&format!("{generation:016x}")));
+    }
+}
+
 /// A TCP socket address; `host` is an IP or, in DNS clusters only, a host name.
 pub(crate) fn socket_address(host: &str, port: u16) -> core::Address {
     core::Address {

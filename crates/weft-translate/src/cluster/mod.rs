@@ -22,14 +22,14 @@ use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use crate::build::dynamic;
-use crate::build::{ads, duration, list_value, struct_value, structure, text};
+use crate::build::{ads, duration, list_value, struct_value, structure, text, with_generation};
 use crate::endpoint;
 use crate::findings::Findings;
 use crate::locality::Preference;
 use crate::memo::Memo;
 use crate::policy::{self, Policy};
 use crate::scope::Scope;
-use crate::view::ProxyKind;
+use crate::view::{Flavor, ProxyKind};
 
 /// Istio's default for `connectTimeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -141,6 +141,9 @@ fn to_service<'a>(
         metadata: Some(metadata(service, subset_name, config_path(scope, service, port, rule))),
         ..Default::default()
     };
+    if let (Flavor::Weft, Some(rule)) = (scope.view.flavor, rule) {
+        with_generation(&mut cluster.metadata, rule.meta.generation);
+    }
     let preference = Preference::new(scope, &policy, service);
     let members = Members { service, port, subset, preference: &preference };
     discover(scope, &mut cluster, &members, &policy);

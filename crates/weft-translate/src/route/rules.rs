@@ -5,10 +5,10 @@ use weft_model::{Kind, MESH_GATEWAY, Resource};
 use weft_xds::pb::envoy::config::route::v3 as route;
 
 use super::{action, delegate, matching};
-use crate::build::istio_config;
+use crate::build::{istio_config, with_generation};
 use crate::findings::Findings;
 use crate::scope::Scope;
-use crate::view::ProxyKind;
+use crate::view::{Flavor, ProxyKind};
 
 /// Where requests are when the rules are asked.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,10 @@ pub(crate) fn of_virtual_service<'a>(
     {
         report_unsupported(scope, written_in, &rule, index, findings);
         let action = action::of_rule(scope, &rule, place.port);
-        let origin = istio_config(&config_path(written_in), &format!("http[{index}]"));
+        let mut origin = istio_config(&config_path(written_in), &format!("http[{index}]"));
+        if scope.view.flavor == Flavor::Weft {
+            with_generation(&mut origin, written_in.meta.generation);
+        }
         for (name, stat_prefix, matched) in matches(scope, &rule, place) {
             let everything = matching::is_everything(&matched);
             let mut built = action.clone();
