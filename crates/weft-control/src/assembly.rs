@@ -48,6 +48,8 @@ pub struct Config {
     /// Of workload certificates.
     pub lifetimes: Lifetimes,
     pub push: push::Options,
+    /// Who answers `/debug/why`.
+    pub why: Option<status::Explain>,
 }
 
 impl Config {
@@ -65,6 +67,7 @@ impl Config {
             trust_domain: "cluster.local".into(),
             lifetimes: Lifetimes::default(),
             push: push::Options::default(),
+            why: None,
         }
     }
 }
@@ -156,7 +159,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         }
         None => None,
     };
-    let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone());
+    let pages = status::Pages::new(
+        Arc::clone(&pusher),
+        world.clone(),
+        metrics.clone(),
+        config.why,
+    );
     tasks.spawn(status::serve(http_listener, pages, shutdown.clone()));
     tracing::info!(%xds, ?xds_tls, %http, "control plane listens");
     let root_pem = authority.root_pem().to_owned();

@@ -162,9 +162,13 @@ pub(crate) struct WhyArgs {
     /// `http://reviews:9080/path`; `https://` for TLS that the client itself begins.
     #[arg(value_name = "URL")]
     pub(crate) url: String,
-    /// File or directory of configuration; may be repeated. `-` reads standard input.
-    #[arg(long = "filename", short = 'f', required = true, value_name = "PATH")]
+    /// File or directory of configuration; may be repeated. `-` reads standard input. Without any
+    /// the control plane is asked about the mesh as it runs.
+    #[arg(long = "filename", short = 'f', value_name = "PATH")]
     pub(crate) files: Vec<PathBuf>,
+    /// The control plane's status address.
+    #[arg(long, env = "WEFT_API", default_value = "http://127.0.0.1:15014", value_name = "URL")]
+    pub(crate) api: String,
     /// The Pod or WorkloadEntry that asks (`NAMESPACE/NAME`, or a name in `default`). Without it the
     /// request comes from outside, through a gateway.
     #[arg(long, value_name = "WORKLOAD")]

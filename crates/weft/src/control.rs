@@ -36,6 +36,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     config.xds_tls_address = Some(xds_tls_address);
     config.http_address = http_address;
     config.tls_addresses.push(xds_tls_address.ip());
+    config.why = Some(crate::why::explain);
     config.trust_domain = trust_domain;
     config.lifetimes.default = workload_cert_ttl;
     config.lifetimes.max = workload_cert_ttl;

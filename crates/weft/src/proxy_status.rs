@@ -13,7 +13,7 @@ pub(crate) fn run(args: &ProxyStatusArgs) -> anyhow::Result<()> {
 }
 
 /// `host:port` of a URL, or of itself.
-fn address(api: &str) -> &str {
+pub(crate) fn address(api: &str) -> &str {
     let rest = api.strip_prefix("http://").unwrap_or(api);
     rest.split('/').next().unwrap_or(rest)
 }

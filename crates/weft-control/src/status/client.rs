@@ -7,7 +7,7 @@ use hyper::body::Body as _;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::ProxyStatus;
+use super::{ProxyStatus, Question};
 
 /// How long the whole question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,8 +25,8 @@ pub enum FetchError {
     Timeout { address: String },
     #[error("asking {address}: {source}")]
     Http { address: String, source: hyper::Error },
-    #[error("{address} answered {status}")]
-    Status { address: String, status: u16 },
+    #[error("{address} answered {status}: {reason}")]
+    Status { address: String, status: u16, reason: String },
     #[error("{address} sent more than {PAGE_BYTES_MAX} bytes")]
     TooLarge { address: String },
     #[error("{address} sent something that is no status page: {source}")]
@@ -41,6 +41,23 @@ pub async fn proxies(address: &str) -> Result<Vec<ProxyStatus>, FetchError> {
     let page = get(address, "/debug/syncz").await?;
     serde_json::from_slice(&page)
         .map_err(|source| FetchError::Json { address: address.to_owned(), source })
+}
+
+/// The answer of `/debug/why`, as JSON.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn why(address: &str, question: &Question) -> Result<Vec<u8>, FetchError> {
+    let json = serde_json::to_string(question)
+        .map_err(|source| FetchError::Json { address: address.to_owned(), source })?;
+    let mut path = String::from("/debug/why?q=");
+    for byte in json.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => path.push(char::from(byte)),
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    get(address, &path).await
 }
 
 /// The body of any page of the status port.
@@ -69,9 +86,6 @@ async fn exchange(address: &str, path: &str) -> Result<Vec<u8>, FetchError> {
         .expect("a path of ours and an address that was connected to");
     let response = sender.send_request(request).await.map_err(http)?;
     let status = response.status().as_u16();
-    if status != 200 {
-        return Err(FetchError::Status { address: own(), status });
-    }
     let mut body = std::pin::pin!(response.into_body());
     let mut page = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
@@ -81,6 +95,10 @@ async fn exchange(address: &str, path: &str) -> Result<Vec<u8>, FetchError> {
         if page.len() > PAGE_BYTES_MAX {
             return Err(FetchError::TooLarge { address: own() });
         }
+    }
+    if status != 200 {
+        let reason = String::from_utf8_lossy(&page).trim().to_owned();
+        return Err(FetchError::Status { address: own(), status, reason });
     }
     Ok(page)
 }

@@ -5,7 +5,9 @@
 pub mod client;
 mod pages;
 mod syncz;
+mod why;
 
 pub use pages::Pages;
 pub(crate) use pages::serve;
 pub use syncz::{ProxyStatus, Sync, TypeSync, table};
+pub use why::{Explain, Question};

@@ -14,22 +14,29 @@ use tokio_util::sync::CancellationToken;
 use weft_telemetry::Registry as Metrics;
 use weft_xds::{ResourceType, json as xds_json};
 
-use super::ProxyStatus;
+use super::why::why;
+use super::{Explain, ProxyStatus};
 use crate::push::{Proxy, Pusher};
 use crate::world::World;
 
 /// What the pages show.
 #[derive(Clone)]
 pub struct Pages {
-    pusher: Arc<Pusher>,
-    world: World,
+    pub(super) pusher: Arc<Pusher>,
+    pub(super) world: World,
     metrics: Metrics,
+    pub(super) explain: Option<Explain>,
 }
 
 impl Pages {
     /// Pages over a running pusher.
-    pub fn new(pusher: Arc<Pusher>, world: World, metrics: Metrics) -> Self {
-        Self { pusher, world, metrics }
+    pub fn new(
+        pusher: Arc<Pusher>,
+        world: World,
+        metrics: Metrics,
+        explain: Option<Explain>,
+    ) -> Self {
+        Self { pusher, world, metrics, explain }
     }
 
     /// The routes, to be served or mounted.
@@ -44,6 +51,7 @@ impl Pages {
             .route("/debug/gateway_api", get(gateway_api))
             .route("/debug/config_dump", get(config_dump))
             .route("/debug/analyzez", get(analyzez))
+            .route("/debug/why", get(why))
             .with_state(self)
     }
 }

@@ -70,7 +70,8 @@ pub enum Sync {
 }
 
 impl Sync {
-    fn text(self) -> &'static str {
+    /// As the table writes it.
+    pub fn text(self) -> &'static str {
         match self {
             Self::Synced => "SYNCED",
             Self::Stale => "STALE",

@@ -26,10 +26,15 @@ pub(super) struct Client {
 /// The client, or every gateway a client outside might use.
 pub(super) fn find(
     snapshot: &Snapshot,
+    connected: &[ProxyView],
     from: Option<&str>,
     request: &Request,
 ) -> anyhow::Result<Vec<Client>> {
-    let Some(from) = from else { return Ok(outside(snapshot, request)) };
+    let Some(from) = from else {
+        let mut clients = outside(snapshot, request);
+        clients.iter_mut().for_each(|client| at_gateway(client, connected));
+        return Ok(clients);
+    };
     let (namespace, name) = from.split_once('/').unwrap_or(("default", from));
     let workload = snapshot.workload_by_name(namespace, name).with_context(|| {
         let known: Vec<String> = snapshot
@@ -39,7 +44,28 @@ pub(super) fn find(
             .collect();
         format!("no Pod or WorkloadEntry {namespace}/{name}; there are: {}", known.join(", "))
     })?;
-    Ok(vec![inside(snapshot, workload, request)])
+    let mut client = inside(snapshot, workload, request);
+    let same = |view: &&ProxyView| {
+        (&*view.namespace, &*view.name) == (&*workload.namespace, &*workload.name)
+    };
+    if let Some(view) = connected.iter().find(same) {
+        client.view = view.clone();
+    }
+    Ok(vec![client])
+}
+
+/// The client meets a connected gateway that the Gateway resource selects, if there is one.
+fn at_gateway(client: &mut Client, connected: &[ProxyView]) {
+    let selected = |view: &&ProxyView| {
+        let has = |(key, value): (&String, &String)| view.labels.get(key) == Some(value);
+        view.kind == ProxyKind::Gateway && client.view.labels.iter().all(has)
+    };
+    if let Some(view) = connected.iter().find(selected) {
+        client.view = view.clone();
+        if let Some(address) = view.addresses.first() {
+            client.to.set_ip(*address);
+        }
+    }
 }
 
 fn inside(snapshot: &Snapshot, workload: &Workload, request: &Request) -> Client {

@@ -3,16 +3,18 @@
 //! The configuration takes the way it takes in the mesh: files → snapshot → translation → the tables
 //! of our proxy; then the proxy's own functions choose listener, chain, route and endpoints. So the
 //! answer is what the proxy does, not a second opinion. Chance is not drawn: every destination a
-//! request may get is listed with its share.
+//! request may get is listed with its share. Without files the control plane is asked, which does the
+//! same with what it brought its proxies to.
 
 mod client;
+mod live;
 mod request;
 mod text;
 mod walk;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use weft_model::Severity;
 use weft_traffic::{Tables, lower};
 use weft_translate::ProxyView;
@@ -23,8 +25,20 @@ use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
 
 use crate::cli::{Output, WhyArgs};
 
+pub(crate) use live::explain;
+
 /// Fails (exit code 1) when the request goes nowhere.
 pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
+    if args.files.is_empty() {
+        let answer = live::ask(args)?;
+        match args.output {
+            Output::Text => {
+                crate::print(&(text::render(&answer.walk) + &live::render(&answer.live)))?
+            }
+            Output::Json => crate::print(&format!("{:#}\n", serde_json::to_value(&answer)?))?,
+        }
+        return Ok(exit_code(&answer.walk));
+    }
     let request = request::Request::parse(&args.method, &args.url, &args.headers)?;
     let files = crate::analyze::read_all(&args.files)?;
     let (snapshot, findings) = weft_model::load(&files);
@@ -32,11 +46,30 @@ pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     if errors > 0 {
         eprintln!("weft: errors in the configuration: {errors}; `weft analyze` shows them");
     }
-    let clients = client::find(&snapshot, args.from.as_deref(), &request)?;
+    let walk = walk_from(&snapshot, &[], args.from.as_deref(), &request)?;
+    match args.output {
+        Output::Text => crate::print(&text::render(&walk))?,
+        Output::Json => crate::print(&format!("{:#}\n", serde_json::to_value(&walk)?))?,
+    }
+    Ok(exit_code(&walk))
+}
+
+fn exit_code(walk: &walk::Walk) -> ExitCode {
+    if walk.arrives() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The way from a workload, or from outside through the first gateway that knows it. Proxies that
+/// are connected are taken as they describe themselves, others as their workload's resource does.
+fn walk_from(
+    snapshot: &weft_model::Snapshot,
+    connected: &[ProxyView],
+    from: Option<&str>,
+    request: &request::Request,
+) -> anyhow::Result<walk::Walk> {
     let mut best: Option<walk::Walk> = None;
-    for client in clients {
-        let tables = tables(&snapshot, &client.view)?;
-        let walk = walk::walk(&snapshot, &tables, &client, &request);
+    for client in client::find(snapshot, connected, from, request)? {
+        let tables = tables(snapshot, &client.view)?;
+        let walk = walk::walk(snapshot, &tables, &client, request);
         let arrived = walk.arrives();
         if best.is_none() || arrived {
             best = Some(walk);
@@ -45,12 +78,7 @@ pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
             break;
         }
     }
-    let Some(walk) = best else { bail!("no Gateway resource, so nothing comes from outside") };
-    match args.output {
-        Output::Text => crate::print(&text::render(&walk))?,
-        Output::Json => crate::print(&format!("{:#}\n", serde_json::to_value(&walk)?))?,
-    }
-    Ok(if walk.arrives() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    best.context("no Gateway resource, so nothing comes from outside")
 }
 
 /// The tables of the proxy that a view describes.

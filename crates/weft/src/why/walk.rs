@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use weft_model::{Origin, Snapshot};
 use weft_traffic::cluster::{ClusterKind, Transport};
 use weft_traffic::lb::LbPolicy;
@@ -21,7 +21,7 @@ use super::request::Request;
 const ENDPOINTS_MAX: usize = 20;
 
 /// Every step, as far as the request comes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Walk {
     pub(super) from: String,
     /// Namespace and name of the proxy that takes it first.
@@ -38,7 +38,7 @@ pub(super) struct Walk {
     pub(super) answer: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Http {
     pub(super) routes: String,
     pub(super) virtual_host: Option<String>,
@@ -50,7 +50,7 @@ pub(super) struct Http {
 }
 
 /// A resource that decided something.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Decision {
     /// `VirtualService shop/reviews`.
     pub(super) resource: String,
@@ -61,7 +61,7 @@ pub(super) struct Decision {
     pub(super) generation: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Destination {
     pub(super) cluster: String,
     pub(super) percent: f64,
@@ -74,7 +74,7 @@ pub(super) struct Destination {
     pub(super) problem: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Candidate {
     pub(super) address: String,
     pub(super) workload: Option<String>,

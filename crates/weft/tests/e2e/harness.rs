@@ -161,6 +161,14 @@ impl Mesh {
         proxy
     }
 
+    /// Starts our proxy with further options and waits until it is ready.
+    pub async fn proxy_with(&self, place: &Place<'_>, extra: &[&str]) -> Proxy {
+        let token = self.token(place.namespace, place.service_account);
+        let proxy = self.weft(place, &token, Run { admin: None, extra });
+        proxy.ready().await;
+        proxy
+    }
+
     /// Starts a proxy and does not wait.
     pub fn start_proxy(&self, flavor: Flavor, place: &Place<'_>) -> Proxy {
         let token = self.token(place.namespace, place.service_account);

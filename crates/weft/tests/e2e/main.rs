@@ -16,6 +16,7 @@ mod grpc_xds;
 mod handover;
 mod live;
 mod pairs;
+mod provenance;
 mod rolling;
 mod samples;
 mod smuggling;
