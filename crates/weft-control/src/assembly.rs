@@ -159,12 +159,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         }
         None => None,
     };
-    let pages = status::Pages::new(
-        Arc::clone(&pusher),
-        world.clone(),
-        metrics.clone(),
-        config.why,
-    );
+    let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone(), config.why);
     tasks.spawn(status::serve(http_listener, pages, shutdown.clone()));
     tracing::info!(%xds, ?xds_tls, %http, "control plane listens");
     let root_pem = authority.root_pem().to_owned();

@@ -27,6 +27,8 @@ pub(crate) enum Read {
     Rule(Arc<str>, Option<Arc<Resource<DestinationRule>>>),
     /// [`Scope::virtual_service`]
     VirtualService { namespace: Arc<str>, name: Arc<str>, found: Option<Rules> },
+    /// [`Scope::client_certificate`]
+    ClientCertificate(Option<(String, String)>),
 }
 
 type Rules = Arc<Resource<VirtualService>>;
@@ -40,6 +42,7 @@ impl Read {
                 Read::VirtualService { namespace: a, name: b, .. },
                 Read::VirtualService { namespace: c, name: d, .. },
             ) => (a, b) == (c, d),
+            (Read::ClientCertificate(_), Read::ClientCertificate(_)) => true,
             _ => false,
         }
     }
@@ -51,6 +54,7 @@ impl Read {
             Read::VirtualService { namespace, name, found } => {
                 is_same(found, scope.virtual_service(namespace, name))
             }
+            Read::ClientCertificate(found) => *found == scope.client_certificate(),
         }
     }
 }

@@ -193,6 +193,15 @@ impl<'a> Scope<'a> {
         found
     }
 
+    /// What a gateway shows to backends that a BackendTLSPolicy speaks about: namespace and name of
+    /// a Secret.
+    pub(crate) fn client_certificate(&self) -> Option<(String, String)> {
+        let served = self.served_gateways();
+        let found = served.iter().find_map(|gateway| gateway.client_certificate(self.snapshot));
+        self.note(|| Read::ClientCertificate(found.clone()));
+        found
+    }
+
     /// A VirtualService by its own name.
     pub(crate) fn virtual_service(
         &self,

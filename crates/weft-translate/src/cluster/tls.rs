@@ -197,10 +197,9 @@ fn of_policy(scope: &Scope<'_>, target: &Target<'_>, policy: &BackendTls<'_>) ->
         (None, Flavor::Envoy) => Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None },
         (None, Flavor::Weft | Flavor::Grpc) => Trust::System { names },
     };
-    let certificate = scope.served_gateways().iter().find_map(|gateway| {
-        let (namespace, name) = gateway.client_certificate(scope.snapshot)?;
-        Some(Certificate::Sds(kubernetes(&format!("{namespace}/{name}"))))
-    });
+    let certificate = scope
+        .client_certificate()
+        .map(|(namespace, name)| Certificate::Sds(kubernetes(&format!("{namespace}/{name}"))));
     let alpn: &[&str] = if target.upstream == Upstream::Http2 { &["h2"] } else { &[] };
     upstream(certificate.as_ref(), &trust, &validation.hostname, alpn)
 }

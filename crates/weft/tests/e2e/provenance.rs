@@ -249,7 +249,9 @@ fn rule(rng: &mut SmallRng) -> String {
             0..3 => format!("destination: {{host: {service}.shop.svc.cluster.local}}"),
             version => {
                 let version = ["v1", "v2", "v1", "v2", "v3"][version - 3];
-                format!("destination: {{host: {service}.shop.svc.cluster.local, subset: {version}}}")
+                format!(
+                    "destination: {{host: {service}.shop.svc.cluster.local, subset: {version}}}"
+                )
             }
         }
     };
