@@ -294,7 +294,7 @@ async fn deliver(
     local_reply::name_server(&mut head.headers, &conn.http.server_header);
     if request.why {
         let (found, cluster) = (Some(&forward.found), Some(&**forward.cluster));
-        let way = Way { found, cluster, endpoint: Some(&picked.endpoint) };
+        let way = Way { found, cluster, endpoint: Some(endpoint) };
         head.headers.append(Known::XWeftWhy.name(), why::line(conn, way));
     }
     response.status = head.status;

@@ -32,7 +32,7 @@ pub(super) fn find(
 ) -> anyhow::Result<Vec<Client>> {
     let Some(from) = from else {
         let mut clients = outside(snapshot, request);
-        clients.iter_mut().for_each(|client| at_gateway(client, connected));
+        clients.iter_mut().for_each(|client| meet_connected(client, connected));
         return Ok(clients);
     };
     let (namespace, name) = from.split_once('/').unwrap_or(("default", from));
@@ -55,7 +55,7 @@ pub(super) fn find(
 }
 
 /// The client meets a connected gateway that the Gateway resource selects, if there is one.
-fn at_gateway(client: &mut Client, connected: &[ProxyView]) {
+fn meet_connected(client: &mut Client, connected: &[ProxyView]) {
     let selected = |view: &&ProxyView| {
         let has = |(key, value): (&String, &String)| view.labels.get(key) == Some(value);
         view.kind == ProxyKind::Gateway && client.view.labels.iter().all(has)
