@@ -188,11 +188,17 @@ fn proxy_config(text: &str, path: &str, findings: &mut Findings<'_>) {
         }
         Ok((config, skipped)) => {
             for field in skipped {
-                let (code, why) = match field.known {
-                    true => (code::NOT_IMPLEMENTED, "is not acted on by this version of Weft"),
-                    false => (code::INVALID_ANNOTATION, "is unknown"),
-                };
-                findings.warn(code, path, format!("{} {why}", field.path), "");
+                let name = &field.path;
+                match field.known {
+                    true => {
+                        let message = format!("{name} is not acted on by this version of Weft");
+                        findings.info(code::NOT_IMPLEMENTED, path, message, "");
+                    }
+                    false => {
+                        let message = format!("{name} is unknown");
+                        findings.warn(code::INVALID_ANNOTATION, path, message, "");
+                    }
+                }
             }
             super::proxy_settings(&config, path, findings);
         }
