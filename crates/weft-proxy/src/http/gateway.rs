@@ -66,9 +66,12 @@ fn is_internal(name: &[u8]) -> bool {
     is_envoys(name) && (listed(&INTERNAL, name) || listed(&INSTRUCTIONS, name))
 }
 
-/// The common prefix keeps ordinary headers at one comparison.
+/// The common prefix keeps ordinary headers at one comparison: bit 0x20 lower-cases letters and
+/// leaves the dash alone.
 fn is_envoys(name: &[u8]) -> bool {
-    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"x-envoy-"))
+    const PREFIX: u64 = u64::from_le_bytes(*b"x-envoy-");
+    const LOWER: u64 = u64::from_le_bytes([0x20; 8]);
+    name.first_chunk().is_some_and(|start| u64::from_le_bytes(*start) | LOWER == PREFIX)
 }
 
 fn listed(names: &[&str], name: &[u8]) -> bool {

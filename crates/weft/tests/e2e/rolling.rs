@@ -113,6 +113,12 @@ impl World {
         for pod in &world.pods {
             pod.proxy.ready().await;
         }
+        // The client's sidecar was ready before the pods were known.
+        let to = SocketAddr::new(world.client_ip, HTTP_PROXY_PORT);
+        wait::until("requests to get through", LIMIT, || async move {
+            ask(Wire::H1, to, Method::GET, "/first").await.ok()
+        })
+        .await;
         world
     }
 
