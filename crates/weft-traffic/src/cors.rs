@@ -74,6 +74,9 @@ impl CorsPolicy {
     /// Headers of the answer to a preflight from an unknown origin: all but the leave.
     pub fn refusal_headers(&self) -> HeaderList {
         let mut headers = HeaderList::new();
+        if self.allow_credentials {
+            headers.set("access-control-allow-credentials", "true");
+        }
         let lists = [
             ("access-control-allow-methods", &self.allow_methods),
             ("access-control-allow-headers", &self.allow_headers),

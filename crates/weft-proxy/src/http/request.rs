@@ -206,7 +206,8 @@ async fn way<'t>(
         }
         Action::Direct { status, body } => {
             let mut head = rules::local_reply(*status, body.len());
-            respond(&found, request, &mut head, conn);
+            filter::on_response(&found, request, &mut head);
+            edit_response(&found, request, &mut head, (None, None), conn);
             Box::pin(local_reply::send(down, head, body.clone(), record, conn)).await?;
             return Ok(None);
         }
@@ -486,7 +487,10 @@ fn edit_request(found: &Found<'_>, action: &RouteAction, request: &mut Request, 
             head.headers.append("x-forwarded-host", old);
         }
         let old = head.authority.take().unwrap_or_default();
-        head.headers.set("x-envoy-original-host", old);
+        // An edit of `Host` tells nobody, as in Envoy.
+        if action.host_rewrite.is_some() {
+            head.headers.set("x-envoy-original-host", old);
+        }
         head.authority = Some(host);
     }
 }
