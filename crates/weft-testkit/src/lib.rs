@@ -1,7 +1,7 @@
 //! Test support for the whole workspace; never shipped.
 //!
 //! Real peers (stock Envoy, haproxy, nginx, grpc's Python client), child processes that die with their test,
-//! backends that say what they received, and plain clients. Everything is on loopback, on ports
+//! backends that say what they received, plain clients, a Kubernetes API server. Everything is on loopback, on ports
 //! the kernel chose, and bounded in time.
 
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -10,6 +10,7 @@ pub mod backend;
 pub mod client;
 pub mod corpus;
 pub mod envoy;
+pub mod kube;
 pub mod netns;
 pub mod peer;
 pub mod process;
