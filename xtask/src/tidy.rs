@@ -21,8 +21,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("weft-xds", &[]),
     ("weft-translate", &["weft-model", "weft-xds"]),
     ("weft-traffic", &["weft-http", "weft-xds"]),
+    ("weft-capture", &["weft-model"]),
     ("weft-proxy", &["weft-http", "weft-traffic", "weft-telemetry", "weft-xds"]),
-    ("weft-control", &["weft-model", "weft-translate", "weft-xds", "weft-telemetry"]),
+    (
+        "weft-control",
+        &["weft-model", "weft-translate", "weft-xds", "weft-telemetry", "weft-capture"],
+    ),
     (
         "weft",
         &[
@@ -31,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "weft-xds",
             "weft-traffic",
             "weft-telemetry",
+            "weft-capture",
             "weft-http",
             "weft-proxy",
             "weft-control",
@@ -41,8 +46,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that hold no I/O: none of these may stand among their normal dependencies.
-const PURE: &[&str] =
-    &["weft-model", "weft-http", "weft-translate", "weft-traffic", "weft-telemetry"];
+const PURE: &[&str] = &[
+    "weft-model",
+    "weft-http",
+    "weft-translate",
+    "weft-traffic",
+    "weft-telemetry",
+    "weft-capture",
+];
 const IMPURE: &[&str] = &["tokio", "mio", "socket2", "hyper", "h2", "tonic", "rustls", "rand"];
 
 const LISTED: usize = 10;
