@@ -3,48 +3,12 @@
 
 mod common;
 
-use common::{snapshot, snapshot_with_findings, view};
+use common::{gateway, shop, sidecar, snapshot, snapshot_with_findings};
 use serde_json::{Value, json};
 use weft_model::{Diagnostic, Severity, Snapshot};
 use weft_testkit::peer;
-use weft_translate::{Flavor, Interception, ProxyKind, ProxyView, translate};
+use weft_translate::{Flavor, Interception, ProxyView, translate};
 use weft_xds::{json as xds_json, type_url};
-
-const SHOP: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: reviews, namespace: shop}
-spec: {clusterIP: 10.1.0.2, selector: {app: reviews}, ports: [{name: http, port: 9080}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: reviews-1, namespace: shop, labels: {app: reviews}}
-spec: {containers: [{name: app, ports: [{containerPort: 9080}]}]}
-status: {podIP: 127.2.0.9, phase: Running, conditions: [{type: Ready, status: 'True'}]}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: istio-system}
-spec:
-  selector: {app: edge}
-  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: edge, namespace: istio-system}
-spec:
-  hosts: ['*']
-  gateways: [edge]
-  http: [{name: first, route: [{destination: {host: reviews.shop.svc.cluster.local}}]}]
-";
-
-fn sidecar() -> ProxyView {
-    view(ProxyKind::Sidecar, "shop", "reviews-1", &[("app", "reviews")])
-}
-
-fn gateway() -> ProxyView {
-    view(ProxyKind::Gateway, "istio-system", "edge-0", &[("app", "edge")])
-}
 
 fn weft(view: ProxyView) -> ProxyView {
     ProxyView { flavor: Flavor::Weft, ..view }
@@ -57,8 +21,9 @@ fn filter(name: &str, spec: &str) -> String {
 
 fn in_namespace(namespace: &str, name: &str, spec: &str) -> String {
     format!(
-        "{SHOP}\n---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\n\
-         metadata: {{name: {name}, namespace: {namespace}}}\nspec:\n{spec}"
+        "{}\n---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\nspec:\n{spec}",
+        shop("")
     )
 }
 
@@ -156,7 +121,7 @@ fn our_own_proxy_goes_without_a_filter_that_it_lacks_and_says_so() {
 #[test]
 fn only_proxies_that_the_selector_picks_are_patched() {
     let spec = format!("  workloadSelector: {{labels: {{app: other}}}}{LUA}");
-    let before = sent(&snapshot(SHOP), &sidecar());
+    let before = sent(&snapshot(&shop("")), &sidecar());
     let after = sent(&snapshot(&filter("lua", &spec)), &sidecar());
     assert_eq!(before.listeners, after.listeners);
     let spec = spec.replace("app: other", "app: reviews");
@@ -370,7 +335,8 @@ fn root_namespace_first_then_priority() {
         )
     };
     let yaml = format!(
-        "{SHOP}\n{}{}{}",
+        "{}\n{}{}{}",
+        shop(""),
         one("shop", "late", 5),
         one("shop", "early", -5),
         one("istio-system", "root", 9)
@@ -419,7 +385,8 @@ fn an_extension_config_reaches_the_filter_that_discovers_it() {
 /// A filter for everything that people patch, validated by stock Envoy itself and lowered by ours.
 #[test]
 fn stock_envoy_and_our_own_proxy_accept_what_comes_out() {
-    let world = snapshot(&format!("{SHOP}\n---\n{}", include_str!("data/envoy-filters.yaml")));
+    let world =
+        snapshot(&format!("{}\n---\n{}", shop(""), include_str!("data/envoy-filters.yaml")));
     let errors: Vec<_> =
         weft_translate::check(&world).into_iter().filter(Diagnostic::is_error).collect();
     assert!(errors.is_empty(), "{errors:#?}");

@@ -3,59 +3,23 @@
 
 mod common;
 
-use common::{envoy, snapshot, snapshot_with_findings, view};
+use common::{envoy, gateway, sidecar, snapshot, snapshot_with_findings, view};
 use serde_json::Value;
 use weft_model::Snapshot;
 use weft_testkit::peer;
 use weft_translate::{ProxyKind, ProxyView, translate};
 use weft_xds::{json as xds_json, type_url};
 
-const SHOP: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: reviews, namespace: shop}
-spec: {clusterIP: 10.1.0.2, selector: {app: reviews}, ports: [{name: http, port: 9080}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: reviews-1, namespace: shop, labels: {app: reviews}, annotations: {proxy.istio.io/config: ANNOTATION}}
-spec: {containers: [{name: app, ports: [{containerPort: 9080}]}]}
-status: {podIP: 127.2.0.9, phase: Running, conditions: [{type: Ready, status: 'True'}]}
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: istio-system}
-spec:
-  selector: {app: edge}
-  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: edge, namespace: istio-system}
-spec:
-  hosts: ['*']
-  gateways: [edge]
-  http: [{route: [{destination: {host: reviews.shop.svc.cluster.local}}]}]
-";
-
 fn world(mesh: &str, annotation: &str) -> Snapshot {
     snapshot(&yaml(mesh, annotation))
 }
 
 fn yaml(mesh: &str, annotation: &str) -> String {
-    let shop = SHOP.replace("ANNOTATION", &format!("{annotation:?}"));
+    let shop = common::shop(annotation);
     match mesh {
         "" => shop,
         mesh => format!("{shop}\n---\n{mesh}"),
     }
-}
-
-fn sidecar() -> ProxyView {
-    view(ProxyKind::Sidecar, "shop", "reviews-1", &[("app", "reviews")])
-}
-
-fn gateway() -> ProxyView {
-    view(ProxyKind::Gateway, "istio-system", "edge-0", &[("app", "edge")])
 }
 
 fn listeners(world: &Snapshot, view: &ProxyView) -> Vec<Value> {

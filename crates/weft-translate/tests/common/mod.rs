@@ -28,6 +28,22 @@ pub fn snapshot_with_findings(yaml: &str) -> (Snapshot, Vec<Diagnostic>) {
     (Snapshot::default().apply(changes).0, findings)
 }
 
+/// One service `reviews` with a pod, and a gateway `edge` that sends everything to it. The pod has
+/// this for its annotation `proxy.istio.io/config`.
+pub fn shop(proxy_config: &str) -> String {
+    include_str!("../data/edge.yaml").replace("ANNOTATION", &format!("{proxy_config:?}"))
+}
+
+/// The sidecar of the shop's pod.
+pub fn sidecar() -> ProxyView {
+    view(ProxyKind::Sidecar, "shop", "reviews-1", &[("app", "reviews")])
+}
+
+/// The shop's gateway.
+pub fn gateway() -> ProxyView {
+    view(ProxyKind::Gateway, "istio-system", "edge-0", &[("app", "edge")])
+}
+
 /// The Gateway API's features at least once each, with the services they talk about.
 pub fn gateway_api() -> String {
     format!(

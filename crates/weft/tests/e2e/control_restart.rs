@@ -11,15 +11,18 @@ use std::{
 
 use weft_testkit::{backend, client};
 
-use crate::harness::{self, Flavor, Mesh, Place};
+use crate::{
+    cast::{self, place, pod},
+    harness::{self, Flavor, Mesh},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_plane_does_not_notice() {
     let app = backend::http("app", "127.0.0.1:0").await;
     let (gateway_ip, app_ip) = (harness::address(), harness::address());
     let mut mesh = Mesh::start(&world(gateway_ip, app_ip, app.address.port())).await;
-    let _sidecar = mesh.proxy(Flavor::Weft, &place("sidecar", "app", app_ip)).await;
-    let gateway_place = place("router", "gateway", gateway_ip);
+    let _sidecar = mesh.proxy(Flavor::Weft, &place("app", app_ip)).await;
+    let gateway_place = place("gateway", gateway_ip);
     let mut gateway = mesh.proxy(Flavor::Weft, &gateway_place).await;
     let to = SocketAddr::new(gateway_ip, 8080);
     until_served(to).await;
@@ -101,36 +104,13 @@ impl Load {
     }
 }
 
-fn place(kind: &'static str, name: &'static str, ip: IpAddr) -> Place<'static> {
-    let labels: &[_] =
-        if kind == "router" { &[("istio", "ingressgateway")] } else { &[("app", "app")] };
-    Place { kind, name, namespace: "default", service_account: name, ip, labels }
-}
-
 fn world(gateway: IpAddr, app: IpAddr, port: u16) -> String {
-    format!(
+    let world = format!(
         r#"
 apiVersion: v1
 kind: Service
 metadata: {{name: app, namespace: default}}
 spec: {{selector: {{app: app}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: app, namespace: default, labels: {{app: app, security.istio.io/tlsMode: istio}}}}
-spec: {{serviceAccountName: app}}
-status: {{phase: Running, podIP: {app}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: gateway, namespace: default, labels: {{istio: ingressgateway}}}}
-spec: {{serviceAccountName: gateway}}
-status: {{phase: Running, podIP: {gateway}}}
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {{name: default, namespace: istio-system}}
-spec: {{mtls: {{mode: STRICT}}}}
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
@@ -159,5 +139,6 @@ spec:
   http:
   - route: [{{destination: {{host: app, port: {{number: 80}}}}}}]
 "#
-    )
+    );
+    [&world, cast::STRICT, &pod("app", app), &pod("gateway", gateway)].concat()
 }

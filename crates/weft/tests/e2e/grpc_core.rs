@@ -11,7 +11,10 @@ use std::{
 
 use weft_testkit::{client, peer, process::Process, wait};
 
-use crate::harness::{self, Flavor, Mesh, Place, Proxy};
+use crate::{
+    cast::{self, place, pod},
+    harness::{self, Flavor, Mesh, Proxy},
+};
 
 const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/grpc_core.py");
 const SIDECAR_PORT: u16 = 15080;
@@ -145,17 +148,8 @@ async fn messages(proxy: &Proxy, reporter: &str) -> (u64, u64) {
     (sum("istio_request_messages_total{"), sum("istio_response_messages_total{"))
 }
 
-fn place(name: &'static str, ip: IpAddr) -> Place<'static> {
-    let (kind, labels): (_, &[_]) = match name {
-        "gateway" => ("router", &[("istio", "ingressgateway")]),
-        "server" => ("sidecar", &[("app", "server")]),
-        _ => ("sidecar", &[("app", "client")]),
-    };
-    Place { kind, name, namespace: "default", service_account: name, ip, labels }
-}
-
 fn world(client: IpAddr, server: IpAddr, bare: IpAddr, gateway: IpAddr, port: u16) -> String {
-    format!(
+    let world = format!(
         r#"
 apiVersion: v1
 kind: Service
@@ -166,35 +160,6 @@ apiVersion: v1
 kind: Service
 metadata: {{name: bare, namespace: default}}
 spec: {{selector: {{app: bare}}, ports: [{{name: grpc, port: 8083, targetPort: {port}}}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: server, namespace: default, labels: {{app: server, security.istio.io/tlsMode: istio}}}}
-spec: {{serviceAccountName: server}}
-status: {{phase: Running, podIP: {server}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: bare, namespace: default, labels: {{app: bare}}}}
-spec: {{serviceAccountName: bare}}
-status: {{phase: Running, podIP: {bare}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: client, namespace: default, labels: {{app: client, security.istio.io/tlsMode: istio}}}}
-spec: {{serviceAccountName: client}}
-status: {{phase: Running, podIP: {client}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: gateway, namespace: default, labels: {{istio: ingressgateway}}}}
-spec: {{serviceAccountName: gateway}}
-status: {{phase: Running, podIP: {gateway}}}
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {{name: default, namespace: default}}
-spec: {{mtls: {{mode: STRICT}}}}
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
@@ -231,5 +196,12 @@ spec:
   http:
   - route: [{{destination: {{host: server, port: {{number: 8082}}}}}}]
 "#
-    )
+    );
+    let pods = [
+        pod("server", server),
+        cast::bare("bare", bare),
+        pod("client", client),
+        pod("gateway", gateway),
+    ];
+    [world, cast::STRICT.to_owned(), pods.concat()].concat()
 }

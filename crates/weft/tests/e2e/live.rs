@@ -18,7 +18,10 @@ use weft_testkit::{
     wait,
 };
 
-use crate::harness::{self, Flavor, Mesh, Place, Proxy};
+use crate::{
+    cast::{place, pod},
+    harness::{self, Flavor, Mesh, Proxy},
+};
 
 const HTTP: u16 = 10080;
 const HTTPS: u16 = 10443;
@@ -42,7 +45,7 @@ impl Edge {
         ];
         let mesh = Mesh::start(&(world(ip, one, two) + extra)).await;
         mesh.write("route.yaml", &route(100, 0));
-        let gateway = mesh.proxy(Flavor::Weft, &place(ip)).await;
+        let gateway = mesh.proxy(Flavor::Weft, &place("gateway", ip)).await;
         let edge = Self { mesh, gateway, ip, _backends: backends };
         edge.until_answers("v1").await;
         edge
@@ -206,18 +209,6 @@ fn write_certificate(folder: &std::path::Path) -> rcgen::Certificate {
     certificate
 }
 
-fn place(ip: IpAddr) -> Place<'static> {
-    let labels = &[("istio", "ingressgateway")];
-    Place {
-        kind: "router",
-        name: "gateway",
-        namespace: "default",
-        service_account: "gateway",
-        ip,
-        labels,
-    }
-}
-
 fn route(v1: u32, v2: u32) -> String {
     format!(
         r#"
@@ -269,7 +260,7 @@ spec:
 }
 
 fn world(gateway: IpAddr, one: IpAddr, two: IpAddr) -> String {
-    format!(
+    let world = format!(
         r#"
 apiVersion: v1
 kind: Service
@@ -287,12 +278,6 @@ kind: Pod
 metadata: {{name: app-v2, namespace: default, labels: {{app: app, version: v2}}}}
 spec: {{serviceAccountName: app}}
 status: {{phase: Running, podIP: {two}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: gateway, namespace: default, labels: {{istio: ingressgateway}}}}
-spec: {{serviceAccountName: gateway}}
-status: {{phase: Running, podIP: {gateway}}}
 ---
 apiVersion: v1
 kind: Service
@@ -320,5 +305,6 @@ spec:
   servers:
   - {{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ["*"]}}
 "#
-    )
+    );
+    world + &pod("gateway", gateway)
 }

@@ -2,6 +2,7 @@
 //!
 //! Every test has its own control plane, its own loopback addresses and its own folder.
 
+mod cast;
 mod harness;
 
 mod conformance;

@@ -5,7 +5,7 @@ use super::forms::{
     is_address_type, is_controller, is_cors_origin, is_dns, is_duration, is_group, is_kind,
     is_label_value, is_namespace, is_protocol, is_token, is_uri, is_well_known, is_wildcard_dns,
 };
-use super::shape::Shape::{Bool, Int, Map, Object, OneOf};
+use super::shape::Shape::{Bool, Int, Map, More, Object, OneOf};
 use super::shape::{Shape, form, keyed, list, may, must, set, text, word};
 
 const DNS: Shape = form(1, 253, "a DNS name", is_dns);
@@ -46,13 +46,16 @@ const SELECTOR: Shape = Object(&[
     ),
 ]);
 
-/// A Secret or an implementation's own certificate object.
-const SECRET: Shape = Object(&[
+/// An object of a kind that goes without saying.
+const REFERENCE: Shape = Object(&[
     may("group", &GROUP),
     may("kind", &KIND),
     must("name", &NAME),
     may("namespace", &NAMESPACE),
 ]);
+
+/// The same, or one port of it.
+const PORT_REFERENCE: Shape = More(&REFERENCE, &[may("port", &PORT)]);
 
 const LISTENER: Shape = Object(&[
     must("name", &DNS),
@@ -63,7 +66,7 @@ const LISTENER: Shape = Object(&[
         "tls",
         &Object(&[
             may("mode", &word(&["Terminate", "Passthrough"])),
-            may("certificateRefs", &list(0, 64, &SECRET)),
+            may("certificateRefs", &list(0, 64, &REFERENCE)),
             may("options", &OPTIONS),
         ]),
     ),
@@ -130,16 +133,13 @@ pub(super) const GATEWAY: Shape = Object(&[
         &Object(&[
             may("labels", &Map(8, &form(0, 63, "a label's value", is_label_value))),
             may("annotations", &OPTIONS),
-            may(
-                "parametersRef",
-                &Object(&[must("group", &GROUP), must("kind", &KIND), must("name", &NAME)]),
-            ),
+            may("parametersRef", &EXTENSION),
         ]),
     ),
     may(
         "tls",
         &Object(&[
-            may("backend", &Object(&[may("clientCertificateRef", &SECRET)])),
+            may("backend", &Object(&[may("clientCertificateRef", &REFERENCE)])),
             may(
                 "frontend",
                 &Object(&[
@@ -162,31 +162,10 @@ pub(super) const GATEWAY: Shape = Object(&[
     ),
 ]);
 
-pub(super) const LISTENER_SET: Shape = Object(&[
-    must(
-        "parentRef",
-        &Object(&[
-            may("group", &GROUP),
-            may("kind", &KIND),
-            must("name", &NAME),
-            may("namespace", &NAMESPACE),
-        ]),
-    ),
-    must("listeners", &LISTENERS),
-]);
+pub(super) const LISTENER_SET: Shape =
+    Object(&[must("parentRef", &REFERENCE), must("listeners", &LISTENERS)]);
 
-const PARENTS: Shape = list(
-    0,
-    32,
-    &Object(&[
-        may("group", &GROUP),
-        may("kind", &KIND),
-        must("name", &NAME),
-        may("namespace", &NAMESPACE),
-        may("port", &PORT),
-        may("sectionName", &DNS),
-    ]),
-);
+const PARENTS: Shape = list(0, 32, &More(&PORT_REFERENCE, &[may("sectionName", &DNS)]));
 
 const HOSTNAMES: Shape = list(0, 16, &HOSTNAME);
 
@@ -198,16 +177,7 @@ const MODIFIER: Shape = Object(&[
 ]);
 
 const MIRROR: Shape = Object(&[
-    must(
-        "backendRef",
-        &Object(&[
-            may("group", &GROUP),
-            may("kind", &KIND),
-            must("name", &NAME),
-            may("namespace", &NAMESPACE),
-            may("port", &PORT),
-        ]),
-    ),
+    must("backendRef", &PORT_REFERENCE),
     may("percent", &Int(0, 100)),
     may(
         "fraction",
@@ -249,6 +219,7 @@ const CORS: Shape = Object(&[
     may("maxAge", &Int(1, i32::MAX as i64)),
 ]);
 
+/// An object of a kind that is named, in the same namespace or in none.
 const EXTENSION: Shape = Object(&[must("group", &GROUP), must("kind", &KIND), must("name", &NAME)]);
 
 const HTTP_FILTERS: Shape = list(
@@ -298,32 +269,10 @@ const GRPC_FILTERS: Shape = list(
 );
 
 const WEIGHT: Shape = Int(0, 1_000_000);
-const HTTP_BACKENDS: Shape = list(
-    0,
-    16,
-    &Object(&[
-        may("group", &GROUP),
-        may("kind", &KIND),
-        must("name", &NAME),
-        may("namespace", &NAMESPACE),
-        may("port", &PORT),
-        may("weight", &WEIGHT),
-        may("filters", &HTTP_FILTERS),
-    ]),
-);
-const GRPC_BACKENDS: Shape = list(
-    0,
-    16,
-    &Object(&[
-        may("group", &GROUP),
-        may("kind", &KIND),
-        must("name", &NAME),
-        may("namespace", &NAMESPACE),
-        may("port", &PORT),
-        may("weight", &WEIGHT),
-        may("filters", &GRPC_FILTERS),
-    ]),
-);
+const HTTP_BACKENDS: Shape =
+    list(0, 16, &More(&PORT_REFERENCE, &[may("weight", &WEIGHT), may("filters", &HTTP_FILTERS)]));
+const GRPC_BACKENDS: Shape =
+    list(0, 16, &More(&PORT_REFERENCE, &[may("weight", &WEIGHT), may("filters", &GRPC_FILTERS)]));
 
 const MATCH_TYPE: Shape = word(&["Exact", "RegularExpression"]);
 const HEADER_MATCH: Shape =
@@ -429,21 +378,7 @@ const BYTES_RULES: Shape = list(
     1,
     &Object(&[
         may("name", &DNS),
-        must(
-            "backendRefs",
-            &list(
-                1,
-                16,
-                &Object(&[
-                    may("group", &GROUP),
-                    may("kind", &KIND),
-                    must("name", &NAME),
-                    may("namespace", &NAMESPACE),
-                    may("port", &PORT),
-                    may("weight", &WEIGHT),
-                ]),
-            ),
-        ),
+        must("backendRefs", &list(1, 16, &More(&PORT_REFERENCE, &[may("weight", &WEIGHT)]))),
     ]),
 );
 

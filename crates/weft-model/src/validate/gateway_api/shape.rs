@@ -7,6 +7,8 @@ use crate::yaml::{Node, Value};
 /// What a node must look like.
 pub(super) enum Shape {
     Object(&'static [Field]),
+    /// An object of this shape with further fields.
+    More(&'static Shape, &'static [Field]),
     List(List),
     Text(Text),
     /// A whole number from and to.
@@ -101,17 +103,10 @@ pub(super) fn check(shape: &Shape, node: &Node, path: &str, findings: &mut Findi
     match (shape, &node.value) {
         // What is null is absent; required fields are looked for by their object.
         (_, Value::Null) => {}
-        (Shape::Object(fields), Value::Map(_)) => {
-            for field in *fields {
-                let path = format!("{path}.{}", field.name);
-                match node.get(field.name) {
-                    Some(child) if child.value != Value::Null => {
-                        check(field.shape, child, &path, findings);
-                    }
-                    _ if field.required => findings.error(path, "a required field is missing"),
-                    _ => {}
-                }
-            }
+        (Shape::Object(fields), Value::Map(_)) => check_fields(fields, node, path, findings),
+        (Shape::More(base, fields), Value::Map(_)) => {
+            check(base, node, path, findings);
+            check_fields(fields, node, path, findings);
         }
         (Shape::List(rules), Value::Seq(items)) => check_list(rules, items, path, findings),
         (Shape::Map(max, values), Value::Map(entries)) => {
@@ -139,10 +134,25 @@ pub(super) fn check(shape: &Shape, node: &Node, path: &str, findings: &mut Findi
             None => wrong("an integer", node, path, findings),
         },
         (Shape::Bool, Value::Bool(_)) => {}
-        (Shape::Object(_) | Shape::Map(..), _) => wrong("a map", node, path, findings),
+        (Shape::Object(_) | Shape::More(..) | Shape::Map(..), _) => {
+            wrong("a map", node, path, findings)
+        }
         (Shape::List(_), _) => wrong("a list", node, path, findings),
         (Shape::Text(_), _) => wrong("a string", node, path, findings),
         (Shape::Bool, _) => wrong("true or false", node, path, findings),
+    }
+}
+
+fn check_fields(fields: &[Field], node: &Node, path: &str, findings: &mut Findings<'_>) {
+    for field in fields {
+        let path = format!("{path}.{}", field.name);
+        match node.get(field.name) {
+            Some(child) if child.value != Value::Null => {
+                check(field.shape, child, &path, findings);
+            }
+            _ if field.required => findings.error(path, "a required field is missing"),
+            _ => {}
+        }
     }
 }
 

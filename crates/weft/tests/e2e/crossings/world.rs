@@ -21,7 +21,10 @@ use tokio_rustls::TlsConnector;
 use weft_testkit::wait;
 
 use super::{FLOOD, app::App};
-use crate::harness::{self, Flavor, Mesh, Place, Proxy};
+use crate::{
+    cast::{place, pod},
+    harness::{self, Flavor, Mesh, Proxy},
+};
 
 /// How the client reaches the first proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,23 +286,7 @@ impl Keys {
     }
 }
 
-fn place(name: &'static str, ip: IpAddr) -> Place<'static> {
-    let (kind, labels): (_, &[_]) = match name {
-        "gateway" => ("router", &[("istio", "ingressgateway")]),
-        "server" => ("sidecar", &[("app", "server")]),
-        _ => ("sidecar", &[("app", "client")]),
-    };
-    Place { kind, name, namespace: "default", service_account: name, ip, labels }
-}
-
 fn yaml([gateway, client, server]: [IpAddr; 3], app: &App, keys: &Path) -> String {
-    let pod = |name: &str, ip: IpAddr| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: default\n  \
-             labels: {{app: {name}, security.istio.io/tlsMode: istio}}\n\
-             spec: {{serviceAccountName: {name}}}\nstatus: {{phase: Running, podIP: {ip}}}\n---\n"
-        )
-    };
     let keys = keys.display();
     let simple = format!(
         "mode: SIMPLE, serverCertificate: {keys}/server.crt, privateKey: {keys}/server.key"
@@ -412,5 +399,5 @@ spec:
   - {{hosts: ["./server.default.svc.cluster.local"], captureMode: NONE, bind: {client}, port: {{number: 9010, protocol: TCP, name: tcp-plain}}}}
 "#
     );
-    [pod("server", server), pod("client", client), pod("gateway", gateway), world].concat()
+    [world, pod("server", server), pod("client", client), pod("gateway", gateway)].concat()
 }
