@@ -15,7 +15,12 @@ use crate::process::{root, run, succeeds};
 /// Debian packages the cache folder needs: (package, a program it brings).
 const DEBIAN: &[(&str, &str)] = &[("python3-venv", "python3")];
 /// Debian packages that are peers themselves.
-const DEBIAN_PEERS: &[(&str, &str)] = &[("haproxy", "haproxy"), ("nginx-light", "nginx")];
+const DEBIAN_PEERS: &[(&str, &str)] = &[
+    ("haproxy", "haproxy"),
+    ("nginx-light", "nginx"),
+    ("curl", "curl"),
+    ("nghttp2-client", "h2load"),
+];
 
 /// Where the peers are.
 pub struct Peers {

@@ -13,11 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
-use hyper::{
-    body::{Frame, Incoming},
-    service::service_fn,
-};
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -49,7 +46,7 @@ impl Drop for Backend {
     }
 }
 
-type Body = BoxBody<Bytes, Infallible>;
+type Body = BoxBody<Bytes, hyper::Error>;
 
 /// An HTTP/1 and HTTP/2 server that answers with JSON: its name, and method, path, version,
 /// headers and body length of what it received. `/status/NNN` answers with that status; a gRPC
@@ -80,20 +77,21 @@ pub async fn http(name: &str, address: &str) -> Backend {
 
 async fn answer(name: String, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
+    if head.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(GRPC)) {
+        return Ok(echo(&name, body));
+    }
     let received = body.collect().await.map(http_body_util::Collected::to_bytes);
-    let received = received.unwrap_or_default();
-    let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(GRPC));
-    Ok(if grpc { echo(&name, received) } else { describe(&name, &head, received.len()) })
+    Ok(describe(&name, &head, received.unwrap_or_default().len()))
 }
 
 const GRPC: &[u8] = b"application/grpc";
 
-fn echo(name: &str, messages: Bytes) -> Response<Body> {
+/// Each message goes back as it comes, in every mode of call.
+fn echo(name: &str, messages: Incoming) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     trailers.insert("x-backend", HeaderValue::from_str(name).expect("backend names are plain"));
-    let frames = [Ok(Frame::data(messages)), Ok(Frame::trailers(trailers))];
-    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let body = messages.with_trailers(std::future::ready(Some(Ok(trailers))));
     let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
     response.body(BoxBody::new(body)).expect("a valid response")
 }
@@ -113,7 +111,8 @@ fn describe(name: &str, head: &http::request::Parts, body_bytes: usize) -> Respo
         false => told(name, head, body_bytes),
     };
     let response = Response::builder().status(status).header("x-backend", name);
-    response.body(BoxBody::new(Full::new(text.into()))).expect("a valid response")
+    let body = Full::new(text.into()).map_err(|never: Infallible| match never {});
+    response.body(BoxBody::new(body)).expect("a valid response")
 }
 
 /// What arrived, as JSON.

@@ -28,6 +28,16 @@ pub fn nginx(test: &str) -> Option<PathBuf> {
     on_path("nginx", test)
 }
 
+/// curl's binary, or `None` after saying that the test is skipped.
+pub fn curl(test: &str) -> Option<PathBuf> {
+    on_path("curl", test)
+}
+
+/// h2load's binary, or `None` after saying that the test is skipped.
+pub fn h2load(test: &str) -> Option<PathBuf> {
+    on_path("h2load", test)
+}
+
 /// The folder with Istio's own samples: `WEFT_DATA`, or `shared/data` beside the workspace.
 pub fn data(test: &str) -> Option<PathBuf> {
     let beside = workspace().parent().map(|parent| parent.join("shared/data"));

@@ -66,15 +66,30 @@ pub fn nginx(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
 
 /// Stock Envoy with a static configuration; HTTP/1.0 is let in as a sidecar of ours lets it in.
 pub fn envoy(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
-    envoy_with(binary, folder, lanes, "HTTP1")
+    envoy_with(binary, folder, lanes, "HTTP1", "http_protocol_options")
 }
 
 /// The same for clients that speak HTTP/2 with prior knowledge.
 pub fn envoy_http2(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
-    envoy_with(binary, folder, lanes, "HTTP2")
+    envoy_with(binary, folder, lanes, "HTTP2", "http_protocol_options")
 }
 
-fn envoy_with(binary: &Path, folder: &Path, lanes: &[Lane], codec: &str) -> Process {
+/// HTTP/2 on both sides.
+pub fn envoy_http2_to_http2(binary: &Path, folder: &Path, lanes: &[Lane]) -> Process {
+    envoy_with(binary, folder, lanes, "HTTP2", "http2_protocol_options")
+}
+
+fn envoy_with(
+    binary: &Path,
+    folder: &Path,
+    lanes: &[Lane],
+    codec: &str,
+    upstream: &str,
+) -> Process {
+    let mut options = json!({});
+    if upstream == "http_protocol_options" {
+        options["enable_trailers"] = json!(true);
+    }
     let socket = |address: &SocketAddr| {
         let (address, port) = (address.ip().to_string(), address.port());
         json!({"socket_address": {"address": address, "port_value": port}})
@@ -113,14 +128,14 @@ fn envoy_with(binary: &Path, folder: &Path, lanes: &[Lane], codec: &str) -> Proc
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http_protocol_options": {"enable_trailers": true}},
+                "explicit_http_config": {upstream: options},
             },
         }})
     };
     let listeners: Vec<_> = lanes.iter().enumerate().map(listener).collect();
     let clusters: Vec<_> = lanes.iter().enumerate().map(cluster).collect();
     let config = json!({"static_resources": {"listeners": listeners, "clusters": clusters}});
-    let file = folder.join("envoy-relay.json");
+    let file = folder.join(format!("envoy-relay-{codec}-{upstream}.json"));
     std::fs::write(&file, config.to_string()).expect("a test's own folder is writable");
     let file = file.to_str().expect("test paths are UTF-8");
     let args =

@@ -1,5 +1,6 @@
-//! Frames of a client for the differential test, from a seed: sound requests, and on many
+//! Frames of a client for the differential tests, from a seed: sound requests, and on many
 //! connections one oddity somewhere among them. Each is logged, so that a failure can be read.
+//! Shared with the tests beside stock Envoy, so it may use only `weft-http`.
 
 use weft_http::h2::FrameType;
 use weft_http::h2::frame::{Flags, PREFACE};
@@ -8,6 +9,8 @@ use weft_http::h2::write;
 /// What a client says on one connection.
 pub struct Sent {
     pub bytes: Vec<u8>,
+    /// Where in `bytes` that oddity is; empty, and at the end, when there is none.
+    pub odd: std::ops::Range<usize>,
     /// The one thing about it that is odd, if there is any.
     pub oddity: Option<&'static str>,
     /// Streams the client reset: how far they got is a matter of turns.
@@ -28,10 +31,10 @@ struct Client {
 }
 
 /// splitmix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -39,14 +42,15 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 }
 
 /// The connection of a seed: three in four have an oddity, each in its turn.
 pub fn connection(seed: u64) -> Sent {
-    let sent = Sent { bytes: PREFACE.to_vec(), oddity: None, reset: Vec::new(), log: Vec::new() };
+    let bytes = PREFACE.to_vec();
+    let sent = Sent { bytes, odd: 0..0, oddity: None, reset: Vec::new(), log: Vec::new() };
     let random = Random(seed);
     let mut client = Client { random, next: 1, open: Vec::new(), ended: Vec::new(), sent };
     client.frame(FrameType::Settings, 0, 0, &[]);
@@ -58,11 +62,18 @@ pub fn connection(seed: u64) -> Sent {
         let (name, odd) = ODDITIES[(seed / 4 * 3 + seed % 4) as usize % ODDITIES.len()];
         client.sent.oddity = Some(name);
         client.sent.log.push(format!("-- {name}"));
+        let start = client.sent.bytes.len();
         odd(&mut client);
+        let end = client.sent.bytes.len();
+        client.sent.odd = start..end;
+        client.sent.log.push("--".to_owned());
         for _ in 0..client.random.below(6) {
             client.sound();
         }
+        return client.sent;
     }
+    let end = client.sent.bytes.len();
+    client.sent.odd = end..end;
     client.sent
 }
 
@@ -265,6 +276,21 @@ const ODDITIES: &[Oddity] = &[
         c.frame(FrameType::Data, Flags::END_STREAM, stream, b"ab");
         c.end(stream);
     }),
+    ("huge head", |c| {
+        let values: Vec<String> = (0..300).map(|n| format!("{n}{}", "v".repeat(300))).collect();
+        let fields: Vec<_> = values.iter().map(|value| ("x-huge", value.as_str())).collect();
+        let block = [head("GET"), literals(&fields)].concat();
+        let stream = c.stream();
+        let mut pieces = block.chunks(16_384);
+        let first = pieces.next().unwrap_or_default();
+        c.frame(FrameType::Headers, Flags::END_STREAM, stream, first);
+        let mut pieces = pieces.peekable();
+        while let Some(piece) = pieces.next() {
+            let flags = if pieces.peek().is_none() { Flags::END_HEADERS } else { 0 };
+            c.frame(FrameType::Continuation, flags, stream, piece);
+        }
+        c.ended.push(stream);
+    }),
     ("no method", |c| c.pseudo(&GET[1..])),
     ("no scheme", |c| c.pseudo(&[GET[0], GET[2], GET[3]])),
     ("no path", |c| c.pseudo(&[GET[0], GET[1], GET[3]])),
@@ -411,6 +437,12 @@ const ODDITIES: &[Oddity] = &[
     ("RST_STREAM", |c| {
         let stream = c.some_open();
         c.frame(FrameType::RstStream, 0, stream, &[0, 0, 0, 8]);
+        c.open.retain(|open| *open != stream);
+        c.sent.reset.push(stream);
+    }),
+    ("RST_STREAM with a code nobody knows", |c| {
+        let stream = c.some_open();
+        c.frame(FrameType::RstStream, 0, stream, &0xabcd_u32.to_be_bytes());
         c.open.retain(|open| *open != stream);
         c.sent.reset.push(stream);
     }),

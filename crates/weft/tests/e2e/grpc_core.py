@@ -1,5 +1,7 @@
 """grpc's own core as server and as client: `serve PORT_FILE IP...`, `call TARGET...`,
-`call-beside-envoy TARGET...` or `chat TARGET MESSAGES`; a target is PROXY=AUTHORITY.
+`call-beside-envoy TARGET...`, `chat TARGET MESSAGES` or `cut TARGET FOLDER`; a target is
+PROXY=AUTHORITY, or PROXY=AUTHORITY=FOLDER for TLS with the folder's server.crt, or
+PROXY=AUTHORITY=FOLDER=mutual to show its client.crt as well.
 
 The client asks every target for everything a call can be, and ends with an error if an answer is
 not what a direct connection would have given."""
@@ -42,8 +44,26 @@ def repeat(request, context):
         yield str(index).encode()
 
 
+collecting = []
+
+
 def collect(requests, context):
+    collecting.append(context)
+    context.add_callback(lambda: collecting.remove(context))
     return str(sum(len(request) for request in requests)).encode()
+
+
+def is_collecting(request, context):
+    return b"%d" % len(collecting)
+
+
+def feed(request, context):
+    """Messages until the call ends."""
+    for index in range(1 << 30):
+        yield str(index).encode()
+        time.sleep(0.01)
+        if not context.is_active():
+            return
 
 
 def chat(requests, context):
@@ -89,6 +109,8 @@ def serve(port_file, *ips):
         "Unary": handler("unary_unary", unary),
         "Repeat": handler("unary_stream", repeat),
         "Collect": handler("stream_unary", collect),
+        "Collecting": handler("unary_unary", is_collecting),
+        "Feed": handler("unary_stream", feed),
         "Chat": handler("stream_stream", chat),
         "Fail": handler("unary_unary", fail),
         "FailLate": handler("unary_stream", fail_late),
@@ -115,9 +137,18 @@ class Calls:
     # deadline; Envoy makes another code of it.
     late = [grpc.StatusCode.DEADLINE_EXCEEDED]
 
-    def __init__(self, proxy, authority, salt):
+    def __init__(self, salt, proxy, authority, folder=None, mutual=None):
         options = OPTIONS + [("grpc.default_authority", authority)]
-        self.channel = grpc.insecure_channel(proxy, options=options)
+        if folder is None:
+            self.channel = grpc.insecure_channel(proxy, options=options)
+        else:
+            def read(name):
+                with open(os.path.join(folder, name), "rb") as file:
+                    return file.read()
+            own = (read("client.key"), read("client.crt")) if mutual else ()
+            keys = grpc.ssl_channel_credentials(read("server.crt"), *own)
+            options.append(("grpc.ssl_target_name_override", authority))
+            self.channel = grpc.secure_channel(proxy, keys, options=options)
         self.salt = salt
 
     def method(self, kind, name):
@@ -241,8 +272,7 @@ class Calls:
 
 
 def calls_to(target):
-    proxy, authority = target.split("=")
-    return Calls(proxy, authority, "-" + target)
+    return Calls("-" + target, *target.split("="))
 
 
 def check(targets):
@@ -259,6 +289,41 @@ def chat_once(target, messages):
     assert len(replies) == messages + 1
 
 
+def cut(target, folder):
+    """Leaves calls open until something on their way ends them, and says how each ended."""
+    calls = calls_to(target)
+    calls.until_ready()
+    hold = threading.Event()
+
+    def requests(first):
+        yield from first
+        hold.wait()
+
+    chat = calls.method("stream_stream", "Chat")(requests([b"m"]))
+    assert next(chat) == b"M"
+    feed = calls.method("unary_stream", "Feed")(b"")
+    assert next(feed) == b"0"
+    # The head of the answer comes with the first message, and there is none.
+    collect = calls.method("stream_unary", "Collect").future(requests([b"m"]))
+    deadline = time.monotonic() + PATIENCE
+    while calls.method("unary_unary", "Collecting")(b"", timeout=PATIENCE) != b"1":
+        assert time.monotonic() < deadline
+    with open(os.path.join(folder, "open.new"), "w"):
+        pass
+    os.rename(os.path.join(folder, "open.new"), os.path.join(folder, "open"))
+    for call in [chat, feed]:
+        try:
+            while True:
+                next(call)
+        except (grpc.RpcError, StopIteration):
+            pass
+    collect.exception()
+    for name, call in [("chat", chat), ("feed", feed), ("collect", collect)]:
+        print(name, call.code().name, call.details(), flush=True)
+    # Its threads wait for ever.
+    os._exit(0)
+
+
 def main(role, *rest):
     if role == "serve":
         serve(*rest)
@@ -266,6 +331,8 @@ def main(role, *rest):
         if role == "call-beside-envoy":
             Calls.late.append(grpc.StatusCode.INTERNAL)
         check(rest)
+    elif role == "cut":
+        cut(*rest)
     else:
         chat_once(rest[0], int(rest[1]))
 

@@ -13,12 +13,12 @@ use weft_testkit::{client, peer, process::Process, wait};
 
 use crate::{
     cast::{self, place, pod},
-    harness::{self, Flavor, Mesh, Proxy},
+    harness::{self, Flavor, Mesh, Place, Proxy},
 };
 
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/grpc_core.py");
-const SIDECAR_PORT: u16 = 15080;
-const GATEWAY_PORT: u16 = 8443;
+pub const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/grpc_core.py");
+pub const SIDECAR_PORT: u16 = 15080;
+pub const GATEWAY_PORT: u16 = 8443;
 /// Python starts slowly on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -46,21 +46,50 @@ async fn every_call_passes_envoy_and_weft() {
     ways.run(&["call-beside-envoy", &ways.mtls(), &ways.gateway()]).await;
 }
 
+/// A proxy that may not wait any longer cuts off what still runs: what grpc's client makes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_cut_off_have_a_status() {
+    let Some(python) = peer::python("calls_that_are_cut_off_have_a_status") else { return };
+    let leaving = ["--drain-time=100ms", "--termination-grace=300ms"];
+    let mut ways = Ways::start_with(python.clone(), Flavor::Weft, Flavor::Weft, &leaving).await;
+    let [gateway, mtls] = [ways.gateway(), ways.mtls()];
+    // The connection ends under it: another one may do.
+    let lost = ["chat UNAVAILABLE", "feed UNAVAILABLE", "collect UNAVAILABLE"];
+    assert_eq!(ways.cut(&gateway, |ways| &mut ways.gateway).await, lost);
+    // The proxy before it lives and answers; a response that has begun can only be reset.
+    let reset = ["chat INTERNAL", "feed INTERNAL", "collect UNAVAILABLE"];
+    assert_eq!(ways.cut(&mtls, |ways| &mut ways.server).await, reset);
+    ways.server = ways.mesh.proxy_with(&place("server", ways.server_ip), &leaving).await;
+    assert_eq!(ways.cut(&mtls, |ways| &mut ways.client).await, lost);
+
+    if peer::envoy("calls_that_are_cut_off_have_a_status").is_some() {
+        let mut ways = Ways::start_with(python, Flavor::Envoy, Flavor::Weft, &leaving).await;
+        let mtls = ways.mtls();
+        assert_eq!(ways.cut(&mtls, |ways| &mut ways.server).await, reset);
+    }
+}
+
 /// The ways from one client to one server.
 struct Ways {
     mesh: Mesh,
     python: PathBuf,
     client_ip: IpAddr,
+    server_ip: IpAddr,
     gateway_ip: IpAddr,
     client: Proxy,
     server: Proxy,
-    _gateway: Proxy,
+    gateway: Proxy,
     _app: Process,
 }
 
 impl Ways {
     /// `near` are the client's sidecar and the gateway, `far` is the server's sidecar.
     async fn start(python: PathBuf, near: Flavor, far: Flavor) -> Ways {
+        Self::start_with(python, near, far, &[]).await
+    }
+
+    /// `extra`: further options of those that are ours.
+    async fn start_with(python: PathBuf, near: Flavor, far: Flavor, extra: &[&str]) -> Ways {
         let [client_ip, server_ip, bare_ip, gateway_ip] = [(); 4].map(|()| harness::address());
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port_file = folder.path().join("port");
@@ -76,10 +105,14 @@ impl Ways {
         let yaml = world(client_ip, server_ip, bare_ip, gateway_ip, port);
         std::fs::write(config.join("mesh.yaml"), yaml).expect("the folder is writable");
         let mesh = Mesh::over(folder, config).await;
-        let server = mesh.proxy(far, &place("server", server_ip)).await;
-        let client = mesh.proxy(near, &place("client", client_ip)).await;
-        let gateway = mesh.proxy(near, &place("gateway", gateway_ip)).await;
-        Ways { mesh, python, client_ip, gateway_ip, client, server, _gateway: gateway, _app: app }
+        let proxy = async |flavor, place: &Place<'_>| match flavor {
+            Flavor::Weft => mesh.proxy_with(place, extra).await,
+            Flavor::Envoy => mesh.proxy(flavor, place).await,
+        };
+        let server = proxy(far, &place("server", server_ip)).await;
+        let client = proxy(near, &place("client", client_ip)).await;
+        let gateway = proxy(near, &place("gateway", gateway_ip)).await;
+        Ways { mesh, python, client_ip, server_ip, gateway_ip, client, server, gateway, _app: app }
     }
 
     fn mtls(&self) -> String {
@@ -108,6 +141,28 @@ impl Ways {
             String::from_utf8_lossy(&output.stderr),
             self.mesh.control_output()
         );
+    }
+
+    /// The status of calls of several modes that were open as a proxy ended.
+    async fn cut(&mut self, target: &str, proxy: impl Fn(&mut Ways) -> &mut Proxy) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let args = [PEER, "cut", target, folder.path().to_str().expect("UTF-8")];
+        let mut calls = Process::start("calls", folder.path(), &self.python, &args);
+        wait::until("the calls to be open", START_LIMIT, || {
+            assert!(calls.ended().is_none(), "it ended: {}", calls.output());
+            let open = folder.path().join("open").exists();
+            async move { open.then_some(()) }
+        })
+        .await;
+        let leaving = proxy(self).process();
+        leaving.terminate();
+        let status = leaving.wait(START_LIMIT);
+        assert!(status.success(), "the proxy ended with {status}: {}", leaving.output());
+        let status = calls.wait(START_LIMIT);
+        assert!(status.success(), "{}", calls.output());
+        let two_words = |line: &str| line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
+        println!("{}", calls.output());
+        calls.output().lines().map(two_words).collect()
     }
 
     /// A stream of 7 messages one way and 8 the other adds just that, on both sides of the hop.
@@ -148,7 +203,7 @@ async fn messages(proxy: &Proxy, reporter: &str) -> (u64, u64) {
     (sum("istio_request_messages_total{"), sum("istio_response_messages_total{"))
 }
 
-fn world(client: IpAddr, server: IpAddr, bare: IpAddr, gateway: IpAddr, port: u16) -> String {
+pub fn world(client: IpAddr, server: IpAddr, bare: IpAddr, gateway: IpAddr, port: u16) -> String {
     let world = format!(
         r#"
 apiVersion: v1

@@ -36,6 +36,8 @@ use crate::{
 
 /// Hand-overs, of one sidecar and the other in turn.
 const UPGRADES: u32 = 10;
+/// Messages of one gRPC stream.
+const CHAT_ROUNDS: u32 = 10;
 /// How long one may take: a debug build on two busy cores.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -156,6 +158,10 @@ enum Kind {
     New,
     H2,
     Grpc,
+    /// Bidirectional streams of gRPC, one after the other, on a kept connection.
+    GrpcStream,
+    /// One of them through all upgrades.
+    LongGrpc,
     /// One TCP connection through all upgrades.
     LongTcp,
     NewTcp,
@@ -165,17 +171,23 @@ enum Kind {
 struct Counts {
     http: u64,
     tcp: u64,
+    /// Messages of gRPC streams.
+    messages: u64,
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} HTTP requests and {} TCP exchanges, no failure", self.http, self.tcp)
+        let Self { http, tcp, messages } = self;
+        write!(
+            f,
+            "{http} HTTP requests, {messages} messages of gRPC streams and {tcp} TCP exchanges, no failure"
+        )
     }
 }
 
 impl Load {
     async fn start(pair: &Pair) -> Load {
-        use Kind::{Grpc, H2, Idle, Kept, LongTcp, New, NewTcp, Parked};
+        use Kind::{Grpc, GrpcStream, H2, Idle, Kept, LongGrpc, LongTcp, New, NewTcp, Parked};
         let stop = Arc::new(AtomicBool::new(false));
         let full = std::env::var_os("WEFT_UPGRADE_FULL").is_some();
         let kinds = [
@@ -185,6 +197,8 @@ impl Load {
             (New, 2),
             (H2, 2),
             (Grpc, 2),
+            (GrpcStream, 2),
+            (LongGrpc, 2),
             (LongTcp, 4),
             (NewTcp, 2),
         ];
@@ -228,7 +242,7 @@ impl Load {
 
     async fn stop(self) -> Counts {
         self.stop.store(true, Ordering::Relaxed);
-        let mut counts = Counts { http: 0, tcp: 0 };
+        let mut counts = Counts { http: 0, tcp: 0, messages: 0 };
         for (kind, done, task) in self.clients {
             let done = done.load(Ordering::Relaxed);
             if let Err(error) = task.await.expect("a client does not panic") {
@@ -236,6 +250,7 @@ impl Load {
             }
             match kind {
                 Kind::LongTcp | Kind::NewTcp => counts.tcp += done,
+                Kind::GrpcStream | Kind::LongGrpc => counts.messages += done,
                 _ => counts.http += done,
             }
         }
@@ -260,6 +275,7 @@ impl Client {
         };
         let mut kept = None;
         let mut kept_h2 = None;
+        let mut chat = None;
         while !self.stop.load(Ordering::Relaxed) {
             match self.kind {
                 Kind::Kept | Kind::Idle | Kind::Parked => self.on_kept(&mut kept).await?,
@@ -269,6 +285,7 @@ impl Client {
                     ensure!(reply.status == 200, "{}: {}", reply.status, reply.text());
                 }
                 Kind::Grpc => self.grpc().await?,
+                Kind::GrpcStream | Kind::LongGrpc => self.chat(&mut kept_h2, &mut chat).await?,
                 Kind::LongTcp => echo(tcp.as_mut().context("connected above")?).await?,
                 Kind::NewTcp => echo(&mut self.greeted().await?).await?,
             }
@@ -276,7 +293,10 @@ impl Client {
             // Pace, not synchronisation: the rate is part of what is tested.
             tokio::time::sleep(self.pause).await;
         }
-        Ok(())
+        match chat {
+            Some(chat) => chat.end().await,
+            None => Ok(()),
+        }
     }
 
     /// A connection that said it ends is replaced, as every client does; a request that was sent
@@ -299,15 +319,7 @@ impl Client {
     /// The same over HTTP/2, by the library that knows what has left: false when the connection had
     /// said that it ends before the request was sent.
     async fn on_kept_h2(&self, kept: &mut Option<SendRequest<Bytes>>) -> anyhow::Result<bool> {
-        let sender = match kept.take() {
-            Some(sender) => sender,
-            None => {
-                let stream = TcpStream::connect(self.http).await?;
-                let (sender, connection) = h2::client::handshake(stream).await?;
-                tokio::spawn(connection);
-                sender
-            }
-        };
+        let sender = self.sender(kept.take()).await?;
         let Ok(mut sender) = sender.ready().await else { return Ok(false) };
         let request = http::Request::get("http://server:8081/").body(())?;
         let Ok((response, _)) = sender.send_request(request, true) else { return Ok(false) };
@@ -319,6 +331,45 @@ impl Client {
         }
         *kept = Some(sender);
         Ok(true)
+    }
+
+    async fn sender(&self, kept: Option<SendRequest<Bytes>>) -> anyhow::Result<SendRequest<Bytes>> {
+        if let Some(sender) = kept {
+            return Ok(sender);
+        }
+        let stream = TcpStream::connect(self.http).await?;
+        let (sender, connection) = h2::client::handshake(stream).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// One message there and back, on the stream that is open or on a new one.
+    async fn chat(
+        &self,
+        kept: &mut Option<SendRequest<Bytes>>,
+        open: &mut Option<Chat>,
+    ) -> anyhow::Result<()> {
+        let mut chat = match open.take() {
+            Some(chat) => chat,
+            None => loop {
+                let sender = self.sender(kept.take()).await?;
+                let Ok(mut sender) = sender.ready().await else { continue };
+                let request = http::Request::post("http://server:8082/e.E/Chat")
+                    .header("content-type", "application/grpc")
+                    .header("te", "trailers")
+                    .body(())?;
+                let Ok((response, say)) = sender.send_request(request, false) else { continue };
+                let response = response.await.context("a stream that was opened")?;
+                *kept = Some(sender);
+                break Chat { say, hear: response.into_body(), rounds: 0 };
+            },
+        };
+        chat.say_and_hear().await?;
+        match self.kind == Kind::GrpcStream && chat.rounds == CHAT_ROUNDS {
+            true => chat.end().await?,
+            false => *open = Some(chat),
+        }
+        Ok(())
     }
 
     async fn grpc(&self) -> anyhow::Result<()> {
@@ -338,6 +389,40 @@ impl Client {
         stream.read_exact(&mut greeting).await.context("no greeting")?;
         ensure!(&greeting == b"server\n");
         Ok(stream)
+    }
+}
+
+/// A bidirectional stream.
+struct Chat {
+    say: h2::SendStream<Bytes>,
+    hear: h2::RecvStream,
+    rounds: u32,
+}
+
+impl Chat {
+    async fn say_and_hear(&mut self) -> anyhow::Result<()> {
+        let message = Bytes::from([&[0, 0, 0, 0, 4][..], &self.rounds.to_be_bytes()].concat());
+        self.say.send_data(message.clone(), false)?;
+        let mut heard = Vec::new();
+        while heard.len() < message.len() {
+            let data = self.hear.data().await.context("it ended")??;
+            self.hear.flow_control().release_capacity(data.len())?;
+            heard.extend_from_slice(&data);
+        }
+        ensure!(heard == message, "another message came back");
+        self.rounds += 1;
+        Ok(())
+    }
+
+    async fn end(mut self) -> anyhow::Result<()> {
+        self.say.send_data(Bytes::new(), true)?;
+        while let Some(data) = self.hear.data().await {
+            ensure!(data?.is_empty(), "more came than was sent");
+        }
+        let trailers = self.hear.trailers().await?.context("no trailers")?;
+        let status = trailers.get("grpc-status").map(|value| value.as_bytes());
+        ensure!(status == Some(b"0"), "grpc-status {status:?}");
+        Ok(())
     }
 }
 

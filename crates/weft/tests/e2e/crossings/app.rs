@@ -13,14 +13,11 @@ use tokio::{
     sync::{Mutex, mpsc},
 };
 
-use super::FLOOD;
+use super::{FLOOD, ROUNDS};
 
 const RECORDED: &str = "HTTP/1.1 299 So So\r\nX-Answer-ID: 1\r\nSet-Cookie: a\r\nx-answer-id: 2\r\n\
                         SET-COOKIE: b\r\nTransfer-Encoding: chunked\r\nX-Last: z\r\n\r\n\
                         2\r\nok\r\n0\r\nX-EndID: 1\r\nX-EndID: 2\r\n\r\n";
-/// A writer that has not moved for this long is held back. Too short a time makes the test easier,
-/// never harder.
-const STOPPED: Duration = Duration::from_millis(150);
 const PIECE: usize = 64 * 1024;
 
 pub struct App {
@@ -91,11 +88,14 @@ impl App {
 }
 
 impl Writer {
-    /// Waits until it writes no more; how much it has written.
-    pub async fn until_stopped(&self) -> u64 {
+    /// Waits until it writes no more, though every proxy on the way had its turns: `round` is a
+    /// request through all of them. How much it has written.
+    pub async fn until_stopped(&self, round: impl AsyncFn()) -> u64 {
         let mut before = 0;
         loop {
-            tokio::time::sleep(STOPPED).await;
+            for _ in 0..ROUNDS {
+                round().await;
+            }
             let sent = self.sent.load(Ordering::SeqCst);
             if sent > 0 && sent == before {
                 return sent;

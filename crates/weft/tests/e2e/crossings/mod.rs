@@ -3,7 +3,7 @@
 //! hop Weft or stock Envoy. The application and the client are the test itself.
 
 mod app;
-mod world;
+pub mod world;
 
 use weft_testkit::peer;
 
@@ -24,6 +24,9 @@ const WAYS: [(Edge, Hop); 8] = [
 
 /// What a slow reader must stop: far more than all socket buffers on the way hold. Bytes.
 const FLOOD: u64 = 160 << 20;
+/// Requests through the same proxies, each with one worker, during which a writer that is held back
+/// does not move: whoever wanted to read on had its turn.
+const ROUNDS: usize = 20;
 /// What a held-back proxy may hold: its buffers, and what the allocator keeps of them. Bytes.
 const GROWTH_MAX: u64 = 8 << 20;
 
@@ -243,13 +246,13 @@ impl World {
         for (what, writer) in
             [("HTTP response", &self.app.flood), ("TCP towards the client", &self.app.tcp_flood)]
         {
-            let sent = writer.until_stopped().await;
+            let sent = writer.until_stopped(async || self.is_ready(edge, hop).await).await;
             assert!(sent < FLOOD, "{edge:?} {hop:?}: the {what} was not held back");
         }
         for (what, writer) in
             [("HTTP request", &mut upload), ("TCP towards the server", &mut tcp_upload)]
         {
-            let sent = writer.flood().await;
+            let sent = writer.flood(async || self.is_ready(edge, hop).await).await;
             assert!(sent < FLOOD, "{edge:?} {hop:?}: the {what} was not held back");
         }
         for (name, before, now) in self.resident_since(&base) {

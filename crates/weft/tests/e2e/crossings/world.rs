@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use weft_testkit::wait;
 
-use super::{FLOOD, app::App};
+use super::{FLOOD, ROUNDS, app::App};
 use crate::{
     cast::{place, pod},
     harness::{self, Flavor, Mesh, Proxy},
@@ -44,8 +44,6 @@ pub enum Hop {
 
 /// Nothing on loopback takes this long.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A reader that takes nothing for this long is taken to have stopped.
-const STOPPED: Duration = Duration::from_millis(150);
 const NAMES: [&str; 3] = ["mtls.example", "plain.example", "tcp.example"];
 
 pub struct World {
@@ -69,7 +67,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// The gateway's certificate, and the one its clients show.
-struct Keys {
+pub struct Keys {
     server: CertificateDer<'static>,
     client: CertificateDer<'static>,
     client_key: PrivateKeyDer<'static>,
@@ -80,7 +78,7 @@ impl World {
     pub async fn start(front: Flavor, back: Flavor) -> World {
         let app = App::start().await;
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let keys = Keys::write(folder.path());
+        let keys = Keys::write(folder.path(), &NAMES);
         let ips = [harness::address(), harness::address(), harness::address()];
         let config = folder.path().join("config");
         std::fs::create_dir(&config).expect("a fresh folder");
@@ -193,15 +191,20 @@ impl Client {
         let _ = self.stream.shutdown().await;
     }
 
-    /// Writes until nothing more is taken; how much was.
-    pub async fn flood(&mut self) -> u64 {
+    /// Writes until nothing more is taken, though every proxy on the way had its turns: `round` is a
+    /// request through all of them. How much was taken.
+    pub async fn flood(&mut self, round: impl AsyncFn()) -> u64 {
         let piece = vec![b'x'; 64 * 1024];
-        let mut sent = 0;
-        while sent < FLOOD {
+        let (mut sent, mut rounds) = (0, 0);
+        while sent < FLOOD && rounds < ROUNDS {
             let room = piece.len().min((FLOOD - sent) as usize);
-            match timeout(STOPPED, self.stream.write(&piece[..room])).await {
-                Ok(count) => sent += count.expect("nobody closes") as u64,
-                Err(_) => break,
+            tokio::select! {
+                biased;
+                count = self.stream.write(&piece[..room]) => {
+                    sent += count.expect("nobody closes") as u64;
+                    rounds = 0;
+                }
+                () = round() => rounds += 1,
             }
         }
         sent
@@ -245,20 +248,22 @@ impl Client {
 }
 
 impl Keys {
-    /// Writes `server.crt`, `server.key` and, as the authority of clients, `client.crt`.
-    fn write(folder: &Path) -> Keys {
+    /// Writes `server.crt`, which holds for `names`, `server.key` and, as the authority of clients,
+    /// `client.crt` with its `client.key`.
+    pub fn write(folder: &Path, names: &[&str]) -> Keys {
         let certificate = |names: &[&str]| {
             let key = rcgen::KeyPair::generate().expect("a key");
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             let params = rcgen::CertificateParams::new(names).expect("names");
             (params.self_signed(&key).expect("signed"), key)
         };
-        let (server, server_key) = certificate(&NAMES);
+        let (server, server_key) = certificate(names);
         let (client, client_key) = certificate(&["client.example"]);
         for (name, text) in [
             ("server.crt", server.pem()),
             ("server.key", server_key.serialize_pem()),
             ("client.crt", client.pem()),
+            ("client.key", client_key.serialize_pem()),
         ] {
             std::fs::write(folder.join(name), text).expect("written");
         }

@@ -9,8 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Response, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{Response, body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -25,6 +25,8 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nx-app: 1\r\nContent-Length: 2\r\n\r\n
 pub struct Seen {
     /// `METHOD target`, and the `Host`.
     pub line: String,
+    /// `name: value` of every field in lower case and sorted; those of trailers begin with a `+`.
+    pub fields: Vec<String>,
     pub body: Vec<u8>,
     /// Its body has ended.
     pub whole: bool,
@@ -64,6 +66,25 @@ impl Backend {
             }
         });
         Backend { address, log }
+    }
+
+    /// The same for HTTP/2 with prior knowledge.
+    pub async fn start_http2() -> Backend {
+        let (listener, address) = bind().await;
+        let log = Log::default();
+        let record = log.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve_http2(stream, record.clone()));
+            }
+        });
+        Backend { address, log }
+    }
+
+    /// All requests so far, also those whose body goes on.
+    pub fn all(&self) -> Vec<Seen> {
+        let log = self.log.lock().expect("nobody panics with it");
+        log.iter().map(|seen| seen.lock().expect("nobody panics with it").clone()).collect()
     }
 
     /// What arrived since [`Backend::forget`].
@@ -136,6 +157,7 @@ fn read_head(head: &[u8]) -> (Seen, Framing) {
         doubt("a bare CR, LF or NUL");
     }
     let (mut host, mut lengths, mut codings) = (Vec::new(), Vec::new(), Vec::new());
+    seen.fields = lines[1..].iter().map(|line| field_text(line)).collect();
     for line in &lines[1..] {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else {
             doubt("a line without a colon");
@@ -176,6 +198,15 @@ fn read_head(head: &[u8]) -> (Seen, Framing) {
     let host = String::from_utf8_lossy(host.first().copied().unwrap_or_default());
     seen.line = format!("{} [{host}]", line.rsplit_once(' ').map_or(&*line, |(start, _)| start));
     (seen, framing)
+}
+
+/// A line with its name in lower case and no blanks around its value.
+fn field_text(line: &[u8]) -> String {
+    let text = line.escape_ascii().to_string();
+    match text.split_once(':') {
+        Some((name, value)) => format!("{}: {}", name.to_ascii_lowercase(), value.trim()),
+        None => text,
+    }
 }
 
 /// What was read and not yet taken.
@@ -232,8 +263,14 @@ impl Wire {
                 return None;
             };
             if size == 0 {
-                while self.until(stream, b"\r\n").await?.len() > 2 {}
-                return Some(());
+                loop {
+                    let line = self.until(stream, b"\r\n").await?;
+                    if line.len() == 2 {
+                        return Some(());
+                    }
+                    let text = format!("+{}", field_text(&line[..line.len() - 2]));
+                    seen.lock().expect("nobody panics with it").fields.push(text);
+                }
             }
             self.bytes(stream, size, seen).await?;
             if self.until(stream, b"\r\n").await?.len() != 2 {
@@ -245,34 +282,40 @@ impl Wire {
 }
 
 async fn serve_hyper(stream: TcpStream, log: Log) {
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let log = log.clone();
-        async move {
-            let (head, mut body) = request.into_parts();
-            let host = head.headers.get("host").map(|host| host.as_bytes()).unwrap_or_default();
-            let line = format!("{} {} [{}]", head.method, head.uri, String::from_utf8_lossy(host));
-            let seen = note(&log, Seen { line, ..Seen::default() });
-            loop {
-                match body.frame().await {
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() {
-                            let mut seen = seen.lock().expect("nobody panics with it");
-                            seen.body.extend_from_slice(&data);
-                        }
-                    }
-                    Some(Err(_)) => break,
-                    None => {
-                        seen.lock().expect("nobody panics with it").whole = true;
-                        break;
-                    }
-                }
-            }
-            let answer = Response::builder().header("x-app", "1");
-            Ok::<_, Infallible>(
-                answer.body(Full::new(Bytes::from_static(b"ok"))).expect("a valid response"),
-            )
-        }
-    });
+    let service = service_fn(move |request| record(request, log.clone()));
     let server = hyper::server::conn::http1::Builder::new();
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn serve_http2(stream: TcpStream, log: Log) {
+    let service = service_fn(move |request| record(request, log.clone()));
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn record(
+    request: hyper::Request<Incoming>,
+    log: Log,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, mut body) = request.into_parts();
+    let host = head.headers.get("host").map(|host| host.as_bytes()).unwrap_or_default();
+    let line = format!("{} {} [{}]", head.method, head.uri, String::from_utf8_lossy(host));
+    let text = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
+        format!("{name}: {}", value.as_bytes().escape_ascii())
+    };
+    let fields = head.headers.iter().map(text).collect();
+    let seen = note(&log, Seen { line, fields, ..Seen::default() });
+    loop {
+        let Some(frame) = body.frame().await else { break };
+        let Ok(frame) = frame else { return Ok(Response::default()) };
+        let mut seen = seen.lock().expect("nobody panics with it");
+        if let Some(trailers) = frame.trailers_ref() {
+            seen.fields.extend(trailers.iter().map(|field| format!("+{}", text(field))));
+        } else if let Some(data) = frame.data_ref() {
+            seen.body.extend_from_slice(data);
+        }
+    }
+    seen.lock().expect("nobody panics with it").whole = true;
+    let answer = Response::builder().header("x-app", "1");
+    Ok(answer.body(Full::new(Bytes::from_static(b"ok"))).expect("a valid response"))
 }

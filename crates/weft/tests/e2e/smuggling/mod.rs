@@ -7,7 +7,7 @@
 //! mutations of them from a printed seed. `WEFT_SMUGGLING_CASES` and `WEFT_SMUGGLING_SEED` choose
 //! another number and seed.
 
-mod backend;
+pub mod backend;
 mod corpus;
 mod mutate;
 mod verdict;
@@ -162,20 +162,31 @@ async fn talk(address: SocketAddr, case: &[u8], quiet: Duration) -> Outcome {
     tokio::join!(send, receive).1
 }
 
-/// Weft as a sidecar, with one ingress port per lane.
+/// Weft before backends of its own.
 async fn weft() -> (Target, Mesh, harness::Proxy) {
+    let mut backends = Vec::new();
+    for _ in 0..LANES {
+        backends.push(Backend::start().await);
+    }
+    let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+    let (listen, mesh, proxy) = sidecar("HTTP", &addresses).await;
+    (Target { name: "Weft", lanes: listen.into_iter().zip(backends).collect() }, mesh, proxy)
+}
+
+/// Weft as a sidecar, with one ingress port for each backend, which speaks `protocol`.
+pub async fn sidecar(
+    protocol: &str,
+    backends: &[SocketAddr],
+) -> (Vec<SocketAddr>, Mesh, harness::Proxy) {
     let ip = harness::address();
-    let mut lanes = Vec::new();
+    let mut listen = Vec::new();
     let mut ingress = String::new();
-    for lane in 0..LANES {
-        let backend = Backend::start().await;
-        let port = 8100 + lane;
+    for (port, backend) in (8100..).zip(backends) {
         ingress += &format!(
-            "  - {{port: {{number: {port}, protocol: HTTP, name: http-{lane}}}, bind: {ip}, \
-             captureMode: NONE, defaultEndpoint: \"{}\"}}\n",
-            backend.address
+            "  - {{port: {{number: {port}, protocol: {protocol}, name: p-{port}}}, bind: {ip}, \
+             captureMode: NONE, defaultEndpoint: \"{backend}\"}}\n",
         );
-        lanes.push((SocketAddr::new(ip, port as u16), backend));
+        listen.push(SocketAddr::new(ip, port));
     }
     let yaml = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: app, namespace: default, labels: {{app: app}}}}\n\
@@ -196,7 +207,7 @@ async fn weft() -> (Target, Mesh, harness::Proxy) {
         labels: &[("app", "app")],
     };
     let proxy = mesh.proxy(Flavor::Weft, &place).await;
-    (Target { name: "Weft", lanes }, mesh, proxy)
+    (listen, mesh, proxy)
 }
 
 /// Backends and free ports for a peer.
