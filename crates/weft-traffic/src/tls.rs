@@ -16,7 +16,7 @@ pub struct DownstreamTls {
     /// on without ALPN, as BoringSSL does.
     pub alpn: Vec<Box<[u8]>>,
     pub require_sni: bool,
-    pub versions: TlsVersions,
+    pub params: TlsParams,
 }
 
 /// `UpstreamTlsContext`.
@@ -33,7 +33,7 @@ pub struct UpstreamTls {
     pub auto_host_sni: bool,
     /// The certificate must carry the SNI as a DNS name.
     pub auto_sni_san_validation: bool,
-    pub versions: TlsVersions,
+    pub params: TlsParams,
 }
 
 /// Where a certificate with its key comes from.
@@ -71,6 +71,19 @@ pub struct Validation {
     pub spki_hashes: Vec<Box<str>>,
     /// A presented certificate that fails verification is still accepted (`ACCEPT_UNTRUSTED`).
     pub accept_untrusted: bool,
+    /// Revoked certificates, besides those that the secret with the roots lists.
+    pub revoked: Option<CrlSource>,
+    /// Only the peer's own certificate is looked up (`only_verify_leaf_cert_crl`).
+    pub revoked_leaf_only: bool,
+}
+
+/// Where a list of revoked certificates comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CrlSource {
+    /// A PEM file, re-read when it changes.
+    File(Arc<str>),
+    /// PEM in the message.
+    Inline(Arc<[u8]>),
 }
 
 /// One acceptable subject alternative name.
@@ -131,6 +144,16 @@ impl SanName {
             SanName::Contains(wanted) => name.contains(&**wanted),
         }
     }
+}
+
+/// `TlsParameters`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct TlsParams {
+    pub versions: TlsVersions,
+    /// TLS 1.2 suites in OpenSSL's spelling; empty: all that are safe. Those of TLS 1.3 are fixed.
+    pub ciphers: Vec<Box<str>>,
+    /// Key exchange groups in BoringSSL's spelling; empty: all that are safe.
+    pub curves: Vec<Box<str>>,
 }
 
 /// Allowed protocol versions; both may be true.

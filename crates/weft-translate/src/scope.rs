@@ -6,12 +6,13 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::gateway_api::ServedGateway;
 use weft_model::spec::{
-    CaptureMode, Destination, DestinationRule, EgressListener, OutboundMode, ProxyConfig, Sidecar,
-    VirtualService,
+    CaptureMode, Destination, DestinationRule, EgressListener, MeshTls, OutboundMode, ProxyConfig,
+    Sidecar, VirtualService,
 };
 use weft_model::{
     MESH_GATEWAY, MeshService, Protocol, Resolution, Resource, Snapshot, Workload, host_matches,
@@ -19,6 +20,7 @@ use weft_model::{
 use weft_xds::names;
 use weft_xds::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily;
 
+use crate::build::tls::Suites;
 use crate::memo::{self, Read};
 use crate::view::{Interception, ProxyKind, ProxyView};
 
@@ -171,6 +173,17 @@ impl<'a> Scope<'a> {
         self.services.get_or_init(|| self.visible_services())
     }
 
+    /// Virtual addresses of a service: its own; else the allocated ones, of the proxy's families,
+    /// where the proxy answers its workload's DNS. Nobody else's workload would go there.
+    pub(crate) fn addresses(&self, service: &'a MeshService) -> Vec<IpAddr> {
+        if !service.addresses.is_empty() || !self.view.answers_dns() {
+            return service.addresses.clone();
+        }
+        let has_family =
+            |ip: &&IpAddr| self.view.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+        self.snapshot.allocated_addresses(service).iter().filter(has_family).copied().collect()
+    }
+
     /// Services that the proxy's own workload serves. A proxy whose workload is not known (yet)
     /// is judged by its labels.
     pub(crate) fn own_services(&self) -> Vec<&'a Arc<MeshService>> {
@@ -318,6 +331,16 @@ impl<'a> Scope<'a> {
             .collect()
     }
 
+    /// What the mesh's own mutual TLS is encrypted with.
+    pub(crate) fn mesh_suites(&self) -> Suites {
+        self.snapshot.mesh().mesh_mtls.as_ref().map(suites).unwrap_or_default()
+    }
+
+    /// What all other TLS is encrypted with, where nothing more special says so.
+    pub(crate) fn default_suites(&self) -> Suites {
+        self.snapshot.mesh().tls_defaults.as_ref().map(suites).unwrap_or_default()
+    }
+
     /// The proxy's settings: the mesh's, then of ProxyConfig resources the root namespace's and the
     /// namespace's, then the workload's annotation, then the resource that selects it.
     pub(crate) fn config(&self) -> &ProxyConfig {
@@ -447,6 +470,10 @@ impl<'a> Imports<'a> {
         };
         self.all || (self.wanted.iter().any(one) && !self.excluded.iter().any(one))
     }
+}
+
+fn suites(settings: &MeshTls) -> Suites {
+    Suites { ciphers: settings.cipher_suites.clone(), curves: settings.ecdh_curves.clone() }
 }
 
 /// Hosts a VirtualService sends traffic to.

@@ -22,6 +22,9 @@ pub enum ProxyKind {
     Grpc,
 }
 
+/// Node metadata of a proxy that answers its workload's DNS (Istio's `ISTIO_META_DNS_CAPTURE`).
+const DNS_CAPTURE: &str = "DNS_CAPTURE";
+
 /// Who will read the configuration. Only used where readers differ in what they accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Flavor {
@@ -71,6 +74,12 @@ impl ProxyView {
         self.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
+    /// Whether the workload hears from its proxy which addresses names have, allocated ones too.
+    #[must_use]
+    pub fn answers_dns(&self) -> bool {
+        self.metadata.get(DNS_CAPTURE).is_some_and(|value| value == "true")
+    }
+
     /// The view without what tells a client from others in its place: those with equal shared
     /// views get the same outbound clusters and endpoints, and but for gateways the same listeners
     /// and routes.
@@ -118,13 +127,16 @@ impl ProxyView {
         own.or_else(of_workload).map(String::as_str)
     }
 
-    /// The metadata that some EnvoyFilter asks for, and the annotation.
+    /// The metadata that some EnvoyFilter asks for, who answers DNS, and the annotation.
     fn matched_metadata(&self, snapshot: &Snapshot) -> Arc<BTreeMap<String, String>> {
         let patches = snapshot.all_envoy_filters().flat_map(|filter| &filter.spec.config_patches);
         let wanted = patches.filter_map(|patch| patch.matches.as_ref()?.proxy.as_ref());
         let mut asked = BTreeMap::new();
         if let Some(config) = self.annotated_config(snapshot) {
             asked.insert(PROXY_CONFIG.to_owned(), config.to_owned());
+        }
+        if let Some(answers) = self.metadata.get(DNS_CAPTURE) {
+            asked.insert(DNS_CAPTURE.to_owned(), answers.clone());
         }
         for proxy in wanted {
             let version = (!proxy.proxy_version.is_empty()).then_some("ISTIO_VERSION");

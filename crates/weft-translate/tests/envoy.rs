@@ -96,3 +96,17 @@ fn a_tour_of_features_validates() {
         assert_eq!(complaint, Ok(()), "{:?} {:?}", view.kind, view.interception);
     }
 }
+
+/// Credentials, revocation lists, ciphers and groups, at a sidecar and for the mesh's own TLS.
+#[test]
+fn tls_of_sidecars_validates() {
+    let Some(envoy) = peer::envoy("tls_of_sidecars_validates") else { return };
+    let (snapshot, findings) = snapshot_with_findings(include_str!("data/sidecar_tls.yaml"));
+    let errors: Vec<_> = findings.iter().filter(|finding| finding.is_error()).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    let mut sidecar = view(ProxyKind::Sidecar, "shop", "client-0", &[("app", "client")]);
+    for interception in [Interception::Redirect, Interception::None] {
+        sidecar.interception = interception;
+        assert_eq!(envoy::validate(&envoy, &snapshot, &sidecar), Ok(()), "{interception:?}");
+    }
+}

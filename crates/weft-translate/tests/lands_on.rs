@@ -788,3 +788,56 @@ spec:
         "9080||reviews.shop retries=2"
     );
 }
+
+/// Listeners of a captured sidecar whose node metadata says this of DNS.
+fn listeners_with_dns(answers: Option<&str>) -> Vec<String> {
+    let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+        metadata: {name: db, namespace: shop}\n\
+        spec: {hosts: [a.db.example, b.db.example], resolution: DNS, \
+        ports: [{number: 5432, name: tcp, protocol: TCP}]}";
+    let mut view = sidecar();
+    let said = answers.map(|value| ("DNS_CAPTURE".to_owned(), value.to_owned()));
+    view.metadata = std::sync::Arc::new(said.into_iter().collect());
+    let tables = built(yaml, &view);
+    let names = tables.listeners().map(|listener| listener.name.to_string());
+    names.filter(|name| name.ends_with("_5432")).collect()
+}
+
+#[test]
+fn allocated_addresses_tell_hosts_apart_where_the_proxy_answers_dns() {
+    assert_eq!(listeners_with_dns(None), ["0.0.0.0_5432"]);
+    let own = listeners_with_dns(Some("true"));
+    assert_eq!(own.len(), 2, "{own:?}");
+    assert!(own.iter().all(|name| name.starts_with("240.240.")), "{own:?}");
+}
+
+const INGRESS_TLS: &str = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: edge, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: productpage}}
+  ingress:
+  - port: {number: 9443, protocol: HTTPS, name: https}
+    defaultEndpoint: 127.0.0.1:9080
+    tls: {mode: SIMPLE, serverCertificate: /c.pem, privateKey: /k.pem}
+";
+
+#[test]
+fn a_sidecars_ingress_takes_tls_where_the_mesh_has_none() {
+    let disabled = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+        metadata: {name: plain, namespace: shop}\n\
+        spec: {selector: {matchLabels: {app: productpage}}, mtls: {mode: STRICT}, \
+        portLevelMtls: {9443: {mode: DISABLE}}}";
+    let mut view = sidecar();
+    view.interception = Interception::None;
+    let tables = built(&format!("{INGRESS_TLS}{disabled}"), &view);
+    let listener = tables.listeners().find(|one| one.name.ends_with("_9443")).expect("it");
+    assert_eq!(listener.chains.len(), 1);
+    assert!(listener.chains[0].tls.as_ref().is_some_and(|tls| !tls.require_client_cert));
+    assert!(matches!(listener.chains[0].network, Network::Http(_)), "after TLS it is HTTP");
+
+    let world = snapshot(&format!("{SERVICES}\n---\n{INGRESS_TLS}"));
+    let (_, findings) = weft_translate::translate(&world, &view);
+    assert!(findings.iter().any(|found| found.path == "spec.ingress[0].tls"), "{findings:?}");
+}

@@ -188,9 +188,7 @@ impl Pusher {
             });
             Touch {
                 config,
-                secrets: config
-                    || own_secrets
-                    || (secrets && proxy.view.kind == ProxyKind::Gateway),
+                secrets: config || own_secrets || (secrets && proxy.view.kind != ProxyKind::Grpc),
                 all_endpoints: changed == Some(&Changed::All) || proxy.view.shared(before) != place,
                 endpoints: match changed {
                     Some(Changed::Clusters(clusters)) => proxy.used(clusters),

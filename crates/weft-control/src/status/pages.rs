@@ -112,6 +112,7 @@ async fn registryz(State(pages): State<Pages>) -> axum::Json<Value> {
             "host": service.host,
             "namespace": service.namespace,
             "addresses": service.addresses.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>(),
+            "allocated": snapshot.allocated_addresses(service),
             "ports": service.ports.iter().map(|port| json!({
                 "number": port.number,
                 "name": port.name,

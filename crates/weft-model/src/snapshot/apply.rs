@@ -38,6 +38,7 @@ impl Snapshot {
             inner.diagnostics = Default::default();
             inner.client_label_keys = Default::default();
             inner.attached = Default::default();
+            inner.allocated = Default::default();
             inner.derived = Default::default();
         }
         (Snapshot { inner: Arc::new(inner) }, touched)

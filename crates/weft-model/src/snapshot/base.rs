@@ -56,6 +56,8 @@ impl Snapshot {
             client_label_keys: _,
             // Made from the tables; whoever asks it for services must ask for them by host, too.
             attached: _,
+            // Read where listeners and routes are made, which are no parts.
+            allocated: _,
             derived: _,
         } = &*self.inner;
         Base {

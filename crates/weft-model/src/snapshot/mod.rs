@@ -5,6 +5,7 @@
 //! `table` stores resources, `workload` and `service` derive what proxies talk to, `routing` and
 //! `policy` answer lookups, `apply` folds changes in, `check` finds cross-resource mistakes.
 
+mod allocate;
 mod apply;
 mod base;
 mod check;
@@ -138,6 +139,8 @@ struct Inner {
     client_label_keys: OnceLock<Arc<BTreeSet<String>>>,
     /// See [`Snapshot::gateway_api`].
     attached: OnceLock<Arc<gateway_api::GatewayApi>>,
+    /// See [`Snapshot::allocated_addresses`].
+    allocated: OnceLock<Arc<allocate::Allocated>>,
     /// See [`Snapshot::derived`].
     derived: OnceLock<Arc<dyn Any + Send + Sync>>,
 }

@@ -556,3 +556,59 @@ fn gateways_and_entries_that_disagree() {
         ],
     );
 }
+
+fn entry(name: &str, host: &str, more: &str) -> String {
+    format!(
+        "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: ns{more}}}
+spec: {{hosts: ['{host}'], resolution: DNS, ports: [{{number: 5432, name: tcp, protocol: TCP}}]}}
+"
+    )
+}
+
+fn allocated(snapshot: &Snapshot, host: &str) -> Vec<String> {
+    let service = snapshot.service(host).unwrap();
+    snapshot.allocated_addresses(service).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn hosts_without_addresses_get_some_that_depend_on_nothing_else() {
+    let one = world(&entry("a", "a.example", ""));
+    let own = allocated(&one, "a.example");
+    assert!(own[0].starts_with("240.240.") && own[1].starts_with("2001:2::"), "{own:?}");
+    let more = entry("a", "a.example", "") + &entry("b", "b.example", "");
+    let two = world(&more);
+    assert_eq!(allocated(&two, "a.example"), own, "others change nothing");
+    assert_ne!(allocated(&two, "b.example"), own);
+    let (changed, _) = one.apply(changes(&entry("b", "b.example", "")));
+    assert_eq!(allocated(&changed, "b.example"), allocated(&two, "b.example"));
+}
+
+#[test]
+fn who_gets_no_address_of_its_own() {
+    let label = ", labels: {networking.istio.io/enable-autoallocate-ip: 'false'}";
+    let off = world(&entry("a", "a.example", label));
+    assert!(allocated(&off, "a.example").is_empty());
+    let none = entry("a", "a.example", "").replace("DNS", "NONE");
+    assert!(allocated(&world(&none), "a.example").is_empty());
+    let wildcard = entry("a", "*.example", "").replace("DNS", "STATIC");
+    assert!(allocated(&world(&wildcard), "*.example").is_empty());
+    let given = entry("a", "a.example", "").replace("hosts:", "addresses: [10.9.9.9], hosts:");
+    assert!(allocated(&world(&given), "a.example").is_empty());
+    assert!(allocated(&world(SERVICE), A).is_empty());
+}
+
+#[test]
+fn of_two_that_want_one_address_the_older_has_it() {
+    let world = world(
+        &(0..2000)
+            .map(|n| entry(&format!("e{n}"), &format!("h{n}.example"), ""))
+            .collect::<String>(),
+    );
+    let mut seen = BTreeSet::new();
+    for n in 0..2000 {
+        assert!(seen.insert(allocated(&world, &format!("h{n}.example"))), "twice");
+    }
+}

@@ -35,6 +35,8 @@ pub struct MeshConfig {
     pub locality_lb_setting: Option<LocalityLbSetting>,
     #[serde(rename = "meshMTLS")]
     pub mesh_mtls: Option<MeshTls>,
+    /// For TLS that is not the mesh's own: gateways and what clients originate.
+    pub tls_defaults: Option<MeshTls>,
     pub enable_tracing: Option<bool>,
     pub access_log_file: String,
     pub access_log_format: String,
@@ -61,6 +63,7 @@ impl Default for MeshConfig {
             path_normalization: None,
             locality_lb_setting: None,
             mesh_mtls: None,
+            tls_defaults: None,
             enable_tracing: None,
             access_log_file: String::new(),
             access_log_format: String::new(),
@@ -270,6 +273,7 @@ pub enum NormalizationType {
     DecodeAndMergeSlashes,
 }
 
+/// `meshMTLS` and `tlsDefaults`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct MeshTls {

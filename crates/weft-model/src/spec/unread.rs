@@ -32,7 +32,6 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
             "proxyInboundListenPort",
             "proxyHttpPort",
             "thriftConfig",
-            "tlsDefaults",
             "hbone",
             "defaultInboundHttpRetryPolicy",
             "defaultTrafficPolicy",

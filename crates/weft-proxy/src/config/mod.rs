@@ -22,7 +22,7 @@ use weft_traffic::http::RouteSource;
 use weft_traffic::listener::Network;
 use weft_traffic::route::RouteTable;
 use weft_traffic::tables::Change;
-use weft_traffic::tls::{CertSource, RootSource, Validation};
+use weft_traffic::tls::{CertSource, CrlSource, RootSource, Validation};
 use weft_traffic::{Cluster, EndpointSet, ListenerConfig, Tables, lower};
 use weft_xds::ResourceType;
 use weft_xds::names::{SECRET_DEFAULT, SECRET_ROOT};
@@ -507,6 +507,9 @@ impl SecretNames {
             Some(RootSource::File(path)) => self.files.push(FileSecret::Roots(path.clone())),
             Some(RootSource::System) => self.files.push(FileSecret::SystemRoots),
             Some(RootSource::Inline(_)) | None => {}
+        }
+        if let Some(CrlSource::File(path)) = validation.and_then(|all| all.revoked.as_ref()) {
+            self.files.push(FileSecret::Lists(path.clone()));
         }
         for name in &names {
             match FileSecret::from_sds_name(name) {

@@ -12,7 +12,7 @@ use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use weft_xds::session::Resource;
 
 use crate::tls::TlsError;
-use crate::tls::secrets::{Certificate, Roots, RootsFrom, Secrets};
+use crate::tls::secrets::{Certificate, Roots, RootsFrom, Secrets, revocation_lists};
 
 /// Longest file a secret may name. A bundle of public roots has 250 kB.
 const SECRET_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -32,7 +32,10 @@ pub fn install(resource: &Resource, secrets: &Secrets, own_identity: bool) -> Re
             Ok(())
         }
         Some(Type::ValidationContext(validation)) => {
-            let roots = Roots::from_pem(&data(validation.trusted_ca.as_ref(), "trusted_ca")?)?;
+            let mut roots = Roots::from_pem(&data(validation.trusted_ca.as_ref(), "trusted_ca")?)?;
+            if let Some(crl) = &validation.crl {
+                roots.revoked = revocation_lists(&data(Some(crl), "crl")?)?;
+            }
             secrets.set_roots(&resource.name, RootsFrom::Sds, roots);
             Ok(())
         }

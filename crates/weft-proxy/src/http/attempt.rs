@@ -110,6 +110,10 @@ pub(crate) fn run(
         loop {
             attempts.count += 1;
             let picked = pick(forward, request, policy, hash, &tries)?;
+            if attempts.count == 1 && !forward.action.mirrors.is_empty() {
+                // As in Envoy, what nobody can take is not copied either.
+                exchange.mirror(forward, request);
+            }
             let mut one = Attempt {
                 count: attempts.count,
                 retry: tries.permit.take(),

@@ -15,12 +15,14 @@ use tokio::time::Sleep;
 use weft_http::{BodyLength, Frame, ResponseHead, Version, rules};
 use weft_traffic::timeout::RequestTimeouts;
 
+use super::attempt::Forward;
 use super::downstream::Downstream;
 use super::grpc::{self, Messages};
 use super::grpc_web::{self, Web};
 use super::limits::{Standing, StreamLimits};
-use super::mirror::Copies;
+use super::mirror::{self, Copies};
 use super::record::Reporting;
+use super::request::Request;
 use super::spelling::{self, Spelling};
 use crate::error::{ErrorKind, ProxyError};
 use crate::upstream::{Answer, FinalHead, Upstream};
@@ -116,8 +118,11 @@ impl<'x, 'c> Exchange<'x, 'c> {
         exchange
     }
 
-    /// What comes of the request body goes to `copies` too.
-    pub(crate) fn mirror_to(&mut self, mut copies: Copies) {
+    /// Starts the copies that the route asks for; what comes of the request body goes to them too.
+    #[cold]
+    pub(crate) fn mirror(&mut self, forward: &Forward<'_>, request: &Request) {
+        let told = if request.grpc { self.grpc_timeout(true) } else { None };
+        let mut copies = mirror::start(forward, request, told);
         if self.down.input_done() {
             copies.end();
         }

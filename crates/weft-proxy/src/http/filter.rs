@@ -84,12 +84,10 @@ async fn fault(
     let cluster = found.cluster.and_then(|cluster| cluster.resolve(&request.head));
     let mut random = || conn.worker.random();
     let decision = policy.decide(&request.head, cluster.unwrap_or_default(), &mut random);
-    let mut flags = "FI";
     if let Some(delay) = decision.delay {
         tokio::time::sleep(delay).await;
         conn.worker.tick();
         record.flagged("DI");
-        flags = "DI,FI";
     }
     let Some(kind) = decision.abort else { return Verdict::Go };
     record.flagged("FI");
@@ -106,5 +104,5 @@ async fn fault(
     if let (Some(status), true) = (grpc_status, request.grpc) {
         head.headers.append("grpc-status", status.to_string());
     }
-    Verdict::Reply { head: Box::new(head), body, flags: Some(flags) }
+    Verdict::Reply { head: Box::new(head), body, flags: Some("FI") }
 }

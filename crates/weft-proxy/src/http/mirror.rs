@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use weft_http::h1::Connection;
-use weft_http::{BodyLength, Frame, RequestHead, Version, rules};
+use weft_http::{BodyLength, Frame, Known, RequestHead, Version, rules};
 use weft_traffic::circuit::{Permit, Resource};
 use weft_traffic::lb::{PickInput, Picked};
 use weft_traffic::listener::Direction;
 use weft_traffic::route::Mirror;
+use weft_traffic::timeout::format_grpc_timeout;
 use weft_traffic::{Cluster, RouteAction, Tables};
 
-use super::attempt::Guard;
+use super::attempt::{Forward, Guard};
 use super::conn::HttpConn;
 use super::exchange::frame_bytes;
 use super::outbound;
@@ -73,21 +74,22 @@ impl Copies {
     }
 }
 
-/// Starts the copies that the route asks for. The head must be as it goes upstream.
-pub(crate) fn start(
-    action: &RouteAction,
-    tables: &Tables,
-    request: &Request,
-    conn: &HttpConn,
-) -> Copies {
+/// Starts the copies that the route asks for. The head must be as it goes upstream, but for
+/// `grpc-timeout`, which becomes `told`.
+pub(crate) fn start(forward: &Forward<'_>, request: &Request, told: Option<Duration>) -> Copies {
+    let Forward { action, conn, .. } = *forward;
+    let tables = conn.worker.tables();
     let mut copies = Copies::default();
     if request.connection.upgrade.is_some() {
         return copies;
     }
     for mirror in &action.mirrors {
         if mirror.fraction.hit(conn.worker.random())
-            && let Some(copy) = Copy::new(mirror, action, tables, request, conn)
+            && let Some(mut copy) = Copy::new(mirror, action, &tables, request, conn)
         {
+            if let Some(limit) = told {
+                copy.head.headers.set_known(Known::GrpcTimeout, format_grpc_timeout(limit));
+            }
             let (parts, receive) = unbounded_channel();
             let queued = Rc::<Cell<usize>>::default();
             copies.feeds.push(Feed { parts, queued: queued.clone() });

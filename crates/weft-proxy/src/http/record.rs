@@ -152,6 +152,11 @@ impl Record {
         self.flags = self.flags.with(flag(name));
     }
 
+    /// A fault held the request up.
+    pub(crate) fn is_delayed(&self) -> bool {
+        self.flags.contains(ResponseFlags::DELAY_INJECTED)
+    }
+
     /// A reply made here was sent.
     pub(crate) fn replied(&mut self, status: u16, grpc_status: Option<u8>, bytes: u64) {
         self.replied = Some(status);

@@ -4,6 +4,7 @@
 //! What differs between inbound, outbound and gateway is in the three files of those names;
 //! retries are in `attempt`, moving bytes in `exchange`.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -26,9 +27,7 @@ use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
 use super::record::{Parties, Record, Response};
 use super::why::{self, Way};
-use super::{
-    filter, gateway, grpc, head_rules, inbound, local_reply, mirror, outbound, spelling, upgrade,
-};
+use super::{filter, gateway, grpc, head_rules, inbound, local_reply, outbound, spelling, upgrade};
 use crate::error::{ErrorKind, ProxyError, Side};
 use crate::upstream::Upstream;
 
@@ -55,6 +54,8 @@ pub(crate) struct Request {
     pub(crate) stripped: bool,
     /// The client asks for provenance, and may.
     pub(crate) why: bool,
+    /// A fault held it up.
+    pub(crate) delayed: bool,
     /// How the names were spelt before they were lower-cased for an HTTP/2 endpoint.
     pub(crate) spelling: Option<Vec<u8>>,
 }
@@ -121,9 +122,6 @@ async fn answer(
     };
     let (tally, received) = (&mut record.tally, record.received);
     let mut exchange = exchange(down, tally, received, &forward, &http, request);
-    if !forward.action.mirrors.is_empty() {
-        exchange.mirror_to(mirror::start(forward.action, &tables, request, conn));
-    }
     if let Some(web) = record.web {
         exchange.translate(web);
     }
@@ -183,6 +181,7 @@ async fn way<'t>(
         request.grpc = true;
     }
     let reply = filter::on_request(http, &found, request, record, conn).await;
+    request.delayed = record.is_delayed();
     if let filter::Verdict::Reply { mut head, body, flags } = reply {
         if let Some(flags) = flags {
             edit_response(&found, request, &mut head, (None, Some(flags)), conn);
@@ -375,6 +374,7 @@ impl Request {
             caller: None,
             stripped: false,
             why: false,
+            delayed: false,
             spelling: None,
             head,
             body,
@@ -517,7 +517,13 @@ fn edit_response(
     let mut edits = found.response_edits().filter(|edits| !edits.is_empty()).peekable();
     if edits.peek().is_some() {
         let mut context = format_context(found, request, conn);
-        (context.response_code, context.response_flags) = said;
+        let (code, flag) = said;
+        let flags = match (request.delayed, flag) {
+            (false, flag) => flag.map(Cow::Borrowed),
+            (true, None) => Some(Cow::Borrowed("DI")),
+            (true, Some(flag)) => Some(Cow::Owned(format!("DI,{flag}"))),
+        };
+        (context.response_code, context.response_flags) = (code, flags.as_deref());
         let headers = &mut head.headers;
         edits.for_each(|edits| edits.apply_response(headers, Some(&request.head), &context));
     }

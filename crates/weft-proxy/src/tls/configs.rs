@@ -6,15 +6,20 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CipherSuite, ClientConfig, NamedGroup, ServerConfig, SupportedCipherSuite,
+    SupportedProtocolVersion,
+};
 use weft_traffic::tls::{
-    CertSource, DownstreamTls, RootSource, TlsVersions, UpstreamTls, Validation,
+    CertSource, CrlSource, DownstreamTls, RootSource, TlsParams, TlsVersions, UpstreamTls,
+    Validation,
 };
 
-use super::secrets::{Certificate, Roots, SecretMap, Secrets};
-use super::verify::{DownstreamVerifier, Expected, UpstreamVerifier};
+use super::secrets::{Certificate, Roots, SecretMap, Secrets, revocation_lists};
+use super::verify::{DownstreamVerifier, Expected, Revoked, UpstreamVerifier};
 use super::{SPELLING_ALPN, TlsError};
 
 /// More settings than any configuration has live at once; past it the cache starts afresh.
@@ -57,6 +62,11 @@ pub fn file_certificate_name(chain: &str, key: &str) -> String {
 /// SDS name under which a root bundle on disk is kept, as Istio spells it.
 pub fn file_roots_name(path: &str) -> String {
     format!("file-root:{path}")
+}
+
+/// Name under which lists of revoked certificates on disk are kept.
+pub fn file_lists_name(path: &str) -> String {
+    format!("file-crl:{path}")
 }
 
 /// Name of the machine's own trust roots in [`Secrets`].
@@ -141,8 +151,8 @@ fn server_config(
     answer: AlpnAnswer,
     secrets: &SecretMap,
 ) -> Result<ServerConfig, TlsError> {
-    let builder = ServerConfig::builder_with_provider(super::provider())
-        .with_protocol_versions(versions(tls.versions))
+    let builder = ServerConfig::builder_with_provider(provider(&tls.params))
+        .with_protocol_versions(versions(tls.params.versions))
         .map_err(|error| TlsError::BadSecret(format!("protocol versions: {error}")))?;
     let verifier = match &tls.validation {
         Some(validation) if tls.require_client_cert || validation.roots.is_some() => {
@@ -177,10 +187,10 @@ fn client_verifier(
         ));
     };
     let roots = roots(source, secrets)?;
+    let revoked = revoked(validation, &roots, secrets)?;
     let expected = Expected::new(validation, None);
-    let required = tls.require_client_cert;
-    let verifier =
-        DownstreamVerifier::new(&roots, expected, required, validation.accept_untrusted)?;
+    let (required, untrusted) = (tls.require_client_cert, validation.accept_untrusted);
+    let verifier = DownstreamVerifier::new(&roots, revoked, expected, required, untrusted)?;
     Ok(Arc::new(verifier))
 }
 
@@ -189,18 +199,12 @@ fn client_config(
     checked_name: Option<&str>,
     secrets: &SecretMap,
 ) -> Result<ClientConfig, TlsError> {
-    let builder = ClientConfig::builder_with_provider(super::provider())
-        .with_protocol_versions(versions(tls.versions))
+    let builder = ClientConfig::builder_with_provider(provider(&tls.params))
+        .with_protocol_versions(versions(tls.params.versions))
         .map_err(|error| TlsError::BadSecret(format!("protocol versions: {error}")))?;
     let verifier = match &tls.validation {
         None => UpstreamVerifier::new(None, Expected::default()),
-        Some(validation) => {
-            let roots = match &validation.roots {
-                Some(source) => Some(roots(source, secrets)?),
-                None => None,
-            };
-            UpstreamVerifier::new(roots.as_deref(), Expected::new(validation, checked_name))
-        }
+        Some(validation) => upstream_verifier(validation, checked_name, secrets)?,
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match certificates(&tls.certificates, secrets)?.first() {
@@ -217,12 +221,89 @@ fn client_config(
     Ok(config)
 }
 
+fn upstream_verifier(
+    validation: &Validation,
+    checked_name: Option<&str>,
+    secrets: &SecretMap,
+) -> Result<UpstreamVerifier, TlsError> {
+    let expected = Expected::new(validation, checked_name);
+    let Some(source) = &validation.roots else { return Ok(UpstreamVerifier::new(None, expected)) };
+    let roots = roots(source, secrets)?;
+    let revoked = revoked(validation, &roots, secrets)?;
+    match revoked.lists.is_empty() {
+        true => Ok(UpstreamVerifier::new(Some(&roots), expected)),
+        false => UpstreamVerifier::with_lists(&roots, revoked, expected),
+    }
+}
+
+/// What the roots' own secret lists, and what the settings name.
+fn revoked(
+    validation: &Validation,
+    roots: &Roots,
+    secrets: &SecretMap,
+) -> Result<Revoked, TlsError> {
+    let mut lists = roots.revoked.to_vec();
+    match &validation.revoked {
+        None => {}
+        Some(CrlSource::Inline(pem)) => lists.extend(revocation_lists(pem)?.iter().cloned()),
+        Some(CrlSource::File(path)) => {
+            let name: Arc<str> = file_lists_name(path).into();
+            let found = secrets.lists(&name).ok_or(TlsError::MissingSecret(name))?;
+            lists.extend(found.iter().cloned());
+        }
+    }
+    Ok(Revoked { lists, leaf_only: validation.revoked_leaf_only })
+}
+
 fn protocols(alpn: &[Box<[u8]>]) -> Vec<Vec<u8>> {
     alpn.iter().map(|name| name.to_vec()).collect()
 }
 
 fn has(alpn: &[Box<[u8]>], name: &str) -> bool {
     alpn.iter().any(|one| **one == *name.as_bytes())
+}
+
+/// Our cryptography, less what the settings leave out.
+fn provider(params: &TlsParams) -> Arc<CryptoProvider> {
+    let all = super::provider();
+    let TlsParams { versions: _, ciphers, curves } = params;
+    if ciphers.is_empty() && curves.is_empty() {
+        return all;
+    }
+    let mut fewer = CryptoProvider::clone(&all);
+    let is_listed = |list: &[Box<str>], name: Option<&str>| {
+        list.is_empty() || name.is_some_and(|name| list.iter().any(|one| **one == *name))
+    };
+    fewer.cipher_suites.retain(|suite| match suite {
+        SupportedCipherSuite::Tls13(_) => true,
+        SupportedCipherSuite::Tls12(suite) => is_listed(ciphers, openssl_name(suite.common.suite)),
+    });
+    fewer.kx_groups.retain(|group| is_listed(curves, boringssl_name(group.name())));
+    Arc::new(fewer)
+}
+
+fn openssl_name(suite: CipherSuite) -> Option<&'static str> {
+    Some(match suite {
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => {
+            "ECDHE-ECDSA-CHACHA20-POLY1305"
+        }
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => return None,
+    })
+}
+
+fn boringssl_name(group: NamedGroup) -> Option<&'static str> {
+    Some(match group {
+        NamedGroup::X25519 => "X25519",
+        NamedGroup::secp256r1 => "P-256",
+        NamedGroup::secp384r1 => "P-384",
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        _ => return None,
+    })
 }
 
 fn versions(versions: TlsVersions) -> &'static [&'static SupportedProtocolVersion] {

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use weft_telemetry::Registry;
 
 use super::TlsError;
-use super::configs::{SYSTEM_ROOTS, file_certificate_name, file_roots_name};
-use super::secrets::{Certificate, Roots, RootsFrom, Secrets};
+use super::configs::{SYSTEM_ROOTS, file_certificate_name, file_lists_name, file_roots_name};
+use super::secrets::{Certificate, Roots, RootsFrom, Secrets, revocation_lists};
 
 /// How often files are looked at. Kubernetes itself takes up to a minute to update mounted secrets.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -38,6 +38,8 @@ pub enum FileSecret {
     Roots(Arc<str>),
     /// The system's trust roots.
     SystemRoots,
+    /// Lists of revoked certificates, PEM.
+    Lists(Arc<str>),
 }
 
 /// What is watched, with the state of the files when they were last read.
@@ -129,6 +131,9 @@ fn load(file: &FileSecret, secrets: &Secrets) -> Result<(), TlsError> {
             let roots = Roots::from_pem(&read_file(path)?)?;
             secrets.set_roots(&file_roots_name(path), RootsFrom::File, roots);
         }
+        FileSecret::Lists(path) => {
+            secrets.set_lists(&file_lists_name(path), revocation_lists(&read_file(path)?)?);
+        }
         FileSecret::SystemRoots => {
             let Some(path) = SYSTEM_BUNDLES.iter().find(|path| Path::new(path).exists()) else {
                 return Err(TlsError::BadSecret("this system has no root certificates".into()));
@@ -150,7 +155,7 @@ fn stamp_of(file: &FileSecret) -> Stamp {
     };
     match file {
         FileSecret::Certificate { chain, key } => vec![one(chain), one(key)],
-        FileSecret::Roots(path) => vec![one(path)],
+        FileSecret::Roots(path) | FileSecret::Lists(path) => vec![one(path)],
         FileSecret::SystemRoots => Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use super::TlsError;
@@ -30,7 +30,11 @@ pub struct SecretMap {
     /// What verifiers use: the union of the parts.
     roots: HashMap<Arc<str>, Arc<Roots>>,
     parts: HashMap<(Arc<str>, RootsFrom), Arc<Roots>>,
+    lists: HashMap<Arc<str>, RevocationLists>,
 }
+
+/// Lists of revoked certificates, as webpki takes them.
+pub type RevocationLists = Arc<[CertificateRevocationListDer<'static>]>;
 
 /// Where trust roots were learned. All sources of one name are trusted together, so that a root
 /// rotation which reaches them at different times refuses nobody.
@@ -58,6 +62,8 @@ pub struct Roots {
     pub store: Arc<RootCertStore>,
     /// What `/certs` shows, one for each root.
     pub info: Vec<CertificateInfo>,
+    /// Certificates that these roots, or others under them, took back.
+    pub revoked: RevocationLists,
 }
 
 /// The public facts of a certificate.
@@ -114,6 +120,13 @@ impl Secrets {
         });
     }
 
+    /// Sets or replaces lists of revoked certificates that are no secret's.
+    pub fn set_lists(&self, name: &str, lists: RevocationLists) {
+        self.update(|map| {
+            map.lists.insert(name.into(), lists);
+        });
+    }
+
     /// Forgets what SDS said under this name.
     pub fn remove(&self, name: &str) {
         self.update(|map| {
@@ -156,6 +169,11 @@ impl SecretMap {
     /// Trust roots by SDS name.
     pub fn roots(&self, name: &str) -> Option<&Arc<Roots>> {
         self.roots.get(name)
+    }
+
+    /// Lists of revoked certificates by name.
+    pub fn lists(&self, name: &str) -> Option<&RevocationLists> {
+        self.lists.get(name)
     }
 
     /// All certificates, for `/certs`.
@@ -202,13 +220,15 @@ impl Roots {
             info.push(CertificateInfo::read(&root)?);
             store.add(root).map_err(|error| TlsError::BadSecret(format!("trust root: {error}")))?;
         }
-        Ok(Roots { store: Arc::new(store), info })
+        Ok(Roots { store: Arc::new(store), info, revoked: Arc::default() })
     }
 
     fn union<'a>(parts: impl Iterator<Item = &'a Roots>) -> Roots {
         let mut store = RootCertStore::empty();
         let mut info: Vec<CertificateInfo> = Vec::new();
+        let mut revoked = Vec::new();
         for part in parts {
+            revoked.extend(part.revoked.iter().cloned());
             for anchor in &part.store.roots {
                 if !store.roots.contains(anchor) {
                     store.roots.push(anchor.clone());
@@ -220,7 +240,18 @@ impl Roots {
                 }
             }
         }
-        Roots { store: Arc::new(store), info }
+        Roots { store: Arc::new(store), info, revoked: revoked.into() }
+    }
+}
+
+/// From PEM text of at least one list.
+pub fn revocation_lists(pem: &[u8]) -> Result<RevocationLists, TlsError> {
+    let lists: RevocationLists = CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| TlsError::BadSecret(format!("revocation list: {error}")))?;
+    match lists.is_empty() {
+        true => Err(TlsError::BadSecret("no revocation list in the PEM text".into())),
+        false => Ok(lists),
     }
 }
 

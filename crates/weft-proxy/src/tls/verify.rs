@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use weft_traffic::tls::{SanKind, SanMatch, Validation};
 use x509_parser::prelude::{GeneralName, X509Certificate};
 
@@ -29,10 +29,29 @@ pub struct San {
 /// Verifies an upstream's certificate.
 #[derive(Debug)]
 pub struct UpstreamVerifier {
-    /// `None`: the chain is not verified, as in Envoy without a trusted CA.
-    roots: Option<Arc<rustls::RootCertStore>>,
+    chain: Chain,
     expected: Expected,
     provider: Arc<CryptoProvider>,
+}
+
+/// How an upstream's chain is verified.
+#[derive(Debug)]
+enum Chain {
+    /// Not at all, as in Envoy without a trusted CA.
+    Unverified,
+    Roots(Arc<rustls::RootCertStore>),
+    /// The roots, and lists of revoked certificates.
+    Lists(Arc<WebPkiServerVerifier>),
+}
+
+/// Lists of revoked certificates. As soon as there is one, every certificate of a chain (or the
+/// peer's alone) must be covered by a list that has not expired, as in Envoy.
+#[derive(Debug, Default, Clone)]
+pub struct Revoked {
+    /// DER, as webpki takes them.
+    pub lists: Vec<CertificateRevocationListDer<'static>>,
+    /// Only the peer's own certificate is looked up.
+    pub leaf_only: bool,
 }
 
 /// Verifies a downstream's certificate: chain by webpki, then the names.
@@ -102,8 +121,30 @@ impl Expected {
 impl UpstreamVerifier {
     /// Without `roots` only names and pins are checked.
     pub fn new(roots: Option<&Roots>, expected: Expected) -> UpstreamVerifier {
-        let roots = roots.map(|roots| roots.store.clone());
-        UpstreamVerifier { roots, expected, provider: super::provider() }
+        let chain = match roots {
+            Some(roots) => Chain::Roots(roots.store.clone()),
+            None => Chain::Unverified,
+        };
+        UpstreamVerifier { chain, expected, provider: super::provider() }
+    }
+
+    /// As [`Self::new`]; refuses what is revoked.
+    pub fn with_lists(
+        roots: &Roots,
+        revoked: Revoked,
+        expected: Expected,
+    ) -> Result<UpstreamVerifier, super::TlsError> {
+        let provider = super::provider();
+        let builder =
+            WebPkiServerVerifier::builder_with_provider(roots.store.clone(), provider.clone())
+                .with_crls(revoked.lists)
+                .enforce_revocation_expiration();
+        let builder = match revoked.leaf_only {
+            true => builder.only_check_end_entity_revocation(),
+            false => builder,
+        };
+        let chain = builder.build().map_err(|error| bad_lists(&error))?;
+        Ok(UpstreamVerifier { chain: Chain::Lists(chain), expected, provider })
     }
 }
 
@@ -111,21 +152,30 @@ impl DownstreamVerifier {
     /// `required`: refuse clients without a certificate; otherwise one that is shown must be good.
     pub fn new(
         roots: &Roots,
+        revoked: Revoked,
         expected: Expected,
         required: bool,
         accept_untrusted: bool,
     ) -> Result<DownstreamVerifier, super::TlsError> {
         let builder =
-            WebPkiClientVerifier::builder_with_provider(roots.store.clone(), super::provider());
+            WebPkiClientVerifier::builder_with_provider(roots.store.clone(), super::provider())
+                .with_crls(revoked.lists)
+                .enforce_revocation_expiration();
+        let builder = match revoked.leaf_only {
+            true => builder.only_check_end_entity_revocation(),
+            false => builder,
+        };
         let builder = match required {
             true => builder,
             false => builder.allow_unauthenticated(),
         };
-        let chain = builder
-            .build()
-            .map_err(|error| super::TlsError::BadSecret(format!("trust roots: {error}")))?;
+        let chain = builder.build().map_err(|error| bad_lists(&error))?;
         Ok(DownstreamVerifier { chain, expected, accept_untrusted })
     }
+}
+
+fn bad_lists(error: &rustls::server::VerifierBuilderError) -> super::TlsError {
+    super::TlsError::BadSecret(format!("trust roots or revocation lists: {error}"))
 }
 
 fn sha256(bytes: &[u8]) -> aws_lc_rs::digest::Digest {
@@ -187,20 +237,41 @@ impl ServerCertVerifier for UpstreamVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Some(roots) = &self.roots {
-            let parsed = ParsedCertificate::try_from(end_entity)?;
-            let algorithms = self.provider.signature_verification_algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(
-                &parsed,
-                roots,
-                intermediates,
-                now,
-                algorithms,
-            )?;
+        match &self.chain {
+            Chain::Unverified => {}
+            Chain::Roots(roots) => {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                let algorithms = self.provider.signature_verification_algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(
+                    &parsed,
+                    roots,
+                    intermediates,
+                    now,
+                    algorithms,
+                )?;
+            }
+            Chain::Lists(verifier) => {
+                let checked = verifier.verify_server_cert(
+                    end_entity,
+                    intermediates,
+                    server_name,
+                    ocsp_response,
+                    now,
+                );
+                // It looks at the name last, after the chain was found good; names are ours.
+                match checked {
+                    Ok(_)
+                    | Err(Error::InvalidCertificate(
+                        CertificateError::NotValidForName
+                        | CertificateError::NotValidForNameContext { .. },
+                    )) => {}
+                    Err(error) => return Err(error),
+                }
+            }
         }
         self.expected.check(end_entity)?;
         Ok(ServerCertVerified::assertion())

@@ -228,6 +228,29 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     }
+
+    /// A list that takes these certificates back.
+    pub fn revoke(&self, chains: &[&str]) -> String {
+        let revoked = chains.iter().map(|chain| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(chain.as_bytes()).unwrap();
+            let serial = pem.parse_x509().unwrap().raw_serial().to_vec();
+            rcgen::RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2100, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
 }
 
 fn san(name: &str) -> SanType {

@@ -272,3 +272,151 @@ async fn a_short_lived_identity_is_renewed_under_open_connections() {
     assert!(!server.page("/stats").await.contains("result=\"failure\""));
     tokio::task::block_in_place(|| control.kill());
 }
+
+fn server_context(validation: serde_json::Value) -> serde_json::Value {
+    let mut socket = site_tls(&[]);
+    let context = &mut socket["typed_config"];
+    context["require_client_certificate"] = json!(true);
+    let common = context["common_tls_context"].as_object_mut().unwrap();
+    common.extend(validation.as_object().unwrap().clone());
+    socket
+}
+
+fn client_context(roots: &str, crl: serde_json::Value) -> serde_json::Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "validation_context": { "trusted_ca": { "inline_string": roots }, "crl": crl },
+            },
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_whose_certificate_was_taken_back_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend("app").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let ca = control.ca.clone();
+    let (good, bad) = (ca.issue(&["good.example"]), ca.issue(&["bad.example"]));
+    let list = ca.revoke(&[&bad.0]);
+    let file = dir.path().join("revoked.pem");
+    std::fs::write(&file, &list).unwrap();
+    control.set(Secret, site_secret(&control, &["site.example"]));
+    control.set(
+        Secret,
+        json!({"name": "kubernetes://clients-cacert", "validation_context": {
+            "trusted_ca": { "inline_string": ca.root_pem() },
+            "crl": { "inline_string": list },
+        }}),
+    );
+    control.set(Cluster, static_cluster("c", &[backend]));
+    for (name, validation) in [
+        (
+            "by secret",
+            json!({"validation_context_sds_secret_config": {
+                "name": "kubernetes://clients-cacert",
+                "sds_config": { "ads": {}, "resource_api_version": "V3" },
+            }}),
+        ),
+        (
+            "by file",
+            json!({"validation_context": {
+                "trusted_ca": { "inline_string": ca.root_pem() },
+                "crl": { "filename": file },
+            }}),
+        ),
+    ] {
+        let mut listener = tcp_listener(name, "c");
+        listener["filter_chains"][0]["transport_socket"] = server_context(validation);
+        control.set(Listener, listener);
+    }
+    let proxy = plain(&control);
+    proxy.ready().await;
+    for name in ["by secret", "by file"] {
+        let address = proxy.listener(name).await;
+        let mut stream =
+            tls_connect(address, client_config(&[], Some(good.clone()))).await.unwrap();
+        assert_eq!(greeting(&mut stream).await.unwrap(), "app", "{name}");
+        let served = match tls_connect(address, client_config(&[], Some(bad.clone()))).await {
+            Ok(mut stream) => greeting(&mut stream).await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(!served, "{name}");
+    }
+    // A list that does not parse is refused, and the one before stays.
+    control.set(
+        Secret,
+        json!({"name": "kubernetes://clients-cacert", "validation_context": {
+            "trusted_ca": { "inline_string": ca.root_pem() },
+            "crl": { "inline_string": "nonsense" },
+        }}),
+    );
+    let reason = control.refusal(Secret).await;
+    assert!(reason.contains("revocation list"), "{reason}");
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_certificate_was_taken_back_is_not_spoken_to() {
+    let backend = backend("app").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let ca = control.ca.clone();
+    let (chain, key) = ca.issue(&["site.example"]);
+    control.set(
+        Secret,
+        json!({"name": "kubernetes://shop", "tls_certificate": {
+            "certificate_chain": { "inline_string": chain },
+            "private_key": { "inline_string": key },
+        }}),
+    );
+    control.set(Cluster, static_cluster("app", &[backend]));
+    let mut listener = tcp_listener("site", "app");
+    listener["filter_chains"][0]["transport_socket"] = site_tls(&[]);
+    control.set(Listener, listener);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let site = proxy.listener("site").await;
+    let (other, _) = ca.issue(&["other.example"]);
+    for (name, list) in [("open", ca.revoke(&[&other])), ("shut", ca.revoke(&[&chain]))] {
+        let mut cluster = static_cluster(name, &[site]);
+        let crl = json!({ "inline_string": list });
+        cluster["transport_socket"] = client_context(&ca.root_pem(), crl);
+        control.set(Cluster, cluster);
+        control.set(Listener, tcp_listener(name, name));
+    }
+    let mut stream = connect(proxy.listener("open").await).await;
+    assert_eq!(greeting(&mut stream).await.unwrap(), "app");
+    let mut stream = connect(proxy.listener("shut").await).await;
+    assert!(greeting(&mut stream).await.is_err());
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ciphers_and_groups_are_those_that_are_listed() {
+    let backend = backend("app").await;
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Secret, site_secret(&control, &["site.example"]));
+    control.set(Cluster, static_cluster("c", &[backend]));
+    let mut listener = tcp_listener("l", "c");
+    let mut socket = site_tls(&[]);
+    socket["typed_config"]["common_tls_context"]["tls_params"] = json!({
+        "tls_maximum_protocol_version": "TLSv1_2",
+        "cipher_suites": ["[ECDHE-ECDSA-AES256-GCM-SHA384|ECDHE-RSA-AES256-GCM-SHA384]", "AES128-SHA"],
+        "ecdh_curves": ["P-384"],
+    });
+    listener["filter_chains"][0]["transport_socket"] = socket;
+    control.set(Listener, listener);
+    let proxy = plain(&control);
+    proxy.ready().await;
+    let address = proxy.listener("l").await;
+    let stream = tls_connect(address, client_config(&[], None)).await.unwrap();
+    let session = stream.get_ref().1;
+    let suite = session.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
+    let group = session.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, rustls::NamedGroup::secp384r1);
+    tokio::task::block_in_place(|| control.kill());
+}

@@ -9,8 +9,8 @@ use crate::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy
 use crate::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use crate::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use crate::tls::{
-    CertSource, DownstreamTls, RootSource, SanKind, SanMatch, SanName, TlsVersions, UpstreamTls,
-    Validation,
+    CertSource, CrlSource, DownstreamTls, RootSource, SanKind, SanMatch, SanName, TlsParams,
+    TlsVersions, UpstreamTls, Validation,
 };
 
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
@@ -94,7 +94,7 @@ fn downstream_tls(message: &pb::DownstreamTlsContext) -> Result<DownstreamTls> {
         validation: common.validation,
         alpn: common.alpn,
         require_sni: value::boolean(require_sni, false),
-        versions: common.versions,
+        params: common.params,
     })
 }
 
@@ -118,7 +118,7 @@ fn upstream_tls(message: &pb::UpstreamTlsContext) -> Result<UpstreamTls> {
         sni: (!sni.is_empty()).then(|| Arc::from(&**sni)),
         auto_host_sni: *auto_host_sni,
         auto_sni_san_validation: *auto_sni_san_validation,
-        versions: common.versions,
+        params: common.params,
     })
 }
 
@@ -126,7 +126,7 @@ struct Common {
     certificates: Vec<CertSource>,
     validation: Option<Validation>,
     alpn: Vec<Box<[u8]>>,
-    versions: TlsVersions,
+    params: TlsParams,
 }
 
 #[allow(deprecated)] // Older certificate provider fields are looked at to be refused.
@@ -164,7 +164,7 @@ fn common(message: &Option<pb::CommonTlsContext>) -> Result<Common> {
         certificates,
         validation: validation_type(validation_context_type)?,
         alpn: alpn_protocols.iter().map(|name| name.as_bytes().into()).collect(),
-        versions: versions(tls_params).at("tls_params")?,
+        params: params(tls_params).at("tls_params")?,
     })
 }
 
@@ -244,6 +244,8 @@ fn no_validation() -> Validation {
         certificate_hashes: Vec::new(),
         spki_hashes: Vec::new(),
         accept_untrusted: false,
+        revoked: None,
+        revoked_leaf_only: false,
     }
 }
 
@@ -264,18 +266,21 @@ pub(super) fn validation(message: &pb::CertificateValidationContext) -> Result<V
         allow_expired_certificate,
         trust_chain_verification,
         custom_validator_config,
-        only_verify_leaf_cert_crl: _,
+        only_verify_leaf_cert_crl,
         max_verify_depth: _,
         suppress_client_ca_list: _,
     } = message;
     refuse(ca_certificate_provider_instance.is_some(), "ca_certificate_provider_instance")?;
-    refuse(crl.is_some(), "crl")?;
     refuse(*allow_expired_certificate, "allow_expired_certificate")?;
     refuse(custom_validator_config.is_some(), "custom_validator_config")?;
     let roots = match (trusted_ca, system_root_certs) {
         (Some(source), _) => Some(roots(source).at("trusted_ca")?),
         (None, Some(_)) => Some(RootSource::System),
         (None, None) => None,
+    };
+    let revoked = match crl {
+        Some(source) => Some(revoked(source).at("crl")?),
+        None => None,
     };
     let mut sans = list("match_typed_subject_alt_names", match_typed_subject_alt_names, typed_san)?;
     sans.extend(list("match_subject_alt_names", match_subject_alt_names, |matcher| {
@@ -288,6 +293,8 @@ pub(super) fn validation(message: &pb::CertificateValidationContext) -> Result<V
         certificate_hashes: verify_certificate_hash.iter().map(hash).collect(),
         spki_hashes: verify_certificate_spki.iter().map(|text| text.as_str().into()).collect(),
         accept_untrusted: *trust_chain_verification == 1,
+        revoked,
+        revoked_leaf_only: *only_verify_leaf_cert_crl,
     })
 }
 
@@ -297,6 +304,16 @@ fn roots(source: &core::DataSource) -> Result<RootSource> {
             Ok(RootSource::File(Arc::from(&**path)))
         }
         (_, Some(pem)) => Ok(RootSource::Inline(pem.into())),
+        _ => error("", "only files and inline data are supported"),
+    }
+}
+
+fn revoked(source: &core::DataSource) -> Result<CrlSource> {
+    match (&source.specifier, value::inline_data(source)) {
+        (Some(core::data_source::Specifier::Filename(path)), _) => {
+            Ok(CrlSource::File(Arc::from(&**path)))
+        }
+        (_, Some(pem)) => Ok(CrlSource::Inline(pem.into())),
         _ => error("", "only files and inline data are supported"),
     }
 }
@@ -330,9 +347,10 @@ fn san_name(matcher: &matcher_pb::StringMatcher) -> Result<SanName> {
     })
 }
 
-/// Cipher, curve and signature lists are BoringSSL's; rustls only has safe ones, so they are ignored.
-fn versions(message: &Option<pb::TlsParameters>) -> Result<TlsVersions> {
-    let Some(message) = message else { return Ok(TlsVersions::default()) };
+/// Suites and groups that rustls does not have are as good as not listed; signature algorithms are
+/// BoringSSL's and ignored.
+fn params(message: &Option<pb::TlsParameters>) -> Result<TlsParams> {
+    let Some(message) = message else { return Ok(TlsParams::default()) };
     // 0 automatic, 1 TLS 1.0 … 4 TLS 1.3.
     let min = message.tls_minimum_protocol_version;
     let max = match message.tls_maximum_protocol_version {
@@ -340,8 +358,16 @@ fn versions(message: &Option<pb::TlsParameters>) -> Result<TlsVersions> {
         max => max,
     };
     let versions = TlsVersions { v12: min <= 3 && max >= 3, v13: max >= 4 };
-    match versions.v12 || versions.v13 {
-        true => Ok(versions),
-        false => error("tls_maximum_protocol_version", "TLS 1.2 or 1.3 is required"),
+    if !versions.v12 && !versions.v13 {
+        return error("tls_maximum_protocol_version", "TLS 1.2 or 1.3 is required");
     }
+    // `[A|B]`: of equal preference.
+    let split = |text: &String| -> Vec<Box<str>> {
+        text.trim_matches(['[', ']']).split('|').map(Box::from).collect()
+    };
+    Ok(TlsParams {
+        versions,
+        ciphers: message.cipher_suites.iter().flat_map(split).collect(),
+        curves: message.ecdh_curves.iter().map(|name| name.as_str().into()).collect(),
+    })
 }

@@ -29,7 +29,8 @@ pub(crate) enum Certificate {
 pub(crate) enum Trust {
     /// The peer is not asked for, or not checked.
     None,
-    /// Roots over SDS; `names` are the exact or prefix subject names accepted (empty: any).
+    /// Roots (and lists of revoked certificates) over SDS; `names` are the exact or prefix subject
+    /// names accepted (empty: any).
     Sds { roots: String, names: Vec<String> },
     /// Roots from a file on the proxy's disk.
     File { roots: String, names: Vec<String>, crl: Option<String> },
@@ -124,15 +125,42 @@ fn subject_name(name: &str) -> tls::SubjectAltNameMatcher {
     }
 }
 
+/// What a connection is encrypted with, where somebody narrows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Suites {
+    /// TLS 1.2 cipher suites in OpenSSL's spelling; empty: Envoy's own choice.
+    pub(crate) ciphers: Vec<String>,
+    /// Key exchange groups in BoringSSL's spelling; empty: Envoy's own choice.
+    pub(crate) curves: Vec<String>,
+}
+
+impl Suites {
+    fn params(&self) -> tls::TlsParameters {
+        tls::TlsParameters {
+            cipher_suites: self.ciphers.clone(),
+            ecdh_curves: self.curves.clone(),
+            ..Default::default()
+        }
+    }
+}
+
 /// A client's TLS socket.
 pub(crate) fn upstream(
     certificate: Option<&Certificate>,
     trust: &Trust,
     sni: &str,
     alpn: &[&str],
+    suites: &Suites,
 ) -> core::TransportSocket {
+    let mut context = common(certificate, trust, alpn);
+    context.tls_params = Some(tls::TlsParameters {
+        tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12 as i32,
+        // Envoy's clients would stop at TLS 1.2 by themselves.
+        tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13 as i32,
+        ..suites.params()
+    });
     socket(any(&tls::UpstreamTlsContext {
-        common_tls_context: Some(common(certificate, trust, alpn)),
+        common_tls_context: Some(context),
         sni: sni.to_owned(),
         ..Default::default()
     }))
@@ -143,8 +171,9 @@ pub(crate) fn upstream_unverified(
     certificate: Option<&Certificate>,
     sni: &str,
     alpn: &[&str],
+    suites: &Suites,
 ) -> core::TransportSocket {
-    upstream(certificate, &Trust::None, sni, alpn)
+    upstream(certificate, &Trust::None, sni, alpn, suites)
 }
 
 /// Mutual TLS for gRPC's client, which takes certificates from a provider of its bootstrap named
@@ -181,7 +210,7 @@ pub(crate) struct ServerParams {
     /// `TLSV1_2` and so on; `None` is Istio's default floor of 1.2.
     pub(crate) minimum: Option<i32>,
     pub(crate) maximum: Option<i32>,
-    pub(crate) ciphers: Vec<String>,
+    pub(crate) suites: Suites,
     /// Base64 SHA-256 of public keys, and hex SHA-256 of certificates: a client shows one of them.
     pub(crate) spki: Vec<String>,
     pub(crate) hashes: Vec<String>,
@@ -218,8 +247,7 @@ pub(crate) fn downstream(
         tls_maximum_protocol_version: params
             .maximum
             .unwrap_or(tls::tls_parameters::TlsProtocol::TlsAuto as i32),
-        cipher_suites: params.ciphers.clone(),
-        ..Default::default()
+        ..params.suites.params()
     });
     if let Some(own) = validation_of(&mut context) {
         own.verify_certificate_spki.clone_from(&params.spki);

@@ -90,7 +90,7 @@ fn of_service(
 ) -> Vec<pb::Cluster> {
     let mut clusters = Vec::new();
     if let Some(rule) = scope.rule(&service.host) {
-        unsupported::report(scope.view.flavor, rule, findings);
+        unsupported::report(scope.view, rule, findings);
     }
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         of_port(scope, service, port, &mut clusters);
@@ -164,7 +164,9 @@ fn to_service<'a>(
         let config = cluster.common_lb_config.get_or_insert_default();
         config.locality_config_specifier = Some(weighted);
     }
-    let target = tls::Target { service, port: port.number, subset: subset_name, upstream };
+    let selective = rule.is_some_and(|rule| rule.spec.workload_selector.is_some());
+    let target =
+        tls::Target { service, port: port.number, subset: subset_name, upstream, selective };
     tls::apply(scope, &mut cluster, &target, policy.tls);
     if let Some(settings) = policy.proxy_protocol {
         tls::announce_client(&mut cluster, settings.version);

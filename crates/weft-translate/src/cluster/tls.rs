@@ -20,7 +20,7 @@ use crate::build::tls::{
 };
 use crate::build::{any, structure, text};
 use crate::scope::Scope;
-use crate::view::Flavor;
+use crate::view::{Flavor, ProxyKind};
 
 /// Stock Envoy cannot ask for "the system's roots", only for a file; this is where Debian, Ubuntu
 /// and Alpine (hence Envoy's and Istio's images) keep them.
@@ -32,6 +32,8 @@ pub(crate) struct Target<'a> {
     pub(crate) port: u16,
     pub(crate) subset: &'a str,
     pub(crate) upstream: Upstream,
+    /// The rule names workloads: Istio lets only such a rule give sidecars credentials.
+    pub(crate) selective: bool,
 }
 
 /// Sets the cluster's transport sockets.
@@ -136,6 +138,7 @@ fn mutual(scope: &Scope<'_>, target: &Target<'_>, names: &[String], sni: &str) -
         &Trust::Sds { roots: MESH_ROOTS.to_owned(), names },
         if sni.is_empty() { &own_sni } else { sni },
         alpn,
+        &scope.mesh_suites(),
     )
 }
 
@@ -159,6 +162,10 @@ fn explicit(
     target: &Target<'_>,
     settings: &ClientTlsSettings,
 ) -> Option<TransportSocket> {
+    // As in Istio, where it would otherwise hold up every sidecar that may not have the secret.
+    if scope.view.kind != ProxyKind::Gateway && !target.selective && names_credential(settings) {
+        return None;
+    }
     let certificate = match settings.mode {
         ClientTlsMode::Disable => return None,
         ClientTlsMode::IstioMutual => {
@@ -172,11 +179,18 @@ fn explicit(
         given => given,
     };
     let alpn: &[&str] = if target.upstream == Upstream::Http2 { &["h2"] } else { &[] };
+    let suites = scope.default_suites();
     if settings.insecure_skip_verify == Some(true) {
-        return Some(upstream_unverified(certificate.as_ref(), sni, alpn));
+        return Some(upstream_unverified(certificate.as_ref(), sni, alpn, &suites));
     }
     let trust = trust(scope, target, settings, sni);
-    Some(upstream(certificate.as_ref(), &trust, sni, alpn))
+    Some(upstream(certificate.as_ref(), &trust, sni, alpn, &suites))
+}
+
+/// Whether certificates or roots are a secret's.
+pub(crate) fn names_credential(settings: &ClientTlsSettings) -> bool {
+    matches!(settings.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual)
+        && !settings.credential_name.is_empty()
 }
 
 /// TLS as a BackendTLSPolicy of the Gateway API wants it.
@@ -201,7 +215,7 @@ fn of_policy(scope: &Scope<'_>, target: &Target<'_>, policy: &BackendTls<'_>) ->
         .client_certificate()
         .map(|(namespace, name)| Certificate::Sds(kubernetes(&format!("{namespace}/{name}"))));
     let alpn: &[&str] = if target.upstream == Upstream::Http2 { &["h2"] } else { &[] };
-    upstream(certificate.as_ref(), &trust, &validation.hostname, alpn)
+    upstream(certificate.as_ref(), &trust, &validation.hostname, alpn, &scope.default_suites())
 }
 
 /// TLS that always fails, so that requests get 503 as the API asks, and never go out in plain.
@@ -211,7 +225,7 @@ fn untrusting(scope: &Scope<'_>, sni: &str) -> TransportSocket {
         Flavor::Envoy => Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None },
         Flavor::Weft | Flavor::Grpc => Trust::System { names },
     };
-    upstream(None, &trust, sni, &[])
+    upstream(None, &trust, sni, &[], &scope.default_suites())
 }
 
 fn client_certificate(scope: &Scope<'_>, settings: &ClientTlsSettings) -> Certificate {
@@ -242,20 +256,17 @@ fn trust(scope: &Scope<'_>, target: &Target<'_>, settings: &ClientTlsSettings, s
             format!("{}{}", kubernetes(&settings.credential_name), names::SECRET_CACERT_SUFFIX);
         return Trust::Sds { roots, names };
     }
+    let crl = (!settings.ca_crl.is_empty()).then(|| settings.ca_crl.clone());
     match (settings.ca_certificates.as_str(), scope.view.flavor) {
         ("" | "system", Flavor::Envoy) => {
-            Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None }
+            Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl }
         }
         ("" | "system", Flavor::Weft | Flavor::Grpc) => Trust::System { names },
-        (path, Flavor::Weft) => Trust::Sds {
+        (path, Flavor::Weft) if settings.ca_crl.is_empty() => Trust::Sds {
             roots: names::SecretName::FileRoot { certificate: path }.to_string(),
             names,
         },
-        (path, Flavor::Envoy | Flavor::Grpc) => Trust::File {
-            roots: path.to_owned(),
-            names,
-            crl: (!settings.ca_crl.is_empty()).then(|| settings.ca_crl.clone()),
-        },
+        (path, _) => Trust::File { roots: path.to_owned(), names, crl },
     }
 }
 

@@ -1,35 +1,36 @@
-//! DestinationRule fields that neither our proxy's nor Envoy's configuration gets from us yet.
+//! DestinationRule fields that the reader of this configuration does not act on.
 
 use weft_model::spec::{
     ClientTlsSettings, DestinationRule, LoadBalancerSettings, SimpleLb, TrafficPolicy,
 };
 use weft_model::{Kind, Resource};
 
-use crate::findings::Findings;
-use crate::view::Flavor;
+use super::tls::names_credential;
+use crate::findings::{Findings, NOT_IMPLEMENTED};
+use crate::view::{ProxyKind, ProxyView};
 
-pub(crate) fn report(flavor: Flavor, rule: &Resource<DestinationRule>, findings: &mut Findings) {
+const NOT_FOR_SIDECARS: &str = "sidecars get credentials from rules with a workloadSelector only; \
+                                their connections go out in plain text";
+
+pub(crate) fn report(view: &ProxyView, rule: &Resource<DestinationRule>, findings: &mut Findings) {
+    let policies = std::iter::once(("spec".to_owned(), &rule.spec.traffic_policy)).chain(
+        rule.spec
+            .subsets
+            .iter()
+            .enumerate()
+            .map(|(index, subset)| (format!("spec.subsets[{index}]"), &subset.traffic_policy)),
+    );
+    let unreachable = view.kind == ProxyKind::Sidecar && rule.spec.workload_selector.is_none();
     let mut fields = Vec::new();
-    // Our own proxy reads no lists of revoked certificates.
-    if flavor == Flavor::Weft {
-        let policies =
-            std::iter::once(("spec".to_owned(), &rule.spec.traffic_policy)).chain(
-                rule.spec.subsets.iter().enumerate().map(|(index, subset)| {
-                    (format!("spec.subsets[{index}]"), &subset.traffic_policy)
-                }),
-            );
-        for (path, policy) in policies {
-            if let Some(policy) = policy {
-                revocation(policy, &format!("{path}.trafficPolicy"), &mut fields);
+    for (path, policy) in policies {
+        let Some(policy) = policy else { continue };
+        let path = format!("{path}.trafficPolicy");
+        of_policy(policy, &path, &mut fields);
+        for (path, settings) in client_tls(policy, &path) {
+            if unreachable && names_credential(settings) {
+                let (kind, path) = (Kind::DestinationRule, format!("{path}.credentialName"));
+                findings.add(kind, &rule.meta, NOT_IMPLEMENTED, &path, NOT_FOR_SIDECARS);
             }
-        }
-    }
-    if let Some(policy) = &rule.spec.traffic_policy {
-        of_policy(policy, "spec.trafficPolicy", &mut fields);
-    }
-    for (index, subset) in rule.spec.subsets.iter().enumerate() {
-        if let Some(policy) = &subset.traffic_policy {
-            of_policy(policy, &format!("spec.subsets[{index}].trafficPolicy"), &mut fields);
         }
     }
     for field in fields {
@@ -37,18 +38,13 @@ pub(crate) fn report(flavor: Flavor, rule: &Resource<DestinationRule>, findings:
     }
 }
 
-fn revocation(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
-    let lists = |tls: &Option<ClientTlsSettings>| {
-        tls.as_ref().is_some_and(|settings| !settings.ca_crl.is_empty())
-    };
-    if lists(&policy.tls) {
-        fields.push(format!("{path}.tls.caCrl"));
-    }
-    for (index, port) in policy.port_level_settings.iter().enumerate() {
-        if lists(&port.tls) {
-            fields.push(format!("{path}.portLevelSettings[{index}].tls.caCrl"));
-        }
-    }
+/// TLS settings of a policy and of its ports.
+fn client_tls<'a>(policy: &'a TrafficPolicy, path: &str) -> Vec<(String, &'a ClientTlsSettings)> {
+    let own = policy.tls.iter().map(|tls| (format!("{path}.tls"), tls));
+    let ports = policy.port_level_settings.iter().enumerate().filter_map(|(index, port)| {
+        port.tls.as_ref().map(|tls| (format!("{path}.portLevelSettings[{index}].tls"), tls))
+    });
+    own.chain(ports).collect()
 }
 
 fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {

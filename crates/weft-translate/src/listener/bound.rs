@@ -29,23 +29,19 @@ pub(super) fn ingress(scope: &Scope<'_>, built: &mut Built, findings: &mut Findi
     let hidden = egress_paths(scope);
     for port in ports::of_workload(scope) {
         let Some((index, declared)) = port.ingress else { continue };
-        if declared.tls.is_some() {
-            let path = format!("spec.ingress[{index}].tls");
-            findings.not_implemented(Kind::Sidecar, &sidecar.meta, &path);
-        }
         if matches!(port.application, ports::Application::Unix(_))
             && scope.view.flavor == Flavor::Weft
         {
             let path = format!("spec.ingress[{index}].defaultEndpoint");
             findings.not_implemented(Kind::Sidecar, &sidecar.meta, &path);
         }
+        let inbound = inbound_port(scope, &port, findings);
         if !scope.binds(declared.capture_mode) {
             continue;
         }
         let own_address = scope.view.primary_address().to_string();
         let bind = if declared.bind.is_empty() { &own_address } else { &declared.bind };
         let (name, address) = address(bind, port.port);
-        let inbound = inbound_port(&port);
         let mut built_listener = listener(name, address, TrafficDirection::Inbound);
         built_listener.filter_chains = inbound::chains(scope, &inbound, false);
         Inspection::of_inbound(&inbound).apply(scope, &mut built_listener);

@@ -104,7 +104,7 @@ fn by_request(scope: &Scope<'_>) -> FilterChain {
     chain
 }
 
-pub(super) fn virtual_inbound(scope: &Scope<'_>) -> Listener {
+pub(super) fn virtual_inbound(scope: &Scope<'_>, findings: &mut Findings) -> Listener {
     let address = socket_address(any_address(scope), INBOUND_PORT);
     let mut all = listener(names::VIRTUAL_INBOUND.to_owned(), address, TrafficDirection::Inbound);
     all.transparent =
@@ -117,7 +117,7 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>) -> Listener {
         if is_bound {
             continue;
         }
-        let inbound = inbound_port(&port);
+        let inbound = inbound_port(scope, &port, findings);
         inspection.add(Inspection::of_inbound(&inbound));
         all.filter_chains.extend(inbound::chains(scope, &inbound, true));
     }
@@ -127,6 +127,7 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>) -> Listener {
         mode: default_mode(scope),
         cluster: names::INBOUND_PASSTHROUGH_CLUSTER.to_owned(),
         host: names::INBOUND_PASSTHROUGH_CLUSTER.to_owned(),
+        own_tls: inbound::OwnTls::No,
     };
     inspection.add(Inspection::of_inbound(&undeclared));
     let mut catch_all = inbound::chains(scope, &undeclared, false);
@@ -216,7 +217,8 @@ impl Plan {
         built: &mut Built,
         findings: &mut Findings,
     ) {
-        if service.addresses.is_empty() {
+        let addresses = scope.addresses(service);
+        if addresses.is_empty() {
             let planned = self.any(port);
             planned.http_routes = Some(names::outbound_route(port));
             planned.sniffed = true;
@@ -229,8 +231,8 @@ impl Plan {
             built.routes.push(vhost::outbound(scope, egress, &name, reach, unknown, findings));
         }
         let bytes = tcp_chains(scope, egress, service, port).pop();
-        for address in &service.addresses {
-            let planned = self.at(Some(*address), port);
+        for address in addresses {
+            let planned = self.at(Some(address), port);
             planned.http_routes = Some(name.clone());
             planned.sniffed = true;
             planned.bytes = bytes.clone();
@@ -241,7 +243,7 @@ impl Plan {
         &mut self,
         scope: &Scope<'a>,
         egress: &Egress<'a>,
-        service: &MeshService,
+        service: &'a MeshService,
         port: u16,
     ) {
         let mut by_rule = api::mesh_tls(scope, &service.host, port);
@@ -251,7 +253,7 @@ impl Plan {
             by_rule = bytes::tls_rules(scope, rules, &bytes::in_mesh(port));
         }
         let default = bytes::tls_to_service(scope, &service.host, port);
-        for address in addresses(service) {
+        for address in addresses(scope, service) {
             let planned = self.at(address, port);
             for chain in &by_rule {
                 let matching = chain.filter_chain_match.clone().unwrap_or_default();
@@ -275,12 +277,12 @@ impl Plan {
         &mut self,
         scope: &Scope<'a>,
         egress: &Egress<'a>,
-        service: &MeshService,
+        service: &'a MeshService,
         port: u16,
     ) {
         let mut chains = tcp_chains(scope, egress, service, port);
         let Some(last) = chains.pop() else { return };
-        for address in addresses(service) {
+        for address in addresses(scope, service) {
             let planned = self.at(address, port);
             for chain in &chains {
                 let matching = chain.filter_chain_match.clone().unwrap_or_default();
@@ -342,8 +344,8 @@ impl Planned {
 }
 
 /// Virtual addresses; a headless service is met at its endpoints' addresses. `None`: any.
-fn addresses(service: &MeshService) -> Vec<Option<IpAddr>> {
-    let own: Vec<_> = service.addresses.iter().copied().map(Some).collect();
+fn addresses<'a>(scope: &Scope<'a>, service: &'a MeshService) -> Vec<Option<IpAddr>> {
+    let own: Vec<_> = scope.addresses(service).into_iter().map(Some).collect();
     if !own.is_empty() {
         return own;
     }

@@ -256,9 +256,7 @@ impl<'a> Chains<'a> {
     }
 
     fn https(&mut self, scope: &Scope<'_>, entry: &Entry<'a>, findings: &mut Findings) {
-        let Some(socket) = gateway_tls::socket(scope, entry, &["h2", "http/1.1"], findings) else {
-            return;
-        };
+        let Some(socket) = server_tls(scope, entry, &["h2", "http/1.1"], findings) else { return };
         let port_name = entry.server.port.as_ref().map_or("", |port| port.name.as_str());
         let meta = &entry.gateway.meta;
         let name = names::gateway_https_route(entry.port, port_name, &meta.name, &meta.namespace);
@@ -274,7 +272,7 @@ impl<'a> Chains<'a> {
     }
 
     fn tls_bytes(&mut self, scope: &Scope<'_>, entry: &Entry<'a>, findings: &mut Findings) {
-        let Some(socket) = gateway_tls::socket(scope, entry, &[], findings) else { return };
+        let Some(socket) = server_tls(scope, entry, &[], findings) else { return };
         if let Some(listener) = entry.api {
             for (matching, filter) in api_tls(scope, listener) {
                 self.push(entry, matching, vec![filter], Some(socket.clone()), findings);
@@ -417,6 +415,16 @@ fn tcp_rules(scope: &Scope<'_>, entry: &Entry<'_>) -> Vec<FilterChain> {
         }
     }
     chains
+}
+
+fn server_tls(
+    scope: &Scope<'_>,
+    entry: &Entry<'_>,
+    alpn: &[&str],
+    findings: &mut Findings,
+) -> Option<TransportSocket> {
+    let tls = entry.server.tls.as_ref()?;
+    gateway_tls::socket(scope, gateway_tls::Owner::Server(entry), tls, alpn, findings)
 }
 
 fn connection_manager(

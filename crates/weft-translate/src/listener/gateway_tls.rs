@@ -1,14 +1,15 @@
-//! TLS that ends at a gateway: certificates from credentials or files, client checks, versions.
+//! TLS that ends at a gateway, or at a sidecar's ingress: certificates from credentials or files,
+//! client checks, versions.
 
-use weft_model::Kind;
-use weft_model::spec::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
+use weft_model::spec::{ServerTlsMode, ServerTlsSettings, Sidecar, TlsProtocol};
+use weft_model::{Kind, Resource};
 use weft_xds::names::{SECRET_CACERT_SUFFIX, SecretName};
 use weft_xds::pb::envoy::config::core::v3::TransportSocket;
 
 use super::gateway::Entry;
 use super::inbound::mutual_tls;
-use crate::build::tls::{Certificate, ClientCheck, ServerParams, Trust, downstream};
-use crate::findings::Findings;
+use crate::build::tls::{Certificate, ClientCheck, ServerParams, Suites, Trust, downstream};
+use crate::findings::{Findings, NOT_IMPLEMENTED};
 use crate::scope::Scope;
 use crate::secret;
 use crate::view::Flavor;
@@ -18,20 +19,55 @@ const NOT_FOUND: &str = "IST0101";
 /// Istio: SchemaValidationError.
 const SCHEMA: &str = "IST0106";
 
+/// What our own proxy can speak.
+const OWN_CIPHERS: [&str; 6] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+];
+const OWN_CURVES: [&str; 4] = ["X25519", "P-256", "P-384", "X25519MLKEM768"];
+
+/// Whose TLS it is.
+#[derive(Clone, Copy)]
+pub(super) enum Owner<'a> {
+    Server(&'a Entry<'a>),
+    Ingress { sidecar: &'a Resource<Sidecar>, index: usize },
+}
+
+impl Owner<'_> {
+    /// `field` begins with `.tls`.
+    fn report(self, findings: &mut Findings, code: &'static str, field: &str, message: &str) {
+        match self {
+            Owner::Server(entry) => entry.report(findings, code, field, message),
+            Owner::Ingress { sidecar, index } => {
+                let path = format!("spec.ingress[{index}]{field}");
+                findings.add(Kind::Sidecar, &sidecar.meta, code, &path, message);
+            }
+        }
+    }
+
+    fn is_api(self) -> bool {
+        matches!(self, Owner::Server(entry) if entry.api.is_some())
+    }
+}
+
 /// The server's TLS socket; `None` (and a finding) when there is nothing to serve with. Leaving
 /// one server out keeps the listener, and all other hosts on it, alive.
-pub(crate) fn socket(
+pub(super) fn socket(
     scope: &Scope<'_>,
-    entry: &Entry<'_>,
+    owner: Owner<'_>,
+    tls: &ServerTlsSettings,
     alpn: &[&str],
     findings: &mut Findings,
 ) -> Option<TransportSocket> {
-    let tls = entry.server.tls.as_ref()?;
     if tls.mode == ServerTlsMode::IstioMutual {
         return Some(mutual_tls(scope));
     }
-    report_unsupported(scope, entry, tls, findings);
-    let certificates = certificates(scope, entry, tls, findings);
+    report_unsupported(scope, owner, tls, findings);
+    let certificates = certificates(scope, owner, tls, findings);
     if certificates.is_empty() {
         return None;
     }
@@ -39,40 +75,65 @@ pub(crate) fn socket(
         ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => client_trust(scope, tls),
         _ => Trust::None,
     };
+    let defaults = scope.snapshot.mesh().tls_defaults.as_ref();
+    let default_minimum = || version(defaults?.min_protocol_version);
     let params = ServerParams {
-        minimum: version(tls.min_protocol_version),
+        minimum: version(tls.min_protocol_version).or_else(default_minimum),
         maximum: version(tls.max_protocol_version).filter(|_| !is_outdated(scope, tls)),
-        ciphers: tls.cipher_suites.clone(),
+        suites: suites(scope, tls),
         spki: tls.verify_certificate_spki.clone(),
         hashes: tls.verify_certificate_hash.clone(),
     };
     let check = match tls.mode {
         // The Gateway API's fallback lets bad certificates in; Istio's optional mode does not.
-        ServerTlsMode::OptionalMutual if entry.api.is_some() => ClientCheck::Ignored,
+        ServerTlsMode::OptionalMutual if owner.is_api() => ClientCheck::Ignored,
         ServerTlsMode::OptionalMutual => ClientCheck::Optional,
         _ => ClientCheck::Required,
     };
     Some(downstream(&certificates, &trust, check, alpn, &params))
 }
 
-/// Fields that our own proxy does not act on: it speaks TLS 1.2 and 1.3 with safe ciphers only, and
-/// reads no lists of revoked certificates.
+/// The server's own, else the mesh's.
+fn suites(scope: &Scope<'_>, tls: &ServerTlsSettings) -> Suites {
+    let mut suites = scope.default_suites();
+    if !tls.cipher_suites.is_empty() {
+        suites.ciphers.clone_from(&tls.cipher_suites);
+    }
+    if !tls.ecdh_curves.is_empty() {
+        suites.curves.clone_from(&tls.ecdh_curves);
+    }
+    suites
+}
+
+/// Fields that our own proxy does not act on: it speaks TLS 1.2 and 1.3 with safe ciphers only.
 fn report_unsupported(
     scope: &Scope<'_>,
-    entry: &Entry<'_>,
+    owner: Owner<'_>,
     tls: &ServerTlsSettings,
     findings: &mut Findings,
 ) {
-    let own = scope.view.flavor == Flavor::Weft;
-    let fields = [
-        (own && !tls.cipher_suites.is_empty(), "cipherSuites"),
-        (own && !tls.ca_crl.is_empty(), "caCrl"),
-        (is_outdated(scope, tls), "maxProtocolVersion"),
-        (!tls.ecdh_curves.is_empty(), "ecdhCurves"),
+    if scope.view.flavor != Flavor::Weft {
+        return;
+    }
+    let message = "our own proxy speaks TLS 1.2 and 1.3 only";
+    let low = |version: TlsProtocol| matches!(version, TlsProtocol::V1_0 | TlsProtocol::V1_1);
+    if low(tls.min_protocol_version) {
+        owner.report(findings, NOT_IMPLEMENTED, ".tls.minProtocolVersion", message);
+    }
+    if is_outdated(scope, tls) {
+        owner.report(findings, NOT_IMPLEMENTED, ".tls.maxProtocolVersion", message);
+    }
+    let lists = [
+        (".tls.cipherSuites", &tls.cipher_suites, &OWN_CIPHERS[..]),
+        (".tls.ecdhCurves", &tls.ecdh_curves, &OWN_CURVES[..]),
     ];
-    for (_, field) in fields.into_iter().filter(|(given, _)| *given) {
-        let path = entry.path(&format!(".tls.{field}"));
-        findings.not_implemented(Kind::Gateway, &entry.gateway.meta, &path);
+    for (field, listed, own) in lists {
+        let missing: Vec<&str> =
+            listed.iter().map(String::as_str).filter(|one| !own.contains(one)).collect();
+        if !missing.is_empty() {
+            let message = format!("our own proxy does not speak {}", missing.join(", "));
+            owner.report(findings, NOT_IMPLEMENTED, field, &message);
+        }
     }
 }
 
@@ -85,7 +146,7 @@ fn is_outdated(scope: &Scope<'_>, tls: &ServerTlsSettings) -> bool {
 
 fn certificates(
     scope: &Scope<'_>,
-    entry: &Entry<'_>,
+    owner: Owner<'_>,
     tls: &ServerTlsSettings,
     findings: &mut Findings,
 ) -> Vec<Certificate> {
@@ -94,7 +155,7 @@ fn certificates(
     if !names.is_empty() {
         return names
             .into_iter()
-            .filter_map(|credential| from_secret(scope, entry, credential, findings))
+            .filter_map(|credential| from_secret(scope, owner, credential, findings))
             .collect();
     }
     let own = std::iter::once((&tls.server_certificate, &tls.private_key));
@@ -107,24 +168,26 @@ fn certificates(
         .collect();
     if files.is_empty() {
         let message = "no certificate: give credentialName, or serverCertificate and privateKey";
-        entry.report(findings, SCHEMA, ".tls", message);
+        owner.report(findings, SCHEMA, ".tls", message);
     }
     files
 }
 
 fn from_secret(
     scope: &Scope<'_>,
-    entry: &Entry<'_>,
+    owner: Owner<'_>,
     credential: &str,
     findings: &mut Findings,
 ) -> Option<Certificate> {
     let name = SecretName::Kubernetes { credential }.to_string();
-    if secret::of_name(scope, &name).is_none() {
+    let is_server = matches!(owner, Owner::Server(_));
+    // A sidecar's inbound side is not made anew when a secret comes: it waits for it by name.
+    if is_server && secret::of_name(scope, &name).is_none() {
         let namespace = &scope.view.namespace;
         let message = format!(
             "no usable secret {credential} in the gateway's namespace {namespace}; the server is left out"
         );
-        entry.report(findings, NOT_FOUND, ".tls.credentialName", &message);
+        owner.report(findings, NOT_FOUND, ".tls.credentialName", &message);
         return None;
     }
     Some(Certificate::Sds(name))
@@ -151,11 +214,11 @@ fn client_trust(scope: &Scope<'_>, tls: &ServerTlsSettings) -> Trust {
         return Trust::Sds { roots: SecretName::Kubernetes { credential }.to_string(), names };
     }
     match scope.view.flavor {
-        Flavor::Weft => {
+        Flavor::Weft if tls.ca_crl.is_empty() => {
             let certificate = tls.ca_certificates.as_str();
             Trust::Sds { roots: SecretName::FileRoot { certificate }.to_string(), names }
         }
-        Flavor::Envoy | Flavor::Grpc => Trust::File {
+        Flavor::Weft | Flavor::Envoy | Flavor::Grpc => Trust::File {
             roots: tls.ca_certificates.clone(),
             names,
             crl: (!tls.ca_crl.is_empty()).then(|| tls.ca_crl.clone()),
@@ -164,7 +227,7 @@ fn client_trust(scope: &Scope<'_>, tls: &ServerTlsSettings) -> Trust {
 }
 
 /// `None`: Istio's default.
-fn version(protocol: TlsProtocol) -> Option<i32> {
+pub(super) fn version(protocol: TlsProtocol) -> Option<i32> {
     use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol as Pb;
     match protocol {
         TlsProtocol::Auto => None,

@@ -5,10 +5,12 @@
 //! transport protocol (TLS or not), then the protocols the client offered.
 
 use weft_model::{MtlsMode, Protocol};
+use weft_xds::names;
 use weft_xds::pb::envoy::config::core::v3::TransportSocket;
 use weft_xds::pb::envoy::config::listener::v3 as listener;
 use weft_xds::pb::envoy::config::route::v3 as route;
 
+use super::gateway_tls::version;
 use crate::build::hcm::{Http, Routes, Side, http};
 use crate::build::tcp::tcp_to;
 use crate::build::tls::{
@@ -23,6 +25,8 @@ use crate::settings::HttpSettings;
 /// What Istio's clients offer in ALPN when they speak mutual TLS, by what they know is inside.
 const ISTIO_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
 const ISTIO_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
+/// What clients outside the mesh offer when they speak HTTP over TLS.
+const OFFERED_HTTP: [&str; 3] = ["h2", "http/1.1", "http/1.0"];
 /// What the HTTP inspector reports for plaintext HTTP.
 const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
@@ -37,6 +41,16 @@ pub(crate) struct InboundPort {
     pub(crate) cluster: String,
     /// Host of the service, for the trace operation name.
     pub(crate) host: String,
+    pub(crate) own_tls: OwnTls,
+}
+
+/// TLS that the Sidecar's `ingress` asks for, for clients outside the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum OwnTls {
+    No,
+    Socket(Box<TransportSocket>),
+    /// There is nothing to serve with; serving in plain text would be worse than not at all.
+    Broken,
 }
 
 /// What a chain does with its bytes.
@@ -51,6 +65,8 @@ enum Content {
 enum Transport {
     /// TLS that we terminate as mutual TLS.
     Mutual,
+    /// TLS that we terminate with the workload's own server certificate.
+    Own,
     /// TLS that belongs to the application; passed on untouched.
     Foreign,
     Plain,
@@ -73,14 +89,19 @@ pub(crate) fn chains(
     port: &InboundPort,
     by_port: bool,
 ) -> Vec<listener::FilterChain> {
-    let wanted = plan(port.mode, content(port.protocol));
+    let content = content(port.protocol);
+    let wanted = match port.own_tls {
+        OwnTls::No => plan(port.mode, content),
+        OwnTls::Socket(_) | OwnTls::Broken => own_tls_plan(content),
+    };
     wanted.iter().map(|chain| build(scope, port, chain, by_port)).collect()
 }
 
 /// Does choosing among the port's chains need to look at the first bytes? (TLS, HTTP)
 pub(crate) fn inspection(port: &InboundPort) -> (bool, bool) {
-    let tls = port.mode != MtlsMode::Disable;
-    let http = content(port.protocol).is_none() && port.mode != MtlsMode::Strict;
+    let own_tls = port.own_tls != OwnTls::No;
+    let tls = port.mode != MtlsMode::Disable || own_tls;
+    let http = content(port.protocol).is_none() && port.mode != MtlsMode::Strict && !own_tls;
     (tls, http)
 }
 
@@ -120,6 +141,14 @@ fn plan(mode: MtlsMode, content: Option<Content>) -> Vec<Chain> {
     }
 }
 
+fn own_tls_plan(content: Option<Content>) -> Vec<Chain> {
+    let chain = |offered, content| Chain { transport: Transport::Own, offered, content };
+    match content {
+        Some(known) => vec![chain(&[], known)],
+        None => vec![chain(&OFFERED_HTTP, Content::Http), chain(&[], Content::Bytes)],
+    }
+}
+
 fn build(
     scope: &Scope<'_>,
     port: &InboundPort,
@@ -127,6 +156,7 @@ fn build(
     by_port: bool,
 ) -> listener::FilterChain {
     let filter = match chain.content {
+        _ if port.own_tls == OwnTls::Broken => tcp_to(names::BLACK_HOLE_CLUSTER),
         Content::Http => http(Http {
             stat_prefix: format!("inbound_0.0.0.0_{}", port.port),
             routes: Routes::Inline(Box::new(routes(port))),
@@ -141,7 +171,7 @@ fn build(
         Content::Bytes => tcp_to(&port.cluster),
     };
     let transport_protocol = match chain.transport {
-        Transport::Mutual | Transport::Foreign => "tls",
+        Transport::Mutual | Transport::Own | Transport::Foreign => "tls",
         // A listener that is never inspected cannot match on "not TLS".
         Transport::Plain if port.mode == MtlsMode::Disable => "",
         Transport::Plain => "raw_buffer",
@@ -156,7 +186,11 @@ fn build(
         name: chain_name(port.port, chain),
         filter_chain_match: (matching != Default::default()).then_some(matching),
         filters: vec![filter],
-        transport_socket: (chain.transport == Transport::Mutual).then(|| mutual_tls(scope)),
+        transport_socket: match (chain.transport, &port.own_tls) {
+            (Transport::Mutual, _) => Some(mutual_tls(scope)),
+            (Transport::Own, OwnTls::Socket(socket)) => Some((**socket).clone()),
+            (Transport::Own | Transport::Foreign | Transport::Plain, _) => None,
+        },
         ..Default::default()
     }
 }
@@ -164,6 +198,7 @@ fn build(
 fn chain_name(port: u16, chain: &Chain) -> String {
     let transport = match chain.transport {
         Transport::Mutual => "mtls",
+        Transport::Own => "own_tls",
         Transport::Foreign => "tls",
         Transport::Plain => "plain",
     };
@@ -178,12 +213,17 @@ fn chain_name(port: u16, chain: &Chain) -> String {
 pub(crate) fn mutual_tls(scope: &Scope<'_>) -> TransportSocket {
     let trust = Trust::Sds { roots: MESH_ROOTS.to_owned(), names: scope.trusted_clients() };
     let certificate = Certificate::Sds(WORKLOAD_CERT.to_owned());
+    let mesh = scope.snapshot.mesh().mesh_mtls.as_ref();
     downstream(
         &[certificate],
         &trust,
         ClientCheck::Required,
         &["h2", "http/1.1"],
-        &ServerParams::default(),
+        &ServerParams {
+            minimum: mesh.and_then(|tls| version(tls.min_protocol_version)),
+            suites: scope.mesh_suites(),
+            ..Default::default()
+        },
     )
 }
 

@@ -11,7 +11,7 @@ mod gateway_routes;
 mod gateway_tls;
 mod inbound;
 
-use weft_model::MtlsMode;
+use weft_model::{Kind, MtlsMode, Protocol};
 use weft_xds::pb::envoy::config::core::v3::{Address, TrafficDirection};
 use weft_xds::pb::envoy::config::listener::v3::{FilterChain, Listener, ListenerFilter};
 use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
@@ -20,10 +20,13 @@ use weft_xds::pb::envoy::extensions::filters::listener::original_dst::v3::Origin
 use weft_xds::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
 use weft_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
+use inbound::OwnTls;
+
 use crate::build::hcm::{Http, Routes, Side, http};
 use crate::build::{duration, listener_filter};
-use crate::findings::Findings;
+use crate::findings::{Findings, NOT_IMPLEMENTED};
 use crate::grpc;
+use crate::ports::WorkloadPort;
 use crate::scope::Scope;
 use crate::settings::HttpSettings;
 use crate::view::{Interception, ProxyKind};
@@ -56,7 +59,7 @@ pub(crate) fn inbound(scope: &Scope<'_>, findings: &mut Findings) -> Built {
     let mut built = Built::default();
     bound::ingress(scope, &mut built, findings);
     if scope.view.interception != Interception::None {
-        built.listeners.push(captured::virtual_inbound(scope));
+        built.listeners.push(captured::virtual_inbound(scope, findings));
     }
     built
 }
@@ -138,15 +141,51 @@ impl Inspection {
 }
 
 /// The inbound side's view of a workload port.
-fn inbound_port(port: &crate::ports::WorkloadPort<'_>) -> inbound::InboundPort {
+fn inbound_port(
+    scope: &Scope<'_>,
+    port: &WorkloadPort<'_>,
+    findings: &mut Findings,
+) -> inbound::InboundPort {
+    let own_tls = own_tls(scope, port, findings);
+    let protocol = match (&own_tls, port.protocol) {
+        (OwnTls::No, protocol) => protocol,
+        (_, Protocol::Https) => Protocol::Http,
+        (_, protocol) if protocol.is_tls() => Protocol::Tcp,
+        (_, protocol) => protocol,
+    };
     inbound::InboundPort {
         port: port.port,
-        protocol: port.protocol,
+        protocol,
         mode: port.mode,
         cluster: weft_xds::names::inbound_cluster(port.port),
         host: port
             .service
             .map_or_else(|| "localhost".to_owned(), |service| service.host.to_string()),
+        own_tls,
+    }
+}
+
+/// As in Istio: only where PeerAuthentication switches the mesh's own TLS off for the port.
+fn own_tls(scope: &Scope<'_>, port: &WorkloadPort<'_>, findings: &mut Findings) -> OwnTls {
+    let (Some(sidecar), Some((index, declared))) = (scope.sidecar, port.ingress) else {
+        return OwnTls::No;
+    };
+    let Some(tls) = &declared.tls else { return OwnTls::No };
+    if port.mode != MtlsMode::Disable {
+        let message = "clients use the mesh's mutual TLS here; this needs a PeerAuthentication \
+                       with mode DISABLE for the port";
+        let path = format!("spec.ingress[{index}].tls");
+        findings.add(Kind::Sidecar, &sidecar.meta, NOT_IMPLEMENTED, &path, message);
+        return OwnTls::No;
+    }
+    let owner = gateway_tls::Owner::Ingress { sidecar, index };
+    let alpn = ["h2", "http/1.1"];
+    let is_http =
+        port.protocol.is_http() || matches!(port.protocol, Protocol::Https | Protocol::Auto);
+    let alpn = if is_http { &alpn[..] } else { &[] };
+    match gateway_tls::socket(scope, owner, tls, alpn, findings) {
+        Some(socket) => OwnTls::Socket(Box::new(socket)),
+        None => OwnTls::Broken,
     }
 }
 

@@ -156,7 +156,7 @@ impl Hosts {
         &mut self,
         scope: &Scope<'a>,
         egress: &Egress<'a>,
-        service: &MeshService,
+        service: &'a MeshService,
         port: u16,
         spelling: Spelling,
         findings: &mut Findings,
@@ -175,7 +175,7 @@ impl Hosts {
             routes = vec![default_route(scope, cluster, &service.host, port)];
         }
         let mut hosts = names_of(&service.host, &scope.view.namespace);
-        hosts.extend(service.addresses.iter().map(|address| bracketed(*address)));
+        hosts.extend(scope.addresses(service).into_iter().map(bracketed));
         self.add(&service.host, &hosts, port, spelling, routes);
     }
 

@@ -51,7 +51,20 @@ pub(super) fn find(
     if let Some(view) = connected.iter().find(same) {
         client.view = view.clone();
     }
+    meet_allocated(snapshot, &mut client, request);
     Ok(vec![client])
+}
+
+/// A proxy that answers DNS says where hosts without addresses are.
+fn meet_allocated(snapshot: &Snapshot, client: &mut Client, request: &Request) {
+    if client.to.ip() != UNKNOWN || !client.view.answers_dns() {
+        return;
+    }
+    let service = snapshot.service_from(&request.host, &client.view.namespace);
+    let allocated = service.and_then(|service| snapshot.allocated_addresses(service).first());
+    if let Some(address) = allocated {
+        client.to.set_ip(*address);
+    }
 }
 
 /// The client meets a connected gateway that the Gateway resource selects, if there is one.
@@ -81,7 +94,7 @@ fn inside(snapshot: &Snapshot, workload: &Workload, request: &Request) -> Client
         cluster_id: workload.cluster.clone(),
         locality: workload.locality.clone(),
         interception: Interception::Redirect,
-        metadata: Default::default(),
+        metadata: Arc::new(answering(snapshot)),
     };
     Client {
         view,
@@ -89,6 +102,13 @@ fn inside(snapshot: &Snapshot, workload: &Workload, request: &Request) -> Client
         address,
         to: SocketAddr::new(resolve(snapshot, &workload.namespace, &request.host), request.port),
     }
+}
+
+/// Node metadata of a proxy that is started as the mesh wants it: whether it answers DNS.
+fn answering(snapshot: &Snapshot) -> BTreeMap<String, String> {
+    let metadata = &snapshot.mesh().default_config.proxy_metadata;
+    let said = metadata.get("ISTIO_META_DNS_CAPTURE");
+    said.map(|value| ("DNS_CAPTURE".to_owned(), value.clone())).into_iter().collect()
 }
 
 /// What DNS says to a workload of the namespace.
