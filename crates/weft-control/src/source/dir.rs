@@ -25,6 +25,9 @@ const RESCAN: Duration = Duration::from_secs(30);
 const EMPTIED: Duration = Duration::from_millis(250);
 /// Files in all directories together.
 const FILES_MAX: usize = 50_000;
+/// At the first look, when nothing can be missing yet, resources are handed on by so many: all of
+/// them at once would need as much memory again as the world they make.
+const FIRST_PIECE: usize = 2000;
 /// Directory levels below a watched one.
 const DEPTH_MAX: usize = 32;
 
@@ -93,15 +96,12 @@ async fn follow(
 
 /// Scans off the runtime and sends what differs; `None` when nobody listens any more.
 async fn look(mut scanner: Scanner, events: &mpsc::Sender<Event>) -> Option<Scanner> {
+    let events = events.clone();
     let scanned = tokio::task::spawn_blocking(move || {
-        let files = scanner.scan();
-        (scanner, files)
+        let listened = scanner.scan(|files| events.blocking_send(Event::Files(files)).is_ok());
+        listened.then_some(scanner)
     });
-    let (scanner, files) = scanned.await.ok()?;
-    if !files.is_empty() {
-        events.send(Event::Files(files)).await.ok()?;
-    }
-    Some(scanner)
+    scanned.await.ok()?
 }
 
 /// Returns some quiet time after a wake-up.
@@ -128,17 +128,26 @@ struct Scanner {
 }
 
 impl Scanner {
-    /// What differs from the last look.
-    fn scan(&mut self) -> Vec<FileChange> {
+    /// Sends what differs from the last look; false when `send` said so.
+    fn scan(&mut self, mut send: impl FnMut(Vec<FileChange>) -> bool) -> bool {
         let mut found = BTreeSet::new();
         let mut complete = true;
         let mut visited = BTreeSet::new();
         for dir in &self.dirs {
             complete &= list(dir, 0, &mut visited, &mut found);
         }
+        let (first, mut resources) = (self.files.is_empty(), 0);
         let mut changes = Vec::new();
         for path in &found {
-            changes.extend(self.look(path));
+            let Some(change) = self.look(path) else { continue };
+            resources += change.content.as_ref().map_or(0, |(objects, _)| objects.len());
+            changes.push(change);
+            if first && resources >= FIRST_PIECE {
+                if !send(std::mem::take(&mut changes)) {
+                    return false;
+                }
+                resources = 0;
+            }
         }
         // A directory that cannot be listed must not delete what it held.
         if complete {
@@ -150,7 +159,7 @@ impl Scanner {
                 changes.push(FileChange { file: name(&path), content: None });
             }
         }
-        changes
+        changes.is_empty() || send(changes)
     }
 
     fn look(&mut self, path: &Path) -> Option<FileChange> {

@@ -1,10 +1,12 @@
 //! Files to changes: who owns a key when two files define it, and the last good version of a
 //! resource that became invalid. Pure; the writer's state.
+//!
+//! What is in force is in the world and not kept here once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_model::{Change, ChangeKind, Diagnostic, Object, ResourceKey, Severity};
+use weft_model::{Change, ChangeKind, Diagnostic, Object, Origin, ResourceKey, Severity};
 
 use super::FileChange;
 
@@ -23,11 +25,21 @@ pub(super) struct Fold {
 #[derive(Default)]
 struct File {
     /// Valid ones, and last good versions of those that are not.
-    objects: BTreeMap<ResourceKey, Object>,
+    entries: BTreeMap<ResourceKey, Entry>,
     /// As parsed, plus what was kept.
     diagnostics: Vec<Diagnostic>,
-    /// Keys of `objects` that are an older version than the file says.
+    /// Keys of `entries` that are an older version than the file says.
     kept: BTreeSet<ResourceKey>,
+}
+
+/// A resource that a file defines.
+struct Entry {
+    generation: u64,
+    /// Where in the file, see [`Origin`].
+    document: u32,
+    line: u32,
+    /// Kept where another file's definition is in force: it takes over when that one goes.
+    heir: Option<Box<Object>>,
 }
 
 impl Fold {
@@ -49,8 +61,11 @@ impl Fold {
             self.files.values().flat_map(|file| file.diagnostics.iter().cloned()).collect();
         for key in &self.contested {
             let Some(owner) = self.owners.get(key) else { continue };
-            for (_, file) in self.files.iter().filter(|(name, _)| *name != owner) {
-                all.extend(file.objects.get(key).map(|object| duplicate(key, object, owner)));
+            for (name, file) in self.files.iter().filter(|(name, _)| *name != owner) {
+                let Some(entry) = file.entries.get(key) else { continue };
+                let (document, line) = (entry.document, entry.line);
+                let origin = Origin { file: name.clone(), document, line };
+                all.push(duplicate(key, &origin, owner));
             }
         }
         all
@@ -62,78 +77,82 @@ impl Fold {
         objects: Vec<Object>,
         mut diagnostics: Vec<Diagnostic>,
     ) -> Vec<Change> {
-        let before = self.files.remove(name).unwrap_or_default();
-        let mut now = File::default();
+        let mut before = self.files.remove(name).unwrap_or_default();
+        let mut found: BTreeMap<ResourceKey, Object> = BTreeMap::new();
         for object in objects {
             let Some(key) = object.key() else { continue };
-            if let Some(first) = now.objects.get(&key) {
-                diagnostics.push(duplicate(&key, &object, &first.meta().origin.file));
+            if let Some(first) = found.get(&key) {
+                let (origin, first) = (&object.meta().origin, &first.meta().origin.file);
+                diagnostics.push(duplicate(&key, origin, first));
                 continue;
             }
-            now.objects.insert(key, object);
+            found.insert(key, object);
         }
-        for (key, object) in &before.objects {
-            if now.objects.contains_key(key) || !is_broken(key, &diagnostics) {
-                continue;
+        let mut now = File::default();
+        let mut changes = Vec::new();
+        for (key, object) in found {
+            let meta = object.meta();
+            let Origin { document, line, .. } = meta.origin;
+            let place = (meta.generation, document, line);
+            // Same content in the same place says nothing; in another place it moves diagnostics.
+            let differs = before
+                .entries
+                .remove(&key)
+                .is_none_or(|old| (old.generation, old.document, old.line) != place);
+            let owner = self.owners.entry(key.clone()).or_insert_with(|| name.clone());
+            let heir = if owner == name {
+                if differs {
+                    let kind = ChangeKind::Upsert(object);
+                    changes.push(Change { key: key.clone(), kind });
+                }
+                None
+            } else {
+                self.contested.insert(key.clone());
+                Some(Box::new(object))
+            };
+            now.entries.insert(key, Entry { generation: place.0, document, line, heir });
+        }
+        let mut gone = Vec::new();
+        for (key, entry) in before.entries {
+            match is_broken(&key, &diagnostics) {
+                true => {
+                    now.kept.insert(key.clone());
+                    now.entries.insert(key, entry);
+                }
+                false => gone.push(key),
             }
-            now.kept.insert(key.clone());
-            now.objects.insert(key.clone(), object.clone());
         }
         mark_kept(&mut diagnostics, &now.kept);
         now.diagnostics = diagnostics;
-
-        let mut changes = Vec::new();
-        let gone: Vec<ResourceKey> =
-            before.objects.keys().filter(|key| !now.objects.contains_key(key)).cloned().collect();
-        // Same content in the same place says nothing; in another place it moves diagnostics.
-        let differs = |(key, object): &(&ResourceKey, &Object)| {
-            let old = before.objects.get(*key).map(Object::meta);
-            let new = object.meta();
-            old.is_none_or(|old| (old.generation, &old.origin) != (new.generation, &new.origin))
-        };
-        let upserts: Vec<(ResourceKey, Object)> = now
-            .objects
-            .iter()
-            .filter(differs)
-            .map(|(key, object)| (key.clone(), object.clone()))
-            .collect();
         self.files.insert(name.clone(), now);
         for key in gone {
             changes.extend(self.release(name, key));
-        }
-        for (key, object) in upserts {
-            let owner = self.owners.entry(key.clone()).or_insert_with(|| name.clone());
-            if owner == name {
-                changes.push(Change { key, kind: ChangeKind::Upsert(object) });
-            } else {
-                self.contested.insert(key);
-            }
         }
         changes
     }
 
     fn file_gone(&mut self, name: &Arc<str>) -> Vec<Change> {
         let Some(file) = self.files.remove(name) else { return Vec::new() };
-        file.objects.into_keys().filter_map(|key| self.release(name, key)).collect()
+        file.entries.into_keys().filter_map(|key| self.release(name, key)).collect()
     }
 
     /// The file no longer defines the key: another file that does takes over, or it is deleted.
     fn release(&mut self, name: &Arc<str>, key: ResourceKey) -> Option<Change> {
-        let defining = self.files.values().filter(|file| file.objects.contains_key(&key));
+        let defining = self.files.values().filter(|file| file.entries.contains_key(&key));
         if defining.count() < 2 {
             self.contested.remove(&key);
         }
         if self.owners.get(&key) != Some(name) {
             return None;
         }
-        let heir = self
-            .files
-            .iter()
-            .find(|(other, file)| *other != name && file.objects.contains_key(&key));
+        let heir = self.files.iter_mut().find_map(|(file, entries)| {
+            let object = entries.entries.get_mut(&key)?.heir.take()?;
+            Some((file.clone(), object))
+        });
         let kind = match heir {
-            Some((other, file)) => {
-                self.owners.insert(key.clone(), other.clone());
-                ChangeKind::Upsert(file.objects[&key].clone())
+            Some((file, object)) => {
+                self.owners.insert(key.clone(), file);
+                ChangeKind::Upsert(*object)
             }
             None => {
                 self.owners.remove(&key);
@@ -175,9 +194,8 @@ fn mark_kept(diagnostics: &mut [Diagnostic], kept: &BTreeSet<ResourceKey>) {
     }
 }
 
-fn duplicate(key: &ResourceKey, object: &Object, first: &str) -> Diagnostic {
+fn duplicate(key: &ResourceKey, origin: &Origin, first: &str) -> Diagnostic {
     let message = format!("{key} is already defined in {first}");
-    let origin = &object.meta().origin;
     Diagnostic::new(Severity::Error, DUPLICATE, origin, "metadata.name", message)
         .with_resource(key.clone())
         .with_help("Remove one of the two; the first stays in force.")

@@ -210,7 +210,11 @@ impl Inner {
             self.workloads_by_ip.remove(&old);
             self.dirty_selecting(&old, dirty);
         }
-        let workload = Arc::new(workload);
+        // Pods of one owner stand beside each other: their names begin with its name.
+        let workload = Arc::new(match self.workloads.before(&workload.namespace, &workload.name) {
+            Some(neighbour) => workload.sharing(neighbour),
+            None => workload,
+        });
         if !same {
             touched.workloads.insert((workload.namespace.clone(), workload.name.clone()));
         }

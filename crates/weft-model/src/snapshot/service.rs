@@ -437,5 +437,7 @@ fn entry_port(port: &spec::ServiceEntryPort) -> Option<ServicePort> {
 fn with_accounts(mut service: MeshService) -> MeshService {
     let accounts = service.endpoints.iter().filter_map(|e| e.service_account.clone());
     service.service_accounts = accounts.collect();
+    // They are most of a world.
+    service.endpoints.shrink_to_fit();
     service
 }

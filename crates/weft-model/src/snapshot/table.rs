@@ -29,6 +29,11 @@ impl<T> Table<T> {
         self.namespaces.get(namespace)?.get(name)
     }
 
+    /// The last one of a namespace whose name is before `name`.
+    pub(crate) fn before(&self, namespace: &str, name: &Arc<str>) -> Option<&Arc<T>> {
+        self.namespaces.get(namespace)?.range(..Arc::clone(name)).next_back().map(|(_, item)| item)
+    }
+
     pub(crate) fn insert(
         &mut self,
         namespace: &Arc<str>,

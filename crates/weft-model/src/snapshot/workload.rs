@@ -76,6 +76,25 @@ impl Workload {
         *self == probe
     }
 
+    /// The same, with what it has in common with another one as the very same object. Pods of one
+    /// owner differ in name and address only, and a world holds 100,000 of them.
+    pub(crate) fn sharing(self, other: &Workload) -> Workload {
+        Workload {
+            namespace: share(self.namespace, &other.namespace),
+            workload_name: share(self.workload_name, &other.workload_name),
+            canonical_name: share(self.canonical_name, &other.canonical_name),
+            canonical_revision: share(self.canonical_revision, &other.canonical_revision),
+            service_account: share(self.service_account, &other.service_account),
+            cluster: share(self.cluster, &other.cluster),
+            network: share(self.network, &other.network),
+            locality: share(self.locality, &other.locality),
+            node: share(self.node, &other.node),
+            labels: share(self.labels, &other.labels),
+            annotations: share(self.annotations, &other.annotations),
+            ..self
+        }
+    }
+
     pub(crate) fn of_pod(pod: &Resource<spec::Pod>) -> Workload {
         let Resource { meta, spec: spec::Pod { spec, status } } = pod;
         let mut ips: Vec<IpAddr> = Vec::new();
@@ -173,6 +192,10 @@ impl Workload {
             origin: meta.origin.clone(),
         }
     }
+}
+
+fn share<T: PartialEq + ?Sized>(own: Arc<T>, other: &Arc<T>) -> Arc<T> {
+    if own == *other { Arc::clone(other) } else { own }
 }
 
 /// Ports that fit; the others were reported by validation.

@@ -61,8 +61,15 @@ fn looks_compare_content() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.yaml");
     let mut scanner = Scanner { dirs: vec![dir.path().to_path_buf()], ..Scanner::default() };
-    let mut look =
-        || scanner.scan().iter().map(|change| change.content.is_some()).collect::<Vec<_>>();
+    let mut look = || {
+        let mut all = Vec::new();
+        let more = |files: Vec<FileChange>| {
+            all.extend(files.iter().map(|change| change.content.is_some()));
+            true
+        };
+        assert!(scanner.scan(more));
+        all
+    };
     std::fs::write(&path, service("a")).unwrap();
     assert_eq!(look(), [true]);
     std::fs::write(&path, service("a")).unwrap();

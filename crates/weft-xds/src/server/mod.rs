@@ -3,25 +3,27 @@
 //! Owns turning gRPC streams into `Request`s and `Response`s. Must not know
 //! sessions, proxies or resources; those are the handler's.
 
+mod body;
+mod encode;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::{Stream, StreamExt};
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
 use prost::Message;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::server::{NamedService, StreamingService};
-use tonic::{Status, Streaming};
-use tonic_prost::ProstCodec;
+use tonic::server::NamedService;
 
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::session::{Mode, Request, Response};
 use crate::wire;
+use body::{Messages, Reply};
 
 /// Largest request we accept, in bytes: 50k subscriptions of 80 bytes.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -60,22 +62,25 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// The requests of a stream.
-pub struct Inbox(InboxKind);
-
-enum InboxKind {
-    Sotw(Streaming<DiscoveryRequest>),
-    Delta(Streaming<DeltaDiscoveryRequest>),
+pub struct Inbox {
+    mode: Mode,
+    messages: Messages,
 }
 
 impl Inbox {
-    /// The next request, `None` when the client has ended the stream.
+    /// The next request, `None` when the client has ended the stream. Cancel-safe.
     ///
     /// # Errors
     /// The stream broke, or a request was malformed or too large.
     pub async fn next(&mut self) -> Result<Option<Request>, Status> {
-        match &mut self.0 {
-            InboxKind::Sotw(stream) => Ok(stream.message().await?.map(Request::Sotw)),
-            InboxKind::Delta(stream) => Ok(stream.message().await?.map(Request::Delta)),
+        let Some(message) = self.messages.next().await? else { return Ok(None) };
+        let decoded = match self.mode {
+            Mode::Sotw => DiscoveryRequest::decode(message).map(Request::Sotw),
+            Mode::Delta => DeltaDiscoveryRequest::decode(message).map(Request::Delta),
+        };
+        match decoded {
+            Ok(request) => Ok(Some(request)),
+            Err(error) => Err(Status::internal(format!("a request that is none: {error}"))),
         }
     }
 }
@@ -124,83 +129,28 @@ impl<H> NamedService for AdsServer<H> {
 impl<H: Handler> tower::Service<http::Request<Body>> for AdsServer<H> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let handler = Arc::clone(&self.0);
-        Box::pin(async move {
-            Ok(match request.uri().path() {
-                wire::STREAM_PATH => {
-                    let codec = ProstCodec::<wire::DiscoveryResponse, DiscoveryRequest>::default();
-                    let mut grpc = tonic::server::Grpc::new(codec)
-                        .max_decoding_message_size(REQUEST_BYTES_MAX);
-                    grpc.streaming(Sotw(handler), request).await
-                }
-                wire::DELTA_PATH => {
-                    let codec =
-                        ProstCodec::<wire::DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default(
-                        );
-                    let mut grpc = tonic::server::Grpc::new(codec)
-                        .max_decoding_message_size(REQUEST_BYTES_MAX);
-                    grpc.streaming(Delta(handler), request).await
-                }
-                _ => Status::unimplemented("no such method").into_http(),
-            })
-        })
+        let response = match request.uri().path() {
+            wire::STREAM_PATH => open(&self.0, Mode::Sotw, request),
+            wire::DELTA_PATH => open(&self.0, Mode::Delta, request),
+            _ => Err(Status::unimplemented("no such method")),
+        };
+        std::future::ready(Ok(response.unwrap_or_else(Status::into_http)))
     }
 }
 
-type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type BoxReply<T> =
-    Pin<Box<dyn Future<Output = Result<tonic::Response<BoxStream<T>>, Status>> + Send>>;
-
-struct Sotw<H>(Arc<H>);
-
-impl<H: Handler> StreamingService<DiscoveryRequest> for Sotw<H> {
-    type Response = wire::DiscoveryResponse;
-    type ResponseStream = BoxStream<Self::Response>;
-    type Future = BoxReply<Self::Response>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<DiscoveryRequest>>) -> Self::Future {
-        let handler = Arc::clone(&self.0);
-        Box::pin(async move {
-            open(handler, Mode::Sotw, request, InboxKind::Sotw, |response| match response {
-                Response::Sotw(response) => Some(response),
-                Response::Delta(_) => None,
-            })
-        })
-    }
-}
-
-struct Delta<H>(Arc<H>);
-
-impl<H: Handler> StreamingService<DeltaDiscoveryRequest> for Delta<H> {
-    type Response = wire::DeltaDiscoveryResponse;
-    type ResponseStream = BoxStream<Self::Response>;
-    type Future = BoxReply<Self::Response>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let handler = Arc::clone(&self.0);
-        Box::pin(async move {
-            open(handler, Mode::Delta, request, InboxKind::Delta, |response| match response {
-                Response::Delta(response) => Some(response),
-                Response::Sotw(_) => None,
-            })
-        })
-    }
-}
-
-fn open<H: Handler, In, Out: Message + 'static>(
-    handler: Arc<H>,
+fn open<H: Handler>(
+    handler: &Arc<H>,
     mode: Mode,
-    request: tonic::Request<Streaming<In>>,
-    inbox: impl FnOnce(Streaming<In>) -> InboxKind,
-    own: impl Fn(Response) -> Option<Out> + Send + 'static,
-) -> Result<tonic::Response<BoxStream<Out>>, Status> {
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, Status> {
+    let request = tonic::Request::from_http(request);
     let peer = Peer {
         address: request.remote_addr(),
         token: crate::connect::token(&request).map(str::to_owned),
@@ -210,21 +160,17 @@ fn open<H: Handler, In, Out: Message + 'static>(
     let stream = AdsStream {
         mode,
         peer,
-        inbox: Inbox(inbox(request.into_inner())),
+        inbox: Inbox { mode, messages: Messages::new(request.into_inner()) },
         outbox: Outbox(sender.clone()),
     };
+    let handler = Arc::clone(handler);
     tokio::spawn(async move {
         if let Err(status) = handler.serve(stream).await {
             // A client that is gone need not be told why.
             _ = sender.send(Err(status)).await;
         }
     });
-    let responses = ReceiverStream::new(receiver).filter_map(move |item| {
-        let item = match item {
-            Ok(response) => own(response).map(Ok),
-            Err(status) => Some(Err(status)),
-        };
-        std::future::ready(item)
-    });
-    Ok(tonic::Response::new(Box::pin(responses)))
+    let mut response = http::Response::new(Body::new(Reply::new(receiver)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(response)
 }
