@@ -3,6 +3,8 @@
 //! world, each followed by a comparison for every kind of proxy.
 
 mod common;
+#[path = "incremental/more.rs"]
+mod more;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use common::view;
 use proptest::prelude::*;
 use weft_model::{Change, ChangeKind, Object, Snapshot, parse_yaml};
 use weft_translate::{
-    Assignment, Endpoints, Interception, Memo, ProxyKind, ProxyView, endpoints, own_differs,
+    Assignment, Endpoints, Flavor, Interception, Memo, ProxyKind, ProxyView, endpoints, own_differs,
     translate_own, translate_shared,
 };
 
@@ -41,7 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Write = fn(namespace: &str, name: &str, variant: usize) -> String;
 
-const KINDS: [Write; 13] = [
+const KINDS: [Write; 21] = [
     service,
     service,
     pod,
@@ -55,6 +57,14 @@ const KINDS: [Write; 13] = [
     peer_authentication,
     mesh_config,
     gateway,
+    more::kube_gateway,
+    more::http_route,
+    more::http_route,
+    more::stream_route,
+    more::grant_or_policy,
+    more::envoy_filter,
+    more::envoy_filter,
+    more::proxy_config,
 ];
 
 fn head(api: &str, kind: &str, namespace: &str, name: &str) -> String {
@@ -232,6 +242,9 @@ fn proxies() -> Vec<ProxyView> {
         bound,
         view(ProxyKind::Gateway, "one", "edge", &[("app", "edge")]),
         view(ProxyKind::Gateway, "istio-system", "edge", &[("app", "edge")]),
+        view(ProxyKind::Gateway, "one", "made", &[(more::GATEWAY_NAME, "a")]),
+        view(ProxyKind::Gateway, "two", "made", &[(more::GATEWAY_NAME, "a")]),
+        ProxyView { flavor: Flavor::Weft, ..sidecar("two", "a", &[("app", "a"), ("version", "v0")]) },
         view(ProxyKind::Grpc, "one", "b", &[("app", "b")]),
         view(ProxyKind::Grpc, "two", "b", &[("app", "b")]),
     ]

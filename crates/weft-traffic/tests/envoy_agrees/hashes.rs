@@ -1,4 +1,5 @@
-//! Consistent hashing: a key goes to the same endpoint, by ring and by Maglev table.
+//! Consistent hashing: a key goes to the same endpoint, by ring and by Maglev table, and to the same
+//! other one when that is gone.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -34,11 +35,16 @@ fn keys_go_to_the_same_endpoint() {
     let Some(binary) = weft_testkit::peer::envoy("keys_go_to_the_same_endpoint") else { return };
     let even: Vec<_> = (0..5).map(|_| (backend(Answer::Address), 1)).collect();
     let uneven: Vec<_> = even.iter().enumerate().map(|(i, (a, _))| (*a, i as u32 + 1)).collect();
+    // Where keys of these four went before and where those of the fifth go now are the same for
+    // both, so the same keys move.
+    let without_one = [&even[..2], &even[3..]].concat();
     let clusters = [
         cluster("ring", "RING_HASH", &even),
         cluster("ring-weighted", "RING_HASH", &uneven),
         cluster("maglev", "MAGLEV", &even),
         cluster("maglev-weighted", "MAGLEV", &uneven),
+        cluster("ring-without-one", "RING_HASH", &without_one),
+        cluster("maglev-without-one", "MAGLEV", &without_one),
     ];
     let sources = json!([
         {"header": {"header_name": "x-user"}},

@@ -153,11 +153,24 @@ impl Client {
     }
 }
 
+/// Random numbers of a seed (SplitMix64).
+pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 + use<> {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
 /// What a backend answers with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Answer {
     /// Its own address.
     Address,
+    /// The same, as a 500.
+    Failure,
     /// The request's path, host, and headers that start with `e-`, a line each.
     Request,
 }
@@ -186,11 +199,12 @@ fn answer_all(stream: TcpStream, address: SocketAddr, answer: Answer) {
             continue;
         }
         let body = match answer {
-            Answer::Address => address.to_string(),
+            Answer::Address | Answer::Failure => address.to_string(),
             Answer::Request => shown(&lines),
         };
         lines.clear();
-        let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let status = if matches!(answer, Answer::Failure) { "500 Failed" } else { "200 OK" };
+        let reply = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         if reader.get_mut().write_all(reply.as_bytes()).is_err() {
             return;
         }
