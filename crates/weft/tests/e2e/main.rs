@@ -5,6 +5,7 @@
 mod cast;
 mod harness;
 
+mod analyze;
 mod conformance;
 mod control_restart;
 mod crossings;
