@@ -98,8 +98,8 @@ pub(crate) fn tls_to_service(scope: &Scope<'_>, host: &str, port: u16) -> Vec<li
     sni_lookup(scope, host, port).into_iter().chain([to_service(scope, host, port)]).collect()
 }
 
-/// Adds a chain unless one with the same match is there: the first rule wins, and Envoy refuses
-/// a listener with two equal matches.
+/// Adds a chain, as far as no earlier one takes what it matches: the first rule wins, and Envoy
+/// refuses a listener with overlapping matches.
 pub(crate) fn push(
     chains: &mut Vec<listener::FilterChain>,
     matching: listener::FilterChainMatch,
@@ -114,13 +114,61 @@ pub(crate) fn push_all(
     matching: listener::FilterChainMatch,
     filters: Vec<listener::Filter>,
 ) {
-    let matching = (matching != Default::default()).then_some(matching);
-    if chains.iter().all(|chain| chain.filter_chain_match != matching) {
-        chains.push(listener::FilterChain {
-            filter_chain_match: matching,
-            filters,
-            ..Default::default()
-        });
+    if is_free(chains, &matching) {
+        return chains.push(chain(matching, filters));
+    }
+    // What is left of it, by single names and ranges.
+    for server_names in singles(&matching.server_names) {
+        for prefix_ranges in singles(&matching.prefix_ranges) {
+            let server_names = server_names.clone();
+            let one =
+                listener::FilterChainMatch { server_names, prefix_ranges, ..matching.clone() };
+            if is_free(chains, &one) {
+                chains.push(chain(one, filters.clone()));
+            }
+        }
+    }
+}
+
+fn chain(
+    matching: listener::FilterChainMatch,
+    filters: Vec<listener::Filter>,
+) -> listener::FilterChain {
+    let filter_chain_match = (matching != Default::default()).then_some(matching);
+    listener::FilterChain { filter_chain_match, filters, ..Default::default() }
+}
+
+fn is_free(chains: &[listener::FilterChain], matching: &listener::FilterChainMatch) -> bool {
+    let default = listener::FilterChainMatch::default();
+    chains.iter().all(|chain| {
+        let taken = chain.filter_chain_match.as_ref().unwrap_or(&default);
+        !overlap(taken, matching)
+    })
+}
+
+/// As Envoy sees it: an entry in common in each list, or none in both, and the rest equal.
+fn overlap(a: &listener::FilterChainMatch, b: &listener::FilterChainMatch) -> bool {
+    let rest = |one: &listener::FilterChainMatch| listener::FilterChainMatch {
+        server_names: Vec::new(),
+        prefix_ranges: Vec::new(),
+        application_protocols: Vec::new(),
+        ..one.clone()
+    };
+    meet(&a.server_names, &b.server_names)
+        && meet(&a.prefix_ranges, &b.prefix_ranges)
+        && meet(&a.application_protocols, &b.application_protocols)
+        && rest(a) == rest(b)
+}
+
+fn meet<T: PartialEq>(a: &[T], b: &[T]) -> bool {
+    (a.is_empty() && b.is_empty()) || a.iter().any(|one| b.contains(one))
+}
+
+/// Lists of one each; of an empty list itself.
+fn singles<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
+    match all {
+        [] => vec![Vec::new()],
+        all => all.iter().map(|one| vec![one.clone()]).collect(),
     }
 }
 
@@ -192,4 +240,39 @@ fn proxy(
 /// The mesh's place on a port.
 pub(crate) fn in_mesh(port: u16) -> Place<'static> {
     Place { gateway: MESH_GATEWAY, port }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matching(names: &[&str], ranges: &[(u8, u8)]) -> listener::FilterChainMatch {
+        listener::FilterChainMatch {
+            server_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            prefix_ranges: ranges.iter().map(|(net, len)| cidr([*net, 0, 0, 0].into(), *len)).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_first_chain_keeps_what_it_matches() {
+        let mut chains = Vec::new();
+        push_all(&mut chains, matching(&["a", "b"], &[]), Vec::new());
+        push_all(&mut chains, matching(&["b", "c"], &[]), Vec::new());
+        push_all(&mut chains, matching(&["a", "c"], &[]), Vec::new());
+        push_all(&mut chains, matching(&["a", "c"], &[(10, 8)]), Vec::new());
+        push_all(&mut chains, matching(&["a"], &[(10, 8), (11, 8)]), Vec::new());
+        push_all(&mut chains, matching(&[], &[]), Vec::new());
+        push_all(&mut chains, matching(&[], &[]), Vec::new());
+        let left: Vec<_> =
+            chains.into_iter().map(|chain| chain.filter_chain_match.unwrap_or_default()).collect();
+        let expect = [
+            matching(&["a", "b"], &[]),
+            matching(&["c"], &[]),
+            matching(&["a", "c"], &[(10, 8)]),
+            matching(&["a"], &[(11, 8)]),
+            matching(&[], &[]),
+        ];
+        assert_eq!(left, expect);
+    }
 }
