@@ -13,8 +13,8 @@ use common::view;
 use proptest::prelude::*;
 use weft_model::{Change, ChangeKind, Object, Snapshot, parse_yaml};
 use weft_translate::{
-    Assignment, Endpoints, Flavor, Interception, Memo, ProxyKind, ProxyView, endpoints, own_differs,
-    translate_own, translate_shared,
+    Assignment, Endpoints, Flavor, Interception, Memo, ProxyKind, ProxyView, endpoints,
+    own_differs, translate_own, translate_shared,
 };
 
 const NAMESPACES: [&str; 3] = ["one", "two", "istio-system"];
@@ -244,7 +244,10 @@ fn proxies() -> Vec<ProxyView> {
         view(ProxyKind::Gateway, "istio-system", "edge", &[("app", "edge")]),
         view(ProxyKind::Gateway, "one", "made", &[(more::GATEWAY_NAME, "a")]),
         view(ProxyKind::Gateway, "two", "made", &[(more::GATEWAY_NAME, "a")]),
-        ProxyView { flavor: Flavor::Weft, ..sidecar("two", "a", &[("app", "a"), ("version", "v0")]) },
+        ProxyView {
+            flavor: Flavor::Weft,
+            ..sidecar("two", "a", &[("app", "a"), ("version", "v0")])
+        },
         view(ProxyKind::Grpc, "one", "b", &[("app", "b")]),
         view(ProxyKind::Grpc, "two", "b", &[("app", "b")]),
     ]

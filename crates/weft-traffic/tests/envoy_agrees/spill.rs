@@ -43,7 +43,8 @@ fn shares_spill_over_alike() {
     for message in &clusters {
         let (theirs, ours) = (theirs(&mut client, message), ours(message));
         let names = theirs.keys().chain(ours.keys());
-        let share = |all: &BTreeMap<String, f64>, name: &String| all.get(name).copied().unwrap_or(0.0);
+        let share =
+            |all: &BTreeMap<String, f64>, name: &String| all.get(name).copied().unwrap_or(0.0);
         let apart = names.filter(|name| (share(&theirs, name) - share(&ours, name)).abs() > POINTS);
         if apart.count() > 0 {
             differences.push(format!("{message}\nEnvoy {theirs:.1?}\nours  {ours:.1?}"));

@@ -249,7 +249,10 @@ mod tests {
     fn matching(names: &[&str], ranges: &[(u8, u8)]) -> listener::FilterChainMatch {
         listener::FilterChainMatch {
             server_names: names.iter().map(|name| (*name).to_owned()).collect(),
-            prefix_ranges: ranges.iter().map(|(net, len)| cidr([*net, 0, 0, 0].into(), *len)).collect(),
+            prefix_ranges: ranges
+                .iter()
+                .map(|(net, len)| cidr([*net, 0, 0, 0].into(), *len))
+                .collect(),
             ..Default::default()
         }
     }

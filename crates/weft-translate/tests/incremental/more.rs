@@ -13,9 +13,13 @@ pub fn kube_gateway(namespace: &str, name: &str, variant: usize) -> String {
     let listeners = match variant {
         0 => format!("{{name: http, port: 80, protocol: HTTP, {from_all}}}"),
         1 => "{name: http, port: 80, protocol: HTTP}".into(),
-        2 => format!("{{name: http, port: 80, protocol: HTTP, hostname: '*.example.com', {from_all}}}"),
+        2 => format!(
+            "{{name: http, port: 80, protocol: HTTP, hostname: '*.example.com', {from_all}}}"
+        ),
         3 => format!("{{name: tcp, port: 90, protocol: TCP, {from_all}}}"),
-        4 => format!("{{name: pass, port: 443, protocol: TLS, tls: {{mode: Passthrough}}, {from_all}}}"),
+        4 => format!(
+            "{{name: pass, port: 443, protocol: TLS, tls: {{mode: Passthrough}}, {from_all}}}"
+        ),
         _ => format!(
             "{{name: http, port: 80, protocol: HTTP, {from_all}}}, {{name: other, port: 81, protocol: HTTP}}"
         ),
@@ -66,7 +70,10 @@ pub fn stream_route(namespace: &str, name: &str, variant: usize) -> String {
             "GRPCRoute",
             "parentRefs: [{kind: Service, group: '', name: c}], rules: [{backendRefs: [{name: a, port: 82}]}]",
         ),
-        _ => ("TLSRoute", "parentRefs: [{name: b}], hostnames: ['*.example.com'], rules: [{backendRefs: [{name: c, namespace: two, port: 443}]}]"),
+        _ => (
+            "TLSRoute",
+            "parentRefs: [{name: b}], hostnames: ['*.example.com'], rules: [{backendRefs: [{name: c, namespace: two, port: 443}]}]",
+        ),
     };
     head(API, kind, namespace, name) + &format!("spec: {{{spec}}}\n")
 }
@@ -75,7 +82,8 @@ pub fn grant_or_policy(namespace: &str, name: &str, variant: usize) -> String {
     let (api, kind, spec) = match variant {
         0 | 1 => {
             let kind = if variant == 0 { "HTTPRoute" } else { "TLSRoute" };
-            let from = format!("{{group: gateway.networking.k8s.io, kind: {kind}, namespace: one}}");
+            let from =
+                format!("{{group: gateway.networking.k8s.io, kind: {kind}, namespace: one}}");
             let spec = format!("from: [{from}], to: [{{group: '', kind: Service}}]");
             ("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", spec)
         }
@@ -126,9 +134,12 @@ pub fn proxy_config(namespace: &str, name: &str, variant: usize) -> String {
         0 => "concurrency: 2",
         1 => "selector: {matchLabels: {app: a}}, concurrency: 4",
         2 => "environmentVariables: {ISTIO_META_IDLE_TIMEOUT: 5s}",
-        3 => "selector: {matchLabels: {version: v1}}, environmentVariables: {ISTIO_META_HTTP10: '1'}",
+        3 => {
+            "selector: {matchLabels: {version: v1}}, environmentVariables: {ISTIO_META_HTTP10: '1'}"
+        }
         4 => "environmentVariables: {ISTIO_META_IDLE_TIMEOUT: 9s}, concurrency: 1",
         _ => "selector: {matchLabels: {app: edge}}, environmentVariables: {ISTIO_META_HTTP10: '1'}",
     };
-    head("networking.istio.io/v1beta1", "ProxyConfig", namespace, name) + &format!("spec: {{{spec}}}\n")
+    head("networking.istio.io/v1beta1", "ProxyConfig", namespace, name)
+        + &format!("spec: {{{spec}}}\n")
 }

@@ -158,8 +158,7 @@ mod tests {
     /// The messages of a stream that comes in pieces of this size.
     async fn read(stream: &[u8], piece: usize) -> Result<Vec<Bytes>, Status> {
         let frames = stream.chunks(piece).map(Bytes::copy_from_slice);
-        let frames: Vec<_> =
-            frames.map(|piece| Ok::<_, Status>(Frame::data(piece))).collect();
+        let frames: Vec<_> = frames.map(|piece| Ok::<_, Status>(Frame::data(piece))).collect();
         let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
         let mut messages = Messages::new(body);
         let mut all = Vec::new();
@@ -194,7 +193,8 @@ mod tests {
     #[tokio::test]
     async fn a_status_is_the_end() {
         let (sender, receiver) = mpsc::channel(2);
-        let response = crate::wire::DeltaDiscoveryResponse { nonce: "1".into(), ..Default::default() };
+        let response =
+            crate::wire::DeltaDiscoveryResponse { nonce: "1".into(), ..Default::default() };
         sender.send(Ok(response.into())).await.unwrap();
         sender.send(Err(Status::unavailable("bye\u{7f}"))).await.unwrap();
         let collected = Reply::new(receiver).collect().await.unwrap();
