@@ -15,8 +15,10 @@ use weft_xds::ca::CertificateServer;
 use weft_xds::server::AdsServer;
 
 use crate::ca::{self, Authority, CaError, CertificateIssuer, Identity, JoinKey, Lifetimes};
+use crate::kube;
 use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
+use crate::source;
 use crate::source::dir::{self, DirError};
 use crate::status;
 use crate::world::World;
@@ -32,6 +34,8 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 pub struct Config {
     /// Folders of YAML, watched.
     pub config_dirs: Vec<PathBuf>,
+    /// A cluster, watched. Not together with folders: who defines what must be clear.
+    pub kubernetes: Option<Kubernetes>,
     /// Keeps the CA (root, join key); made if absent.
     pub state_dir: PathBuf,
     /// xDS and CA in plain text.
@@ -58,6 +62,7 @@ impl Config {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Self {
             config_dirs,
+            kubernetes: None,
             state_dir,
             xds_address: loopback(15010),
             xds_tls_address: Some(loopback(15012)),
@@ -72,6 +77,15 @@ impl Config {
     }
 }
 
+/// The cluster whose resources are the mesh's.
+#[derive(Clone, Debug, Default)]
+pub struct Kubernetes {
+    pub access: kube::Access,
+    pub source: source::kube::Options,
+    /// Take part in electing the one that writes resources' status; `None` writes nothing.
+    pub status: Option<kube::Candidate>,
+}
+
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -79,6 +93,10 @@ pub enum ControlError {
     Ca(#[from] CaError),
     #[error(transparent)]
     Source(#[from] DirError),
+    #[error(transparent)]
+    Kubernetes(#[from] kube::AccessError),
+    #[error("resources come from folders or from a cluster, not from both")]
+    TwoSources,
     #[error("cannot listen on {address} for {what}: {source}; choose another address")]
     Listen { what: &'static str, address: SocketAddr, source: io::Error },
 }
@@ -134,12 +152,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     };
     let (http_listener, http) = bind("metrics and status", config.http_address).await?;
 
-    let sources = usize::from(!config.config_dirs.is_empty());
-    let (world, events) = World::start(sources);
-    if sources > 0 {
-        dir::watch(config.config_dirs.clone(), events).await?;
-    }
     let metrics = Metrics::new();
+    let world = start_source(&config, &metrics, &shutdown).await?;
     let trust = Trust { authority: authority.clone(), join_key: join_key.clone() };
     let pusher = Pusher::start(world.clone(), trust, config.push, &metrics, shutdown.clone());
 
@@ -164,6 +178,35 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     tracing::info!(%xds, ?xds_tls, %http, "control plane listens");
     let root_pem = authority.root_pem().to_owned();
     Ok(Handle { xds, xds_tls, http, world, join_key, root_pem, metrics, pusher, shutdown, tasks })
+}
+
+async fn start_source(
+    config: &Config,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> Result<World, ControlError> {
+    match (&config.kubernetes, config.config_dirs.is_empty()) {
+        (Some(_), false) => Err(ControlError::TwoSources),
+        (None, true) => Ok(World::start(0).0),
+        (None, false) => {
+            let (world, events) = World::start(1);
+            dir::watch(config.config_dirs.clone(), events).await?;
+            Ok(world)
+        }
+        (Some(cluster), true) => {
+            let client = kube::Client::new(&cluster.access).await?;
+            let (world, events) = World::start(1);
+            let options = cluster.source.clone();
+            let reader = client.clone();
+            let served = source::kube::watch(reader, options, world.clone(), events, metrics);
+            if let Some(candidate) = cluster.status.clone() {
+                let term = kube::elect(client.clone(), candidate, shutdown.clone());
+                let writer = kube::Writer::new(client, world.clone(), served, term, metrics);
+                tokio::spawn(writer.run(shutdown.clone()));
+            }
+            Ok(world)
+        }
+    }
 }
 
 async fn bind(

@@ -5,10 +5,11 @@
 
 mod assembly;
 pub mod ca;
+pub mod kube;
 mod listen;
 pub mod push;
 pub mod source;
 pub mod status;
 pub mod world;
 
-pub use assembly::{Config, ControlError, Handle, run};
+pub use assembly::{Config, ControlError, Handle, Kubernetes, run};

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc, watch};
-use weft_model::{Change, Diagnostic, Object, Snapshot, Touched};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use weft_model::{Change, Diagnostic, Object, ResourceKey, Snapshot, Touched};
 
 use fold::Fold;
 
@@ -27,8 +27,10 @@ pub enum Event {
     /// Files that differ, seen in one look and applied in one step, so that a resource that
     /// moves from file to file is never missing.
     Files(Vec<FileChange>),
-    /// Upserts and deletes of a source that has its own keys (not files).
-    Changes(Vec<Change>),
+    /// What differs in a source that has its own keys (not files).
+    Resources(Vec<ResourceChange>),
+    /// Answered when everything said before is in the world.
+    Flush(oneshot::Sender<()>),
     /// A source has said everything it had at start.
     Synced,
 }
@@ -40,6 +42,15 @@ pub struct FileChange {
     /// What was parsed; `None` when the file is gone. A resource that was valid before and has
     /// an error now keeps its last good version.
     pub content: Option<(Vec<Object>, Vec<Diagnostic>)>,
+}
+
+/// One resource of a source that has its own keys. Unlike files, no two say the same key.
+#[derive(Debug)]
+pub enum ResourceChange {
+    /// As it is now. With an error it has no object, and its last good version stays.
+    Read { origin: Arc<str>, objects: Vec<Object>, findings: Vec<Diagnostic> },
+    /// It is there no more; `key` when it ever was valid.
+    Gone { origin: Arc<str>, key: Option<ResourceKey> },
 }
 
 /// The world at one version.
@@ -206,23 +217,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn write(world: World, mut events: mpsc::Receiver<Event>, sources: usize) {
     let mut fold = Fold::default();
     let mut unsynced = sources;
+    // What touches nothing yet is not published, and must not be lost: endpoints may come before
+    // their service.
+    let mut newest = world.snapshot();
     let mut batch = Vec::new();
     while events.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let mut changes = Vec::new();
+        let mut flushed = Vec::new();
         for event in batch.drain(..) {
             match event {
                 Event::Synced => unsynced = unsynced.saturating_sub(1),
                 Event::Files(files) => changes.extend(fold.files(files)),
-                Event::Changes(more) => changes.extend(more),
+                Event::Resources(more) => changes.extend(fold.resources(more)),
+                Event::Flush(done) => flushed.push(done),
             }
         }
         let before = world.current();
-        let (snapshot, touched) = before.snapshot.apply(last_of_each(changes));
+        let (snapshot, touched) = newest.apply(last_of_each(changes));
+        newest = snapshot.clone();
         let diagnostics = fold.diagnostics();
         if !touched.is_empty() || *diagnostics != *before.diagnostics {
             let version = before.version + 1;
             report(&before.diagnostics, &diagnostics);
             world.publish(State { version, snapshot, diagnostics: diagnostics.into() }, &touched);
+        }
+        for done in flushed {
+            // Who asked may have gone meanwhile.
+            let _ = done.send(());
         }
         if unsynced == 0 {
             world.shared.synced.send_replace(true);

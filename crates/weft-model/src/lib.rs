@@ -17,11 +17,11 @@ mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity, render_human, render_json, render_yaml};
 pub use names::{
-    CLUSTER_DOMAIN, DEFAULT_CLUSTER, HOSTNAME, MESH_GATEWAY, ROOT_NAMESPACE, host_matches,
-    hosts_overlap, resolve_gateway, resolve_host,
+    CLUSTER_DOMAIN, DEFAULT_CLUSTER, HOSTNAME, KUBERNETES, MESH_GATEWAY, ROOT_NAMESPACE,
+    host_matches, hosts_overlap, resolve_gateway, resolve_host,
 };
 pub use object::{Kind, Labels, Meta, Object, Origin, OwnerReference, Resource, ResourceKey};
-pub use parse::{Analysis, FILE_BYTES_MAX, analyze, load, parse_yaml};
+pub use parse::{Analysis, FILE_BYTES_MAX, analyze, load, parse_json, parse_yaml};
 pub use snapshot::gateway_api;
 pub use snapshot::{
     Address, Base, Change, ChangeKind, Cidr, Endpoint, MeshService, MtlsMode, Protocol, Resolution,

@@ -2,6 +2,8 @@
 
 /// Kubernetes' DNS domain; short hosts resolve to `NAME.NAMESPACE.svc.cluster.local`.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// How the origin of a resource begins that an API server gave: what follows is its path.
+pub const KUBERNETES: &str = "kubernetes:";
 /// Istio's default root namespace (`MeshConfig.rootNamespace`).
 pub const ROOT_NAMESPACE: &str = "istio-system";
 /// Istio's default cluster id.

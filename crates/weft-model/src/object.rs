@@ -20,6 +20,8 @@ pub enum Object {
     Endpoints(Resource<spec::Endpoints>),
     EndpointSlice(Resource<spec::EndpointSlice>),
     Namespace(Resource<spec::Namespace>),
+    /// A cluster's machine; its labels say where it stands.
+    Node(Resource<spec::Node>),
     Secret(Resource<spec::Secret>),
     /// A ConfigMap; only `istio` in the root namespace is looked at (for its `mesh` key).
     ConfigMap(Resource<spec::ConfigMap>),
@@ -58,6 +60,7 @@ pub enum Object {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Namespace,
+    Node,
     Service,
     Pod,
     Deployment,
@@ -97,6 +100,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Namespace => "Namespace",
+            Kind::Node => "Node",
             Kind::Service => "Service",
             Kind::Pod => "Pod",
             Kind::Deployment => "Deployment",
@@ -131,7 +135,7 @@ impl Kind {
     }
 }
 
-/// Identity of a resource. `Namespace` and bare `MeshConfig` have an empty namespace.
+/// Identity of a resource. `Namespace`, `Node` and bare `MeshConfig` have an empty namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceKey {
     pub kind: Kind,
@@ -233,6 +237,7 @@ impl Object {
             Object::Endpoints(r) => &r.meta,
             Object::EndpointSlice(r) => &r.meta,
             Object::Namespace(r) => &r.meta,
+            Object::Node(r) => &r.meta,
             Object::Secret(r) => &r.meta,
             Object::ConfigMap(r) => &r.meta,
             Object::ServiceEntry(r) => &r.meta,
@@ -268,6 +273,7 @@ impl Object {
             Object::Endpoints(_) => Kind::Endpoints,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::Namespace(_) => Kind::Namespace,
+            Object::Node(_) => Kind::Node,
             Object::Secret(_) => Kind::Secret,
             Object::ConfigMap(_) => Kind::ConfigMap,
             Object::ServiceEntry(_) => Kind::ServiceEntry,

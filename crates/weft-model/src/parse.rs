@@ -29,13 +29,16 @@ pub fn parse_yaml(file: &str, text: &str) -> (Vec<Object>, Vec<Diagnostic>) {
     (objects, diagnostics)
 }
 
+/// Reads one resource that is a tree already, as an API server gives it; `origin` stands where a
+/// file's name would. Otherwise as [`parse_yaml`].
+pub fn parse_json(origin: &str, resource: serde_json::Value) -> (Vec<Object>, Vec<Diagnostic>) {
+    let mut parser = Parser::new(origin);
+    parser.document(0, &Node::from(resource));
+    (parser.objects, parser.diagnostics)
+}
+
 fn parse(file: &str, text: &str) -> Parser {
-    let mut parser = Parser {
-        file: Arc::from(file),
-        objects: Vec::new(),
-        diagnostics: Vec::new(),
-        suppressed: Vec::new(),
-    };
+    let mut parser = Parser::new(file);
     if text.len() > FILE_BYTES_MAX {
         let why = format!("the file has {} bytes, more than {FILE_BYTES_MAX}", text.len());
         parser.refuse(0, 1, why, "Split the file.");
@@ -178,6 +181,15 @@ struct Head {
 }
 
 impl Parser {
+    fn new(file: &str) -> Self {
+        Parser {
+            file: Arc::from(file),
+            objects: Vec::new(),
+            diagnostics: Vec::new(),
+            suppressed: Vec::new(),
+        }
+    }
+
     fn refuse(&mut self, document: u32, line: u32, message: String, help: &str) {
         let origin = Origin { file: self.file.clone(), document, line };
         let found = Diagnostic::new(Severity::Error, code::SYNTAX, &origin, "", message);
@@ -383,6 +395,7 @@ fn reports_unknown_fields(kind: Kind) -> bool {
         | Kind::EnvoyFilter
         | Kind::ProxyConfig => true,
         Kind::Namespace
+        | Kind::Node
         | Kind::Service
         | Kind::Pod
         | Kind::Deployment

@@ -108,6 +108,29 @@ pub(crate) fn parse(document: &Document<'_>) -> Result<Node, SyntaxError> {
     }
 }
 
+/// A tree without lines: all of it is on the first.
+impl From<serde_json::Value> for Node {
+    fn from(value: serde_json::Value) -> Self {
+        let value = match value {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(v) => Value::Bool(v),
+            serde_json::Value::Number(v) => match (v.as_i64(), v.as_u64()) {
+                (Some(v), _) => Value::Int(v),
+                (None, Some(v)) => Value::UInt(v),
+                (None, None) => Value::Float(v.as_f64().unwrap_or(f64::NAN)),
+            },
+            serde_json::Value::String(v) => Value::String(v),
+            serde_json::Value::Array(items) => {
+                Value::Seq(items.into_iter().map(Node::from).collect())
+            }
+            serde_json::Value::Object(entries) => {
+                Value::Map(entries.into_iter().map(|(k, v)| (k, Node::from(v))).collect())
+            }
+        };
+        Node { line: 1, value }
+    }
+}
+
 impl Node {
     fn shift(&mut self, lines: u32) {
         self.line += lines;

@@ -91,8 +91,10 @@ fn port_base(text: &str) -> Result<PortBase, String> {
 #[derive(Debug, Args)]
 pub(crate) struct ControlArgs {
     /// Directory of YAML to run and watch; may be repeated.
-    #[arg(long, required = true, value_name = "DIR")]
+    #[arg(long, required_unless_present_any = ["kubernetes", "kubeconfig"], value_name = "DIR")]
     pub(crate) config_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// Keeps the root certificate and the keys; private to this user.
     #[arg(long, env = "WEFT_STATE_DIR", default_value = "weft-state", value_name = "DIR")]
     pub(crate) state_dir: PathBuf,
@@ -115,6 +117,35 @@ pub(crate) struct ControlArgs {
     /// error, warn, info, debug, trace, or a tracing filter such as weft_control=debug.
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,
+}
+
+/// Which Kubernetes cluster is read, and how much is asked of it. The default is none.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ClusterArgs {
+    /// Read the cluster this runs in, as its Pod's service account.
+    #[arg(long, conflicts_with = "config_dir")]
+    pub(crate) kubernetes: bool,
+    /// Read the cluster of this kubeconfig.
+    #[arg(long, conflicts_with_all = ["config_dir", "kubernetes"], value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A context of --kubeconfig other than its current one.
+    #[arg(long, requires = "kubeconfig", value_name = "NAME")]
+    pub(crate) kube_context: Option<String>,
+    /// Requests a second to the API server.
+    #[arg(long, default_value = "80", value_name = "NUMBER")]
+    pub(crate) kube_qps: u32,
+    /// Requests at once after a quiet time.
+    #[arg(long, default_value = "160", value_name = "NUMBER")]
+    pub(crate) kube_burst: u32,
+    /// Write resources' status, when elected among all control planes that do.
+    #[arg(long)]
+    pub(crate) write_status: bool,
+    /// What this control plane calls itself in the election; a Pod's name.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub(crate) pod_name: Option<String>,
+    /// Namespace of the mesh's own configuration.
+    #[arg(long, default_value = "istio-system", value_name = "NAME")]
+    pub(crate) root_namespace: String,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,11 @@
 //! `weft control`, and the control plane inside `weft demo`.
 
-use crate::cli::ControlArgs;
+use crate::cli::{ClusterArgs, ControlArgs};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use weft_control::{Config, Handle};
+use weft_control::kube::{Access, Candidate, Rate};
+use weft_control::{Config, Handle, Kubernetes, source};
 
 /// Runs the control plane until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: ControlArgs) -> anyhow::Result<()> {
@@ -23,6 +24,7 @@ pub(crate) fn run(args: ControlArgs) -> anyhow::Result<()> {
 pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     let ControlArgs {
         config_dir,
+        cluster,
         state_dir,
         xds_address,
         xds_tls_address,
@@ -32,6 +34,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         log_level: _,
     } = args;
     let mut config = Config::new(config_dir, state_dir);
+    config.kubernetes = kubernetes(cluster);
     config.xds_address = xds_address;
     config.xds_tls_address = Some(xds_tls_address);
     config.http_address = http_address;
@@ -43,6 +46,34 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     let control = weft_control::run(config, CancellationToken::new()).await?;
     control.ready().await;
     Ok(control)
+}
+
+/// What control planes that write status share.
+const LEASE: &str = "weft-leader";
+
+fn kubernetes(args: ClusterArgs) -> Option<Kubernetes> {
+    let ClusterArgs {
+        kubernetes,
+        kubeconfig,
+        kube_context,
+        kube_qps,
+        kube_burst,
+        write_status,
+        pod_name,
+        root_namespace,
+    } = args;
+    if !kubernetes && kubeconfig.is_none() {
+        return None;
+    }
+    let rate = Rate { per_second: f64::from(kube_qps), burst: kube_burst };
+    let access = Access { kubeconfig, context: kube_context, rate };
+    let status = write_status.then(|| Candidate {
+        namespace: root_namespace.clone(),
+        lease: LEASE.to_owned(),
+        identity: pod_name.unwrap_or_else(|| format!("weft-{:08x}", rand::random::<u32>())),
+    });
+    let source = source::kube::Options { root_namespace, ..Default::default() };
+    Some(Kubernetes { access, source, status })
 }
 
 /// Logs to standard error: plain lines, colours on a terminal only.

@@ -2,3 +2,4 @@
 //! knows nothing of what they cause.
 
 pub mod dir;
+pub mod kube;

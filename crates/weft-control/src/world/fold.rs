@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use weft_model::{Change, ChangeKind, Diagnostic, Object, Origin, ResourceKey, Severity};
 
-use super::FileChange;
+use super::{FileChange, ResourceChange};
 
 /// Weft's code for one key defined twice.
 const DUPLICATE: &str = "WEFT0003";
@@ -20,6 +20,8 @@ pub(super) struct Fold {
     owners: BTreeMap<ResourceKey, Arc<str>>,
     /// Keys that some file defines beside their owner.
     contested: BTreeSet<ResourceKey>,
+    /// Findings on resources that are no files, by origin.
+    findings: BTreeMap<Arc<str>, Vec<Diagnostic>>,
 }
 
 #[derive(Default)]
@@ -55,10 +57,42 @@ impl Fold {
         changes
     }
 
+    /// What resources with keys of their own change in the world. Nothing of them is kept here but
+    /// what is wrong: the last good version of a broken one is the one in the world.
+    pub(super) fn resources(&mut self, resources: Vec<ResourceChange>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for resource in resources {
+            match resource {
+                ResourceChange::Read { origin, objects, mut findings } => {
+                    if objects.is_empty() {
+                        mark_last_good(&mut findings);
+                    }
+                    self.note(origin, findings);
+                    changes.extend(objects.into_iter().filter_map(|object| {
+                        Some(Change { key: object.key()?, kind: ChangeKind::Upsert(object) })
+                    }));
+                }
+                ResourceChange::Gone { origin, key } => {
+                    self.note(origin, Vec::new());
+                    changes.extend(key.map(|key| Change { key, kind: ChangeKind::Delete }));
+                }
+            }
+        }
+        changes
+    }
+
+    fn note(&mut self, origin: Arc<str>, findings: Vec<Diagnostic>) {
+        match findings.is_empty() {
+            true => self.findings.remove(&origin),
+            false => self.findings.insert(origin, findings),
+        };
+    }
+
     /// All findings of now, by file; the second definition of a key is an error.
     pub(super) fn diagnostics(&self) -> Vec<Diagnostic> {
         let mut all: Vec<Diagnostic> =
             self.files.values().flat_map(|file| file.diagnostics.iter().cloned()).collect();
+        all.extend(self.findings.values().flatten().cloned());
         for key in &self.contested {
             let Some(owner) = self.owners.get(key) else { continue };
             for (name, file) in self.files.iter().filter(|(name, _)| *name != owner) {
@@ -171,6 +205,15 @@ fn is_broken(key: &ResourceKey, diagnostics: &[Diagnostic]) -> bool {
             None => true,
         }
     })
+}
+
+fn mark_last_good(findings: &mut [Diagnostic]) {
+    for found in findings.iter_mut().filter(|found| found.severity == Severity::Error) {
+        if !found.help.is_empty() {
+            found.help.push(' ');
+        }
+        found.help.push_str("A valid version from before stays in force.");
+    }
 }
 
 /// Says on the errors that the last good version stays.

@@ -153,3 +153,22 @@ async fn synced_when_every_source_said_so() {
     world.synced().await;
     assert_eq!(world.snapshot().services().count(), 1);
 }
+
+#[tokio::test]
+async fn endpoints_may_come_before_their_service() {
+    const SLICE: &str = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, labels: {kubernetes.io/service-name: a}}
+addressType: IPv4
+ports: [{name: http, port: 1}]
+endpoints: [{addresses: [10.0.0.1]}]
+";
+    let mut steps = Steps::start().await;
+    steps.events.send(Event::Files(vec![file("s", SLICE)])).await.unwrap();
+    let (done, flushed) = oneshot::channel();
+    steps.events.send(Event::Flush(done)).await.unwrap();
+    flushed.await.unwrap();
+    let update = steps.step(vec![file("a", &service("a", 1))]).await;
+    assert_eq!(update.state.snapshot.services().next().unwrap().endpoints.len(), 1);
+}

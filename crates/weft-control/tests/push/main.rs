@@ -1,6 +1,7 @@
 //! The control plane with real clients over real sockets: what is sent to whom, and when.
 
 mod client;
+mod cluster;
 mod envoy;
 mod identity;
 mod plane;

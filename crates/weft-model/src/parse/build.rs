@@ -22,6 +22,7 @@ pub(super) fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
     let istio = matches!(version, "v1" | "v1beta1" | "v1alpha3");
     Some(match (group, kind) {
         ("", "Namespace") => Kind::Namespace,
+        ("", "Node") => Kind::Node,
         ("", "Service") => Kind::Service,
         ("", "Pod") => Kind::Pod,
         ("", "Endpoints") => Kind::Endpoints,
@@ -88,6 +89,7 @@ pub(super) fn build(head: &Head, node: &Node, skipped: &Skips) -> Result<Object,
     }
     Ok(match kind {
         Kind::Namespace => Object::Namespace(Resource { meta, spec: spec::Namespace }),
+        Kind::Node => Object::Node(Resource { meta, spec: spec::Node }),
         Kind::Service => spec!(Service),
         Kind::Pod => {
             let pod = spec::Pod {

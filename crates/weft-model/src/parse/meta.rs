@@ -31,7 +31,7 @@ struct RawOwner {
 impl RawMeta {
     pub(super) fn into_meta(self, kind: &str, origin: Origin) -> Meta {
         let namespace = match kind {
-            "Namespace" | "GatewayClass" => "",
+            "Namespace" | "Node" | "GatewayClass" => "",
             _ if self.namespace.is_empty() => "default",
             _ => &self.namespace,
         };

@@ -57,7 +57,15 @@ impl Inner {
                 dirty.insert((ServiceKind::ServiceEntry, key.namespace.clone(), key.name.clone()));
                 put(&mut self.service_entries, r)
             }
-            Object::Pod(r) => return self.put_workload(Workload::of_pod(&r), dirty, touched),
+            Object::Pod(r) => {
+                let mut workload = Workload::of_pod(&r);
+                self.locate(&mut workload);
+                return self.put_workload(workload, dirty, touched);
+            }
+            Object::Node(r) => {
+                put(&mut self.nodes, r);
+                return self.relocate(&key.name, dirty, touched);
+            }
             Object::WorkloadEntry(r) => {
                 return self.put_workload(Workload::of_entry(&r), dirty, touched);
             }
@@ -158,6 +166,11 @@ impl Inner {
                 return;
             }
             Kind::ConfigMap => self.config_maps.remove(namespace, name).is_some(),
+            // Where its Pods ran stays true of them.
+            Kind::Node => {
+                self.nodes.remove(namespace, name);
+                return;
+            }
             Kind::Namespace => self.namespaces.remove(namespace, name).is_some(),
             Kind::Secret => self.secrets.remove(namespace, name).is_some(),
             Kind::VirtualService => self.virtual_services.remove(namespace, name),
@@ -198,6 +211,25 @@ impl Inner {
             Some(resource) => Arc::new(resource.spec.clone()),
             None => Arc::default(),
         };
+    }
+
+    /// A Pod stands where its node does, unless its own label says otherwise.
+    fn locate(&self, workload: &mut Workload) {
+        let node = self.nodes.get("", &workload.node);
+        if let Some(node) = node.filter(|_| !workload.has_own_locality()) {
+            workload.locality = Arc::from(locality(&node.meta.labels));
+        }
+    }
+
+    /// What runs on a node whose labels may have changed.
+    fn relocate(&mut self, node: &str, dirty: &mut Dirty, touched: &mut Touched) {
+        let on_it = |workload: &&Arc<Workload>| &*workload.node == node;
+        let moved: Vec<Workload> =
+            self.workloads.iter().filter(on_it).map(|one| Workload::clone(one)).collect();
+        for mut workload in moved {
+            self.locate(&mut workload);
+            self.put_workload(workload, dirty, touched);
+        }
     }
 
     fn put_workload(&mut self, workload: Workload, dirty: &mut Dirty, touched: &mut Touched) {
@@ -324,6 +356,18 @@ impl Inner {
             self.services.insert(new);
         }
     }
+}
+
+/// `region/zone/subzone` of a node, as far as its labels say; older labels where the new are not.
+fn locality(labels: &Labels) -> String {
+    let first = |keys: &[&str]| {
+        keys.iter().find_map(|key| labels.get(*key)).map_or("", String::as_str).to_owned()
+    };
+    let region =
+        first(&["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"]);
+    let zone = first(&["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"]);
+    let subzone = first(&["topology.istio.io/subzone"]);
+    format!("{region}/{zone}/{subzone}").trim_end_matches('/').to_owned()
 }
 
 /// Are its endpoints selected workloads, not listed addresses? They are never mixed.

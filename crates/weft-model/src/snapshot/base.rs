@@ -33,6 +33,8 @@ impl Snapshot {
             mesh,
             mesh_configs: _,
             namespaces,
+            // Workloads carry what is asked of them.
+            nodes: _,
             secrets: _,
             kube_services: _,
             service_entries: _,

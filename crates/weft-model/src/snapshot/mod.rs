@@ -111,6 +111,7 @@ struct Inner {
     mesh: Arc<spec::MeshConfig>,
     mesh_configs: Table<Resource<spec::MeshConfig>>,
     namespaces: Table<Resource<spec::Namespace>>,
+    nodes: Table<Resource<spec::Node>>,
     secrets: Table<Resource<spec::Secret>>,
     kube_services: Table<Resource<spec::Service>>,
     service_entries: Table<Resource<spec::ServiceEntry>>,
@@ -149,6 +150,11 @@ impl Snapshot {
     /// The mesh's configuration; Istio's defaults when there is none.
     pub fn mesh(&self) -> &spec::MeshConfig {
         &self.inner.mesh
+    }
+
+    /// All that say something of the mesh; the first is in force.
+    pub(crate) fn mesh_configs(&self) -> impl Iterator<Item = &Arc<Resource<spec::MeshConfig>>> {
+        self.inner.mesh_configs.iter()
     }
 
     /// All services, ordered by parent domain, host, then precedence.
@@ -231,6 +237,10 @@ impl Snapshot {
 
     pub fn namespace(&self, name: &str) -> Option<&Arc<Resource<spec::Namespace>>> {
         self.inner.namespaces.get("", name)
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Resource<spec::Namespace>>> {
+        self.inner.namespaces.iter()
     }
 
     /// Labels of a namespace; none when it is not defined.

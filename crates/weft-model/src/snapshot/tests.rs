@@ -612,3 +612,36 @@ fn of_two_that_want_one_address_the_older_has_it() {
         assert!(seen.insert(allocated(&world, &format!("h{n}.example"))), "twice");
     }
 }
+
+#[test]
+fn pods_stand_where_their_nodes_do() {
+    const PODS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: shop, labels: {app: a}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: shop, labels: {app: a, istio-locality: own.place}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.2}
+";
+    let node = |labels: &str| {
+        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{{labels}}}}}\n")
+    };
+    let locality = |snapshot: &Snapshot, name: &str| {
+        snapshot.workload_by_name("shop", name).expect("a workload").locality.to_string()
+    };
+    let (before, _) = Snapshot::default().apply(changes(PODS));
+    assert_eq!(locality(&before, "a"), "");
+    let labels = "topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-1";
+    let (with_node, touched) = before.apply(changes(&node(labels)));
+    assert_eq!((locality(&with_node, "a").as_str(), touched.workloads.len()), ("eu/eu-1", 1));
+    assert_eq!(locality(&with_node, "b"), "own/place");
+    let (same, touched) = with_node.apply(changes(&node(&format!("{labels}, other: x"))));
+    assert_eq!((locality(&same, "a").as_str(), touched.workloads.len()), ("eu/eu-1", 0));
+    let (fresh, _) = Snapshot::default().apply(changes(&node(labels)));
+    assert_eq!(locality(&fresh.apply(changes(PODS)).0, "a"), "eu/eu-1");
+}

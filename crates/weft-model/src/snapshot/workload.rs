@@ -9,6 +9,9 @@ use crate::names::DEFAULT_CLUSTER;
 use crate::object::{Labels, Meta, Origin, Resource};
 use crate::spec;
 
+/// Where a Pod stands, when its node does not say it.
+const LOCALITY_LABEL: &str = "istio-locality";
+
 /// One instance: a Pod or a WorkloadEntry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
@@ -66,6 +69,11 @@ impl Workload {
     /// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
     pub fn spiffe_id(&self, trust_domain: &str) -> String {
         format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.service_account)
+    }
+
+    /// Its own label says where it stands.
+    pub(crate) fn has_own_locality(&self) -> bool {
+        !label(&self.labels, LOCALITY_LABEL).is_empty()
     }
 
     /// Equal in all but readiness and origin: what its own proxy gets cannot differ.
@@ -132,7 +140,7 @@ impl Workload {
             cluster: Arc::from(cluster(&meta.labels)),
             network: Arc::from(label(&meta.labels, "topology.istio.io/network")),
             // Kubernetes label values cannot hold a slash; Istio writes dots instead.
-            locality: Arc::from(label(&meta.labels, "istio-locality").replace('.', "/")),
+            locality: Arc::from(label(&meta.labels, LOCALITY_LABEL).replace('.', "/")),
             node: Arc::from(spec.node_name.as_str()),
             weight: 1,
             labels: meta.labels.clone(),

@@ -185,6 +185,10 @@ pub struct SliceConditions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace;
 
+/// Only labels (in the metadata) matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node;
+
 /// Values are decoded; `stringData` is folded in.
 #[derive(Clone, Default, PartialEq)]
 pub struct Secret {

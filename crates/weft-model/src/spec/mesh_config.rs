@@ -42,6 +42,8 @@ pub struct MeshConfig {
     pub access_log_format: String,
     pub access_log_encoding: Option<String>,
     pub enable_prometheus_merge: Option<bool>,
+    /// Namespaces that the mesh looks at, any of these; all when empty.
+    pub discovery_selectors: Vec<super::gateway_api::LabelSelector>,
 }
 
 impl Default for MeshConfig {
@@ -69,6 +71,7 @@ impl Default for MeshConfig {
             access_log_format: String::new(),
             access_log_encoding: None,
             enable_prometheus_merge: None,
+            discovery_selectors: Vec::new(),
         }
     }
 }

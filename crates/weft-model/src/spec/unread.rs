@@ -11,7 +11,6 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
             "disableMxALPN",
             "extensionProviders",
             "defaultProviders",
-            "discoverySelectors",
             "serviceSettings",
             "certificates",
             "ca",

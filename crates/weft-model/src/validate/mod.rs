@@ -62,6 +62,7 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         Object::Endpoints(_)
         | Object::EndpointSlice(_)
         | Object::Secret(_)
+        | Object::Node(_)
         | Object::ConfigMap(_)
         | Object::Ignored { .. } => {}
     }

@@ -12,7 +12,7 @@ mod proxies;
 mod report;
 mod traffic;
 
-use crate::cli::{ControlArgs, DemoArgs, Output, PortBase};
+use crate::cli::{ClusterArgs, ControlArgs, DemoArgs, Output, PortBase};
 use anyhow::{Context as _, bail};
 use apps::HttpClient;
 use http::{HeaderMap, StatusCode};
@@ -130,6 +130,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 fn control_args(args: &DemoArgs, layout: &Layout, place: &Place) -> ControlArgs {
     ControlArgs {
         config_dir: vec![place.config.clone()],
+        cluster: ClusterArgs::default(),
         state_dir: place.state.clone(),
         xds_address: layout.xds(),
         xds_tls_address: layout.xds_tls(),

@@ -5,12 +5,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding;
 use crate::diagnostic::{Diagnostic, code};
-use crate::object::{Labels, Resource};
+use crate::object::{Kind, Labels, Resource};
 use crate::snapshot::{MeshService, ServiceKind, Snapshot, WorkloadKind, selects};
 use crate::spec::PodTemplate;
 use crate::validate::{INJECTION_LABEL, REVISION_LABEL};
 
 pub(super) fn check(snapshot: &Snapshot, out: &mut Vec<Diagnostic>) {
+    for mesh in snapshot.mesh_configs() {
+        // A file is put into a folder to be read; a cluster's namespaces are chosen by the source.
+        let selects = !mesh.spec.discovery_selectors.is_empty();
+        if selects && !mesh.meta.origin.file.starts_with(crate::KUBERNETES) {
+            let message =
+                "discoverySelectors choose among a cluster's namespaces; files are all read";
+            let meta = &mesh.meta;
+            let path = "discoverySelectors";
+            out.push(finding(code::NOT_IMPLEMENTED, Kind::MeshConfig, meta, path, message));
+        }
+    }
     missing_sidecars(snapshot, out);
     for template in snapshot.pod_templates() {
         if is_in_mesh(snapshot, &template.meta.namespace, &template.spec.labels) {

@@ -1,0 +1,59 @@
+//! Discovery selectors: which namespaces the mesh looks at.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use weft_model::{Kind, Snapshot};
+
+use crate::world::World;
+
+/// Namespaces that are read; all when `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Selection {
+    only: Option<Arc<BTreeSet<Arc<str>>>>,
+}
+
+impl Selection {
+    /// Cluster-wide resources, whose namespace is empty, are always read.
+    pub(super) fn includes(&self, namespace: &str) -> bool {
+        namespace.is_empty() || self.only.as_ref().is_none_or(|only| only.contains(namespace))
+    }
+
+    fn of(snapshot: &Snapshot) -> Self {
+        let mesh = snapshot.mesh();
+        if mesh.discovery_selectors.is_empty() {
+            return Selection::default();
+        }
+        // Without the root namespace, the selectors could never be changed again.
+        let mut only = BTreeSet::from([Arc::from(mesh.root_namespace.as_str())]);
+        only.extend(snapshot.namespaces().filter_map(|namespace| {
+            let labels = &namespace.meta.labels;
+            let chosen = mesh.discovery_selectors.iter().any(|one| one.selects(labels));
+            chosen.then(|| namespace.meta.name.clone())
+        }));
+        Selection { only: Some(Arc::new(only)) }
+    }
+}
+
+/// Tells the readers when the selection differs.
+pub(super) fn choose(snapshot: &Snapshot, selected: &watch::Sender<Selection>) {
+    let now = Selection::of(snapshot);
+    selected.send_if_modified(|before| {
+        let differs = *before != now;
+        *before = now;
+        differs
+    });
+}
+
+/// Follows the mesh's configuration and the namespaces' labels.
+pub(super) async fn follow(world: World, selected: watch::Sender<Selection>) {
+    let (state, mut updates) = world.subscribe();
+    choose(&state.snapshot, &selected);
+    while let Some(update) = updates.next().await {
+        let decides = |kind: Kind| matches!(kind, Kind::Namespace | Kind::MeshConfig);
+        if update.touched.config.iter().any(|key| decides(key.kind)) {
+            choose(&update.state.snapshot, &selected);
+        }
+    }
+}
