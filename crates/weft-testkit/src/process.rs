@@ -94,6 +94,30 @@ impl Process {
     }
 }
 
+/// All threads of a process to one core. Needs `taskset`.
+pub fn bind(pid: u32, core: &str) {
+    run("taskset", &["-a", "-c", "-p", core, &pid.to_string()]);
+}
+
+/// The same, and there before all ordinary work: what is measured waits for nobody who measures it.
+/// Needs `chrt` and root, too.
+pub fn measured_on(pid: u32, core: &str) {
+    bind(pid, core);
+    run("chrt", &["-a", "-f", "-p", "1", &pid.to_string()]);
+}
+
+/// The same for the calling thread, on the cores it has.
+pub fn before_others() {
+    let own = std::fs::read_link("/proc/thread-self").expect("Linux");
+    let thread = own.file_name().and_then(OsStr::to_str).expect("a number").to_owned();
+    run("chrt", &["-f", "-p", "1", &thread]);
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output();
+    assert!(output.is_ok_and(|output| output.status.success()), "{program} {args:?} failed");
+}
+
 /// Resident memory of a process in bytes, 0 when it is gone.
 pub fn resident_bytes(pid: u32) -> u64 {
     let Ok(file) = File::open(format!("/proc/{pid}/status")) else { return 0 };

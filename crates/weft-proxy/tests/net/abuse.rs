@@ -2,7 +2,9 @@
 //! resident memory and its metric series stay bounded, also when they are scraped, and real traffic
 //! goes on. Sizes are small. `WEFT_ABUSE_CONNECTIONS` and `WEFT_ABUSE_DESTINATIONS` make them real,
 //! `WEFT_ABUSE_PER_SECOND` paces the scan, `WEFT_ABUSE_QUIET` is how many requests of the real traffic
-//! go before it, and `WEFT_BINARY` takes another build of `weft`.
+//! go before it, and `WEFT_BINARY` takes another build of `weft`. `WEFT_ABUSE_MEASURED` binds the proxy to
+//! core 1 and everything else to core 0, and lets proxy and real traffic go before other work: what
+//! the scanners take of their core is not the proxy's doing.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use weft_testkit::process::Process;
+use weft_testkit::process::{self, Process};
 use weft_testkit::{client, wait};
 use weft_xds::ResourceType::{Cluster, Listener};
 
@@ -286,17 +288,24 @@ async fn a_scan_of_junk_costs_no_memory() {
     };
     // What is made once is no growth: code, buffers of the worker, the first series.
     proxy.peak_during(64, probe).await;
+    let measured = std::env::var_os("WEFT_ABUSE_MEASURED").is_some();
     let taken = Arc::new(Mutex::new(Vec::new()));
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = {
         let (taken, stop) = (taken.clone(), stop.clone());
-        // A thread of its own: what the scanners take of this process is not the proxy's doing.
         std::thread::spawn(move || {
+            if measured {
+                process::before_others();
+            }
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(real_traffic(addresses[1], taken, stop));
         })
     };
+    if measured {
+        process::bind(std::process::id(), "0");
+        process::measured_on(proxy.process.pid(), "1");
+    }
     let quiet = size("WEFT_ABUSE_QUIET", 20);
     wait::until("real traffic before the scan", LIMIT, || async {
         (taken.lock().unwrap().len() >= quiet).then_some(())

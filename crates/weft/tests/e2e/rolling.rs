@@ -1,13 +1,14 @@
 //! Restarts under load, one workload after the other: in order, with SIGTERM, nothing is lost; killed
 //! at once, a sidecar or an application loses what was in flight and may not be repeated.
 //!
-//! `WEFT_ROLLING_FULL=1` restarts ten workloads instead of three.
+//! `WEFT_ROLLING_FULL=1` restarts ten workloads instead of three, under about a thousand requests a
+//! second; `WEFT_BINARY` takes a release build of `weft`, which that rate needs.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use bytes::Bytes;
@@ -23,8 +24,6 @@ use crate::pairs::{HTTP_PROXY_PORT, place};
 
 /// How long one step may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Clients of each kind.
-const CLIENTS: u64 = 4;
 /// Callers hear of a leaving endpoint meanwhile; Kubernetes gives five seconds.
 const LEAVING: [&str; 2] = ["--drain-time=1s", "--termination-grace=20s"];
 
@@ -67,14 +66,25 @@ async fn a_killed_sidecar_or_application_loses_at_most_what_was_in_flight() {
     let [idempotent, others] = counts.failed;
     assert_eq!(idempotent, 0, "{counts:?}");
     // Each client has one request under way.
-    assert!(others <= kills * CLIENTS, "{counts:?}");
+    assert!(others <= kills * clients(), "{counts:?}");
     world.nothing_ran_twice();
 }
 
+/// GETs, then POSTs.
 #[derive(Debug, Default)]
 struct Counts {
     answered: [u64; 2],
     failed: [u64; 2],
+    per_second: u64,
+}
+
+fn is_full() -> bool {
+    std::env::var_os("WEFT_ROLLING_FULL").is_some()
+}
+
+/// Clients of each version of HTTP: one in two sends GETs, the others POSTs.
+fn clients() -> u64 {
+    if is_full() { 8 } else { 4 }
 }
 
 struct World {
@@ -96,7 +106,7 @@ const NAMES: [&str; 10] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8",
 
 impl World {
     async fn start() -> World {
-        let count = if std::env::var_os("WEFT_ROLLING_FULL").is_some() { NAMES.len() } else { 3 };
+        let count = if is_full() { NAMES.len() } else { 3 };
         let client_ip = harness::address();
         let mesh = Mesh::start(&common(client_ip)).await;
         let executed = Arc::new(Mutex::new(HashMap::new()));
@@ -219,6 +229,7 @@ struct Load {
     answered: Arc<[AtomicU64; 2]>,
     failed: Arc<[AtomicU64; 2]>,
     clients: Vec<JoinHandle<()>>,
+    since: Instant,
 }
 
 impl Load {
@@ -228,14 +239,15 @@ impl Load {
             answered: Arc::default(),
             failed: Arc::default(),
             clients: Vec::new(),
+            since: Instant::now(),
         };
         let to = SocketAddr::new(world.client_ip, HTTP_PROXY_PORT);
-        for number in 0..2 * CLIENTS {
+        for number in 0..2 * clients() {
             let (stop, answered, failed) =
                 (load.stop.clone(), load.answered.clone(), load.failed.clone());
             load.clients.push(tokio::spawn(async move {
                 let kind = (number % 2) as usize;
-                let wire = if number < CLIENTS { Wire::H1 } else { Wire::H2 };
+                let wire = if number < clients() { Wire::H1 } else { Wire::H2 };
                 for round in 0.. {
                     if stop.load(Ordering::Relaxed) {
                         return;
@@ -281,7 +293,9 @@ impl Load {
         }
         let read =
             |counts: &[AtomicU64; 2]| [0, 1].map(|kind| counts[kind].load(Ordering::Relaxed));
-        Counts { answered: read(&self.answered), failed: read(&self.failed) }
+        let (answered, failed) = (read(&self.answered), read(&self.failed));
+        let per_second = answered.iter().sum::<u64>() / self.since.elapsed().as_secs().max(1);
+        Counts { answered, failed, per_second }
     }
 }
 

@@ -3,12 +3,12 @@
 //!
 //! `WEFT_ABUSE_SECONDS` makes each attack that long, takes stock Envoy as well, binds the proxies to
 //! core 1 and everything else to core 0, and prints CPU, memory and the ordinary client's times for
-//! both. Such figures are worth reading of release programs on a quiet machine only; `WEFT_BINARY`
-//! takes a release build of `weft`.
+//! both. The proxies, the ordinary client and the application go before other work, so that the times
+//! are not those of the attackers' own core. Such figures are worth reading of release programs only;
+//! `WEFT_BINARY` takes a release build of `weft`.
 
 use std::{
     net::SocketAddr,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,7 +23,7 @@ use tokio::{
 };
 use weft_testkit::{
     backend, free_port, peer as peers,
-    process::{Process, resident_bytes},
+    process::{Process, before_others, bind, measured_on, resident_bytes},
     relay,
 };
 
@@ -65,8 +65,11 @@ struct Cost {
 async fn http2_abuse_is_bounded() {
     let seconds = std::env::var("WEFT_ABUSE_SECONDS").ok().and_then(|text| text.parse().ok());
     let span = seconds.map_or(SHORT, Duration::from_secs_f64);
-    let app = backend::http("app", "127.0.0.1:0").await;
-    let (weft, _mesh, proxy) = super::weft(app.address).await;
+    if seconds.is_some() {
+        bind(std::process::id(), "0");
+    }
+    let app = app(seconds.is_some()).await;
+    let (weft, _mesh, proxy) = super::weft(app).await;
     let Proxy::Weft { process, .. } = &proxy else { unreachable!("ours was asked for") };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let listen: SocketAddr = ([127, 0, 0, 1], free_port()).into();
@@ -74,26 +77,27 @@ async fn http2_abuse_is_bounded() {
         Some(_) => peers::envoy("http2_abuse_is_bounded"),
         None => None,
     };
-    let envoy =
-        envoy.map(|envoy| relay::envoy_http2(&envoy, folder.path(), &[(listen, app.address)]));
+    let envoy = envoy.map(|envoy| relay::envoy_http2(&envoy, folder.path(), &[(listen, app)]));
     if seconds.is_some() {
-        bind(std::process::id(), "0");
-        bind(process.pid(), "1");
-        envoy.iter().for_each(|envoy| bind(envoy.pid(), "1"));
+        measured_on(process.pid(), "1");
+        envoy.iter().for_each(|envoy| measured_on(envoy.pid(), "1"));
     }
 
     println!("| attack | proxy | CPU ms/s | MB/s | thrown out/s | grown KiB | p50 µs | p99 µs |");
     println!("|---|---|---|---|---|---|---|---|");
-    for attack in [None].into_iter().chain(cases::attacks::all().into_iter().map(Some)) {
+    // Without any attack once more in the end: what the machine alone makes of the times.
+    let attacks = cases::attacks::all().into_iter().map(Some);
+    let again = seconds.map(|_| None);
+    for attack in [None].into_iter().chain(attacks).chain(again) {
         let name = attack.as_ref().map_or("none", |attack| attack.name);
-        let cost = measure(weft, process, attack.as_ref(), span).await;
+        let ends = attack.as_ref().is_some_and(|attack| attack.ends);
+        let cost = measure(weft, process, attack.as_ref(), span, ends).await;
         print(name, "Weft", &cost);
         assert!(cost.grown_bytes < GROWTH_BYTES_MAX as i64, "{name}: {cost:?}");
         assert_eq!(cost.failed, 0, "{name}: an ordinary request failed");
-        let ends = attack.as_ref().is_some_and(|attack| attack.ends);
         assert!(cost.thrown_out > 0 || !ends, "{name}: nobody was thrown out: {cost:?}");
         if let Some(envoy) = &envoy {
-            print(name, "Envoy", &measure(listen, envoy, attack.as_ref(), span).await);
+            print(name, "Envoy", &measure(listen, envoy, attack.as_ref(), span, false).await);
         }
     }
 }
@@ -111,27 +115,45 @@ fn print(attack: &str, proxy: &str, cost: &Cost) {
     );
 }
 
-/// All threads of a process to one core.
-fn bind(pid: u32, core: &str) {
-    let pid = pid.to_string();
-    let bound = Command::new("taskset").args(["-a", "-c", "-p", core, &pid]).output();
-    assert!(bound.is_ok_and(|output| output.status.success()), "taskset binds to core {core}");
+/// The application, on a thread of its own.
+async fn app(measured: bool) -> SocketAddr {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        if measured {
+            before_others();
+        }
+        runtime().block_on(async {
+            let app = backend::http("app", "127.0.0.1:0").await;
+            let _ = tell.send(app.address);
+            std::future::pending::<()>().await;
+        });
+    });
+    told.await.expect("it starts")
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime of one thread")
+}
+
+/// `ends`: goes on until somebody was thrown out.
 async fn measure(
     address: SocketAddr,
     process: &Process,
     attack: Option<&Attack>,
     span: Duration,
+    ends: bool,
 ) -> Cost {
+    let measured = span != SHORT;
     let stop = Arc::new(AtomicBool::new(false));
     let (sent, thrown) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (cpu, resident) = (cpu_time(process.pid()), resident_bytes(process.pid()));
-    let ends = attack.is_some_and(|attack| attack.ends);
     let start = Instant::now();
     let ordinary = {
         let stop = stop.clone();
-        std::thread::spawn(move || ordinary(address, &stop))
+        std::thread::spawn(move || ordinary(address, &stop, measured))
     };
     let attackers: Vec<_> = (0..attack.map_or(0, |_| ATTACKERS))
         .filter_map(|_| attack.cloned())
@@ -178,12 +200,11 @@ async fn measure(
 
 /// The ordinary client, on a thread and a connection of its own: how long each request took, and
 /// how many failed.
-fn ordinary(address: SocketAddr, stop: &AtomicBool) -> (Vec<Duration>, usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime of one thread");
-    runtime.block_on(async {
+fn ordinary(address: SocketAddr, stop: &AtomicBool, measured: bool) -> (Vec<Duration>, usize) {
+    if measured {
+        before_others();
+    }
+    runtime().block_on(async {
         let (mut times, mut failed, mut client) = (Vec::new(), 0, None);
         loop {
             let asked = Instant::now();

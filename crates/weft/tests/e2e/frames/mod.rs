@@ -37,7 +37,7 @@ const CASES: u64 = 360;
 /// A proxy that says nothing for so long waits for more.
 const QUIET: Duration = Duration::from_millis(60);
 /// The same when a connection is judged again, alone.
-const QUIET_ALONE: Duration = Duration::from_secs(1);
+const QUIET_ALONE: Duration = Duration::from_secs(2);
 
 /// How the two may differ on one kind of connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
