@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
@@ -144,6 +144,7 @@ fn sum(metrics: &str, family: &str) -> u64 {
 struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<(Kind, Arc<AtomicU64>, JoinHandle<anyhow::Result<()>>)>,
+    since: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,14 +174,17 @@ struct Counts {
     tcp: u64,
     /// Messages of gRPC streams.
     messages: u64,
+    lasted: Duration,
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { http, tcp, messages } = self;
+        let Self { http, tcp, messages, lasted } = self;
+        let rate = (http + tcp + messages) as f64 / lasted.as_secs_f64();
         write!(
             f,
-            "{http} HTTP requests, {messages} messages of gRPC streams and {tcp} TCP exchanges, no failure"
+            "{http} HTTP requests, {messages} messages of gRPC streams and {tcp} TCP exchanges, \
+             {rate:.0} a second, no failure"
         )
     }
 }
@@ -213,7 +217,7 @@ impl Load {
                     pause: match (kind, full) {
                         (Idle, _) => Duration::from_millis(1100),
                         (Parked, _) => Duration::from_millis(2600),
-                        (_, true) => Duration::from_millis(7),
+                        (_, true) => Duration::from_millis(5),
                         (_, false) => Duration::from_millis(20),
                     },
                     stop: stop.clone(),
@@ -222,7 +226,7 @@ impl Load {
                 clients.push((kind, done, tokio::spawn(client.run())));
             }
         }
-        Load { stop, clients }
+        Load { stop, clients, since: Instant::now() }
     }
 
     /// Every kind of client that is not slow by intention has had answers since now.
@@ -242,7 +246,7 @@ impl Load {
 
     async fn stop(self) -> Counts {
         self.stop.store(true, Ordering::Relaxed);
-        let mut counts = Counts { http: 0, tcp: 0, messages: 0 };
+        let mut counts = Counts { http: 0, tcp: 0, messages: 0, lasted: self.since.elapsed() };
         for (kind, done, task) in self.clients {
             let done = done.load(Ordering::Relaxed);
             if let Err(error) = task.await.expect("a client does not panic") {

@@ -37,7 +37,7 @@ async fn a_rolling_restart_loses_no_request() {
     }
     load.each_pod_answers(&world).await;
     let counts = load.stop().await;
-    println!("{} restarts: {counts:?}", world.pods.len());
+    println!("{} restarts, {} requests/s: {counts:?}", world.pods.len(), counts.per_second);
     assert!(counts.answered.iter().all(|count| *count > 20), "{counts:?}");
     assert_eq!(counts.failed, [0, 0], "{counts:?}");
     world.nothing_ran_twice();
@@ -61,7 +61,7 @@ async fn a_killed_sidecar_or_application_loses_at_most_what_was_in_flight() {
     }
     load.each_pod_answers(&world).await;
     let counts = load.stop().await;
-    println!("{kills} kills: {counts:?}");
+    println!("{kills} kills, {} requests/s: {counts:?}", counts.per_second);
     assert!(counts.answered.iter().all(|count| *count > 20), "{counts:?}");
     let [idempotent, others] = counts.failed;
     assert_eq!(idempotent, 0, "{counts:?}");
@@ -123,12 +123,16 @@ impl World {
         for pod in &world.pods {
             pod.proxy.ready().await;
         }
-        // The client's sidecar was ready before the pods were known.
+        // The client's sidecar was ready before the pods were known, and a pod's may have been before
+        // its own Sidecar was.
         let to = SocketAddr::new(world.client_ip, HTTP_PROXY_PORT);
-        wait::until("requests to get through", LIMIT, || async move {
-            ask(Wire::H1, to, Method::GET, "/first").await.ok()
-        })
-        .await;
+        for pod in &world.pods {
+            wait::until(&format!("requests to get through to {}", pod.name), LIMIT, || async {
+                let _ = ask(Wire::H1, to, Method::GET, "/first").await;
+                (pod.app.served.load(Ordering::Relaxed) > 0).then_some(())
+            })
+            .await;
+        }
         world
     }
 

@@ -5,7 +5,7 @@
 //! core 1 and everything else to core 0, and prints CPU, memory and the ordinary client's times for
 //! both. The proxies, the ordinary client and the application go before other work, so that the times
 //! are not those of the attackers' own core. Such figures are worth reading of release programs only;
-//! `WEFT_BINARY` takes a release build of `weft`.
+//! `WEFT_BINARY` takes a release build of `weft`, and `WEFT_ABUSE_ONLY` names one attack.
 
 use std::{
     net::SocketAddr,
@@ -86,7 +86,9 @@ async fn http2_abuse_is_bounded() {
     println!("| attack | proxy | CPU ms/s | MB/s | thrown out/s | grown KiB | p50 µs | p99 µs |");
     println!("|---|---|---|---|---|---|---|---|");
     // Without any attack once more in the end: what the machine alone makes of the times.
-    let attacks = cases::attacks::all().into_iter().map(Some);
+    let only = std::env::var("WEFT_ABUSE_ONLY").unwrap_or_default();
+    let attacks = cases::attacks::all().into_iter().filter(|attack| attack.name.contains(&only));
+    let attacks = attacks.map(Some);
     let again = seconds.map(|_| None);
     for attack in [None].into_iter().chain(attacks).chain(again) {
         let name = attack.as_ref().map_or("none", |attack| attack.name);

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use weft_http::h2::FrameHead;
+use weft_http::h2::{FrameHead, FrameType};
 use weft_testkit::{free_port, peer, process::Process, relay};
 
 use crate::smuggling::{
@@ -36,8 +36,8 @@ const LANES: usize = 16;
 const CASES: u64 = 360;
 /// A proxy that says nothing for so long waits for more.
 const QUIET: Duration = Duration::from_millis(60);
-/// The same when a connection is judged again, alone.
-const QUIET_ALONE: Duration = Duration::from_secs(2);
+/// The same when a connection is judged again, alone, and once more.
+const QUIET_ALONE: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(2)];
 
 /// How the two may differ on one kind of connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,11 +76,14 @@ const DIFFERENT: &[(&str, Difference, &[&str])] = &[
         &["HEADERS on a lower stream"],
     ),
     (
-        "frames on streams that have ended (RFC 9113 §5.1), and PRIORITY that is wrong (§§5.3.1, 6.3)",
+        "frames on a stream that has ended are its error (RFC 9113 §5.1)",
+        Difference::Stricter,
+        &["DATA after the end", "HEADERS after the end"],
+    ),
+    (
+        "PRIORITY that is wrong (RFC 9113 §§5.3.1, 6.3)",
         Difference::Otherwise,
         &[
-            "DATA after the end",
-            "HEADERS after the end",
             "PRIORITY of a stream on itself",
             "PRIORITY on stream 0",
             "PRIORITY too short",
@@ -179,7 +182,14 @@ async fn judge_all(lanes: Vec<Lane>, seeds: std::ops::Range<u64>) -> Vec<String>
             if wrong.contains_key(case.what()) && case.what() != CHANGED {
                 continue;
             }
-            if let Err(why) = case.run(&lanes[0], QUIET_ALONE).await {
+            let mut verdict = Ok(());
+            for quiet in QUIET_ALONE {
+                verdict = case.run(&lanes[0], quiet).await;
+                if verdict.is_ok() {
+                    break;
+                }
+            }
+            if let Err(why) = verdict {
                 let log = case.sent.log.join("\n");
                 let key = if case.what() == CHANGED {
                     format!("{CHANGED}{}", case.seed)
@@ -268,6 +278,10 @@ impl Case {
         stages
     }
 
+    fn says_goaway(&self) -> bool {
+        FrameHead::peek(&self.stages[1]).is_some_and(|head| head.kind == FrameType::GoAway)
+    }
+
     /// What is wrong, if anything is.
     fn judge(&self, ours: &[Stage], theirs: &[Stage]) -> Result<(), String> {
         let allowed = DIFFERENT.iter().find(|(_, _, names)| names.contains(&self.what()));
@@ -302,8 +316,19 @@ impl Case {
             if ours.gone && theirs.gone {
                 return Ok(());
             }
+            // Who says GOAWAY takes no new streams, and may open some (RFC 9113 §6.8); Envoy takes none.
+            // And where Envoy has given the connection up over what is one stream's error here, what
+            // follows is refused there.
+            let hears_less = self.says_goaway() || (self.changed && theirs.gone);
+            if number == 2 && hears_less {
+                return Ok(());
+            }
+            // A change may leave out the authority, too, which is listed above.
+            let is_listed = |text: &String| self.changed && text.contains("\"host: \"");
+            let unlisted: Vec<_> =
+                ours.whole.iter().filter(|text| !is_listed(text)).cloned().collect();
             let (more, fewer) =
-                (exceeds(&ours.whole, &theirs.whole), exceeds(&theirs.whole, &ours.whole));
+                (exceeds(&unlisted, &theirs.whole), exceeds(&theirs.whole, &ours.whole));
             let otherwise = ours.gone != theirs.gone || class(ours) != class(theirs);
             // An error of the stream here, of the connection there.
             let stream_only = theirs.gone && !ours.gone && refuses(ours);
