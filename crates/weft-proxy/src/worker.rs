@@ -144,6 +144,7 @@ pub struct Counters {
     pub accept_errors: weft_telemetry::LocalCounter,
     metrics: Shard,
     refused: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
+    rate_limits: RefCell<HashMap<(Arc<str>, &'static str), weft_telemetry::LocalCounter>>,
     h2_ended: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
     h2_upstream_ended: RefCell<HashMap<&'static str, weft_telemetry::LocalCounter>>,
 }
@@ -320,6 +321,7 @@ impl Counters {
             ),
             metrics: metrics.clone(),
             refused: RefCell::default(),
+            rate_limits: RefCell::default(),
             h2_ended: RefCell::default(),
             h2_upstream_ended: RefCell::default(),
         }
@@ -354,6 +356,19 @@ impl Counters {
     pub fn http_quirk(&self, quirk: &'static str) {
         let help = "HTTP messages that break a rule or are outdated, by what was odd about them.";
         self.metrics.counter("weft_proxy_http_quirks_total", help, &[("quirk", quirk)]).inc();
+    }
+
+    /// Counts what a local rate limit made of a request: `enabled`, `ok`, `rate_limited`, `enforced`.
+    pub fn rate_limit(&self, stat_prefix: &Arc<str>, result: &'static str) {
+        let counter = || {
+            self.metrics.counter(
+                "weft_proxy_local_rate_limit_total",
+                "Requests that local rate limits looked at, and what came of it, as Envoy counts.",
+                &[("stat_prefix", stat_prefix), ("result", result)],
+            )
+        };
+        let key = (stat_prefix.clone(), result);
+        self.rate_limits.borrow_mut().entry(key).or_insert_with(counter).inc();
     }
 
     /// Counts a connection that was closed before it was served.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cors::CorsFilter;
 use crate::fault::FaultPolicy;
+use crate::rate_limit::LocalRateLimit;
 use crate::route::RouteTable;
 
 /// `envoy.filters.network.http_connection_manager`.
@@ -58,6 +59,8 @@ pub enum HttpFilter {
     Fault(Arc<FaultPolicy>),
     /// gRPC-Web from clients becomes gRPC.
     GrpcWeb,
+    /// By the filter's name, which routes refer to.
+    LocalRateLimit(Box<str>, Arc<LocalRateLimit>),
 }
 
 /// Percentages 0..=100.

@@ -22,6 +22,7 @@ pub mod cors;
 pub mod fault;
 pub mod headers;
 pub mod matcher;
+pub mod rate_limit;
 pub mod route;
 pub mod timeout;
 

@@ -16,6 +16,8 @@ use crate::view::Interception;
 pub(crate) struct WorkloadPort<'a> {
     /// The port that clients connect to.
     pub(crate) port: u16,
+    /// The service's port that leads there; the same number where none is known.
+    pub(crate) service_port: u16,
     pub(crate) protocol: Protocol,
     pub(crate) mode: MtlsMode,
     pub(crate) application: Application,
@@ -63,6 +65,7 @@ fn of_ingress<'a>(
     let service = scope.own_services().into_iter().find(|service| targets(scope, service, number));
     Some(WorkloadPort {
         port: number,
+        service_port: number,
         protocol: Protocol::parse(&declared.protocol).unwrap_or(Protocol::Auto),
         mode: mode(scope, number),
         application: default_endpoint(scope, &listener.default_endpoint, number),
@@ -79,6 +82,7 @@ fn of_services<'a>(scope: &Scope<'a>) -> Vec<WorkloadPort<'a>> {
             let Some(number) = target(scope, service, port.number) else { continue };
             ports.push(WorkloadPort {
                 port: number,
+                service_port: port.number,
                 protocol: port.protocol,
                 mode: mode(scope, number),
                 application: Application::Captured,

@@ -414,3 +414,38 @@ fn stock_envoy_and_our_own_proxy_accept_what_comes_out() {
         assert_eq!(common::envoy::validate(&envoy, &world, &captured), Ok(()));
     }
 }
+
+/// Istio's sample, unchanged but for the place, at a workload whose service has port 8000.
+#[test]
+fn istios_local_rate_limit_is_our_own_proxys_too() {
+    let Some(data) = peer::data("istios_local_rate_limit_is_our_own_proxys_too") else { return };
+    let sample = data.join("samples/ratelimit/local-rate-limit-service.yaml");
+    let sample = std::fs::read_to_string(sample).expect("the sample");
+    let sample = sample.split("\n---").next().expect("a document");
+    let workload = "apiVersion: v1\nkind: Service\nmetadata: {name: page, namespace: shop}\n\
+        spec: {clusterIP: 10.1.9.9, selector: {app: productpage}, \
+        ports: [{name: http, port: 8000, targetPort: 9080}]}\n---\n\
+        apiVersion: v1\nkind: Pod\nmetadata: {name: page-0, namespace: shop, labels: {app: productpage}}\n\
+        spec: {containers: [{name: app}]}\nstatus: {podIP: 127.2.0.9, phase: Running}";
+    let world = snapshot(&format!("{sample}\n---\n{workload}"));
+    let view = common::view(
+        weft_translate::ProxyKind::Sidecar,
+        "shop",
+        "page-0",
+        &[("app", "productpage")],
+    );
+    let sent = sent(&world, &weft(view.clone()));
+    assert!(sent.findings.is_empty(), "{:?}", sent.findings);
+    let inbound = managers(named(&sent.listeners, "virtualInbound"));
+    let limited = inbound.iter().filter(|manager| {
+        let routes = &manager["route_config"]["virtual_hosts"][0]["routes"][0];
+        let limit = &routes["typed_per_filter_config"]["envoy.filters.http.local_ratelimit"];
+        limit["descriptors"][0]["token_bucket"]["max_tokens"] == 10
+    });
+    assert!(limited.count() > 0);
+    assert!(
+        inbound.iter().all(|m| http_filters(m).contains(&"envoy.filters.http.local_ratelimit"))
+    );
+    let tables = common::land::tables(&world, &weft(view)).expect("our proxy takes it");
+    assert!(tables.listeners().any(|listener| &*listener.name == "virtualInbound"));
+}

@@ -9,6 +9,7 @@ use weft_traffic::http::HttpFilter;
 use weft_traffic::route::Found;
 
 use super::conn::HttpConn;
+use super::rate_limit;
 use super::record::Record;
 use super::request::Request;
 
@@ -25,17 +26,23 @@ pub(crate) enum Verdict {
 }
 
 /// Runs the filters on a request. Routes carry the policies of fault and CORS, so the connection
-/// manager need not list the filters; its list can only give faults a default.
+/// manager need not list the filters; its list can only give faults a default, and says which rate
+/// limits come before them.
 pub(crate) async fn on_request(
     http: &HttpConfig,
     found: &Found<'_>,
-    request: &Request,
+    request: &mut Request,
     record: &mut Record,
     conn: &HttpConn,
 ) -> Verdict {
-    let default = http.filters.iter().find_map(|filter| match filter {
+    let others = http.filters.iter().position(|one| !matches!(one, HttpFilter::LocalRateLimit(..)));
+    let (first, last) = http.filters.split_at(others.unwrap_or(http.filters.len()));
+    if let Some(verdict) = limits(first, found, request, record, conn) {
+        return verdict;
+    }
+    let default = last.iter().find_map(|filter| match filter {
         HttpFilter::Fault(policy) => Some(policy),
-        HttpFilter::Cors(_) | HttpFilter::GrpcWeb => None,
+        HttpFilter::Cors(_) | HttpFilter::GrpcWeb | HttpFilter::LocalRateLimit(..) => None,
     });
     if let Some(policy) = found.fault().or(default) {
         // Boxed: a delay's timer is large and rare.
@@ -44,10 +51,31 @@ pub(crate) async fn on_request(
             return verdict;
         }
     }
-    match found.cors() {
-        Some(policy) => cors(policy, request, conn),
-        None => Verdict::Go,
+    if let Some(policy) = found.cors() {
+        let verdict = cors(policy, request, conn);
+        if let Verdict::Reply { .. } = verdict {
+            return verdict;
+        }
     }
+    limits(last, found, request, record, conn).unwrap_or(Verdict::Go)
+}
+
+/// The answer of the first limit that refuses the request.
+fn limits(
+    filters: &[HttpFilter],
+    found: &Found<'_>,
+    request: &mut Request,
+    record: &mut Record,
+    conn: &HttpConn,
+) -> Option<Verdict> {
+    for filter in filters {
+        let HttpFilter::LocalRateLimit(name, own) = filter else { continue };
+        let Some(limit) = found.limit(name).unwrap_or(Some(own)) else { continue };
+        if let Some(refused) = rate_limit::check(limit, found, request, record, conn) {
+            return Some(refused);
+        }
+    }
+    None
 }
 
 /// Runs the filters on a response.

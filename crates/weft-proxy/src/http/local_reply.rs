@@ -12,6 +12,7 @@ use super::conn::HttpConn;
 use super::downstream::Downstream;
 use super::grpc_web::Web;
 use super::limits::{Standing, StreamLimits};
+use super::rate_limit;
 use super::record::Record;
 use crate::error::{ErrorKind, ProxyError};
 
@@ -78,6 +79,9 @@ pub(crate) async fn send(
     if let Some(owed) = &record.cors {
         let (policy, origin) = &**owed;
         policy.on_response(origin, &mut head.headers);
+    }
+    if let Some(left) = &record.left {
+        rate_limit::tell(**left, &mut head.headers);
     }
     if let Some(why) = record.why.take() {
         head.headers.append(Known::XWeftWhy.name(), why.as_bytes());

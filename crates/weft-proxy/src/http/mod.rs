@@ -25,6 +25,7 @@ mod outbound;
 mod trace;
 
 mod local_reply;
+mod rate_limit;
 mod record;
 mod upgrade;
 mod why;

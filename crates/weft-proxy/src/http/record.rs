@@ -11,6 +11,7 @@ use weft_telemetry::{
 };
 use weft_traffic::cors::CorsPolicy;
 use weft_traffic::listener::Direction;
+use weft_traffic::rate_limit::Left;
 use weft_traffic::{Cluster, Endpoint};
 
 use super::conn::HttpConn;
@@ -36,6 +37,8 @@ pub(crate) struct Record {
     pub(crate) reply: Option<Box<weft_http::ResponseHead>>,
     /// What a reply made here says of how the request was decided, if that was asked for.
     pub(crate) why: Option<Box<str>>,
+    /// What a rate limit tells of its bucket.
+    pub(crate) left: Option<Box<Left>>,
     flags: ResponseFlags,
     /// The local reply's status, when there was one.
     replied: Option<u16>,
@@ -92,6 +95,7 @@ impl Record {
             cors: None,
             reply: None,
             why: None,
+            left: None,
             flags: ResponseFlags::NONE,
             replied: None,
             tally: Tally {

@@ -16,6 +16,7 @@ use weft_telemetry::PeerInfo;
 use weft_traffic::cors::CorsDecision;
 use weft_traffic::headers::FormatContext;
 use weft_traffic::listener::Direction;
+use weft_traffic::rate_limit::Left;
 use weft_traffic::route::{Found, HostRewrite, RouteResult};
 use weft_traffic::{Action, HttpConfig, RouteAction, Tables};
 
@@ -27,7 +28,10 @@ use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
 use super::record::{Parties, Record, Response};
 use super::why::{self, Way};
-use super::{filter, gateway, grpc, head_rules, inbound, local_reply, outbound, spelling, upgrade};
+use super::{
+    filter, gateway, grpc, head_rules, inbound, local_reply, outbound, rate_limit, spelling,
+    upgrade,
+};
 use crate::error::{ErrorKind, ProxyError, Side};
 use crate::upstream::Upstream;
 
@@ -131,7 +135,8 @@ async fn answer(
         return Err(after_route(error, &forward.found, request, record, conn));
     }
     if let Some(attempted) = &mut place {
-        let called = (&record.parties, &mut record.response);
+        let left = record.left.as_deref().copied();
+        let called = (&record.parties, &mut record.response, left);
         deliver(attempted, &forward, request, &mut exchange, called).await?;
     }
     let now = conn.worker.tick();
@@ -264,7 +269,7 @@ async fn deliver(
     forward: &attempt::Forward<'_>,
     request: &Request,
     exchange: &mut Exchange<'_, '_>,
-    (parties, response): (&Parties, &mut Response),
+    (parties, response, left): (&Parties, &mut Response, Option<Left>),
 ) -> Result<(), ProxyError> {
     let conn = forward.conn;
     let Attempted { upstream, answer, endpoint, guard, set_cookie } = attempted;
@@ -291,6 +296,9 @@ async fn deliver(
         head.headers.append("set-cookie", cookie.value);
     }
     respond(&forward.found, request, head, conn);
+    if let Some(left) = left {
+        rate_limit::tell(left, &mut head.headers);
+    }
     local_reply::name_server(&mut head.headers, &conn.http.server_header);
     if request.why {
         let (found, cluster) = (Some(&forward.found), Some(&**forward.cluster));
@@ -462,7 +470,8 @@ fn cluster<'t>(
 fn edit_request(found: &Found<'_>, action: &RouteAction, request: &mut Request, conn: &HttpConn) {
     let mut edits = found.request_edits().filter(|edits| !edits.is_empty()).peekable();
     if edits.peek().is_some() {
-        let context = format_context(found, request, conn);
+        let mut context = format_context(found, request, conn);
+        context.response_flags = request.delayed.then_some("DI");
         edits.for_each(|edits| edits.apply_request(&mut request.head, &context));
     }
     let head = &mut request.head;
@@ -546,7 +555,7 @@ fn after_route(
     error
 }
 
-fn format_context<'a>(
+pub(crate) fn format_context<'a>(
     found: &Found<'a>,
     request: &Request,
     conn: &'a HttpConn,

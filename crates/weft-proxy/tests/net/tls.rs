@@ -273,7 +273,7 @@ async fn a_short_lived_identity_is_renewed_under_open_connections() {
     tokio::task::block_in_place(|| control.kill());
 }
 
-fn server_context(validation: serde_json::Value) -> serde_json::Value {
+fn server_context(validation: &serde_json::Value) -> serde_json::Value {
     let mut socket = site_tls(&[]);
     let context = &mut socket["typed_config"];
     context["require_client_certificate"] = json!(true);
@@ -282,7 +282,7 @@ fn server_context(validation: serde_json::Value) -> serde_json::Value {
     socket
 }
 
-fn client_context(roots: &str, crl: serde_json::Value) -> serde_json::Value {
+fn client_context(roots: &str, crl: &serde_json::Value) -> serde_json::Value {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -330,7 +330,7 @@ async fn a_client_whose_certificate_was_taken_back_is_refused() {
         ),
     ] {
         let mut listener = tcp_listener(name, "c");
-        listener["filter_chains"][0]["transport_socket"] = server_context(validation);
+        listener["filter_chains"][0]["transport_socket"] = server_context(&validation);
         control.set(Listener, listener);
     }
     let proxy = plain(&control);
@@ -383,7 +383,7 @@ async fn a_server_whose_certificate_was_taken_back_is_not_spoken_to() {
     for (name, list) in [("open", ca.revoke(&[&other])), ("shut", ca.revoke(&[&chain]))] {
         let mut cluster = static_cluster(name, &[site]);
         let crl = json!({ "inline_string": list });
-        cluster["transport_socket"] = client_context(&ca.root_pem(), crl);
+        cluster["transport_socket"] = client_context(&ca.root_pem(), &crl);
         control.set(Cluster, cluster);
         control.set(Listener, tcp_listener(name, name));
     }

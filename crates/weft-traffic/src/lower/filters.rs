@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Result, Within, decode, error, list, matchers, refuse, value};
+use super::{Result, Within, decode, error, list, matchers, rate_limit, refuse, value};
 use crate::cors::{CorsFilter, CorsPolicy};
 use crate::fault::{AbortKind, FaultAbort, FaultDelay, FaultPolicy};
 use crate::http::HttpFilter;
@@ -13,12 +13,14 @@ use crate::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 use crate::pb::envoy::extensions::filters::http::{cors::v3 as cors_pb, fault::v3 as fault_pb};
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm_pb;
 use crate::pb::google::protobuf::Any;
+use crate::rate_limit::LocalRateLimit;
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
+const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const TYPED_STRUCTS: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
 
@@ -111,6 +113,10 @@ fn http_filter(filter: &hcm_pb::HttpFilter) -> Result<Found> {
             Ok(Found::Filter(HttpFilter::Fault(Arc::new(policy))))
         }
         GRPC_WEB => Ok(Found::Filter(HttpFilter::GrpcWeb)),
+        LOCAL_RATE_LIMIT => {
+            let limit = Arc::new(rate_limit::local(&decode(any)?)?);
+            Ok(Found::Filter(HttpFilter::LocalRateLimit(filter.name.as_str().into(), limit)))
+        }
         kind if is_native_http(kind, any) => Ok(Found::Nothing),
         _ if filter.is_optional || filter.disabled => Ok(Found::Nothing),
         kind => error("", format!("HTTP filter {:?} ({kind}) is not supported", filter.name)),
@@ -122,6 +128,7 @@ fn http_filter(filter: &hcm_pb::HttpFilter) -> Result<Found> {
 pub(super) struct PerRoute {
     pub(super) cors: Option<Arc<CorsPolicy>>,
     pub(super) fault: Option<Arc<FaultPolicy>>,
+    pub(super) limits: Vec<(Box<str>, Option<Arc<LocalRateLimit>>)>,
 }
 
 pub(super) fn per_route(configs: &HashMap<String, Any>) -> Result<PerRoute> {
@@ -130,22 +137,26 @@ pub(super) fn per_route(configs: &HashMap<String, Any>) -> Result<PerRoute> {
     let mut names: Vec<&String> = configs.keys().collect();
     names.sort();
     for name in names {
-        add_per_route(&mut lowered, &configs[name], false)
+        add_per_route(&mut lowered, name, &configs[name], false)
             .within(|| format!("typed_per_filter_config[{name:?}]"))?;
     }
     Ok(lowered)
 }
 
-fn add_per_route(lowered: &mut PerRoute, any: &Any, optional: bool) -> Result<()> {
+fn add_per_route(lowered: &mut PerRoute, filter: &str, any: &Any, optional: bool) -> Result<()> {
     match value::message_name(any) {
         CORS_POLICY => lowered.cors = Some(Arc::new(cors(&decode(any)?)?)),
         FAULT => lowered.fault = Some(Arc::new(fault(&decode(any)?)?)),
+        LOCAL_RATE_LIMIT => {
+            let limit = rate_limit::local(&decode(any)?)?;
+            lowered.limits.push((filter.into(), Some(Arc::new(limit))));
+        }
         FILTER_CONFIG if !optional => {
             let wrapper: route_pb::FilterConfig = decode(any)?;
             match &wrapper.config {
                 // Switched off for this route.
-                _ if wrapper.disabled => {}
-                Some(inner) => add_per_route(lowered, inner, wrapper.is_optional)?,
+                _ if wrapper.disabled => lowered.limits.push((filter.into(), None)),
+                Some(inner) => add_per_route(lowered, filter, inner, wrapper.is_optional)?,
                 None => {}
             }
         }

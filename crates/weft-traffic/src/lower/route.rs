@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::matchers::Direction;
-use super::{Result, Within, error, filters, list, matchers, refuse, route_action, value};
+use super::{
+    Result, Within, error, filters, list, matchers, rate_limit, refuse, route_action, value,
+};
 use crate::http::Tracing;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::config::route::v3 as pb;
@@ -97,8 +99,7 @@ fn virtual_host(message: &pb::VirtualHost, inherited: &Inherited<'_>) -> Result<
         require_tls,
         // Statistics.
         virtual_clusters: _,
-        // Only read by the rate limit filter, which is rejected where it is configured.
-        rate_limits: _,
+        rate_limits,
         request_headers_to_add,
         request_headers_to_remove,
         response_headers_to_add,
@@ -149,6 +150,8 @@ fn virtual_host(message: &pb::VirtualHost, inherited: &Inherited<'_>) -> Result<
         },
         cors: per_route.cors.or(old_cors.at("cors")?),
         fault: per_route.fault,
+        limits: per_route.limits,
+        rate_limits: rate_limit::rules("rate_limits", rate_limits)?,
         retry: retry.map(Arc::new),
         attempt_count_upstream: *include_request_attempt_count,
         attempt_count_downstream: *include_attempt_count_in_response,
@@ -200,6 +203,7 @@ fn route(message: &pb::Route, inherited: &Inherited<'_>) -> Result<Route> {
         tracing: tracing.as_ref().map(route_tracing).transpose().at("tracing")?,
         cors: per_route.cors.or(old_cors),
         fault: per_route.fault,
+        limits: per_route.limits,
         buffer_bytes_max: request_body_buffer_limit.as_ref().map(|limit| limit.value).or(old_limit),
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Result, Within, decode, error, list, matchers, refuse, route, value};
+use super::{Result, Within, decode, error, list, matchers, rate_limit, refuse, route, value};
 use crate::matcher::Fraction;
 use crate::pb::envoy::config::route::v3 as pb;
 use crate::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
@@ -13,7 +13,7 @@ use crate::pb::google::protobuf::Duration as PbDuration;
 use crate::retry::{Backoff, RetryOn, RetryPolicy};
 use crate::route::{
     ClusterChoice, HashInput, HashPolicy, HashSource, HostRewrite, Mirror, PathRewrite, Redirect,
-    RedirectPath, RouteAction, WeightedCluster, WeightedClusters,
+    RedirectPath, RouteAction, RouteRateLimits, WeightedCluster, WeightedClusters,
 };
 use crate::timeout::{GrpcTimeout, RouteTimeouts, StreamTimeouts};
 
@@ -38,9 +38,8 @@ pub(super) fn lower(
         retry_policy_typed_config,
         request_mirror_policies,
         priority,
-        // Only read by the rate limit filter, which is rejected where it is configured.
-        rate_limits: _,
-        include_vh_rate_limits: _,
+        rate_limits,
+        include_vh_rate_limits,
         hash_policy,
         // Lowered with the route.
         cors: _,
@@ -102,6 +101,13 @@ pub(super) fn lower(
         hash: HashPolicy { sources: list("hash_policy", hash_policy, hash_source)? },
         high_priority: *priority == 1,
         websocket: websocket.map(|upgrade| value::boolean(&upgrade.enabled, true)),
+        rate_limits: match rate_limits.is_empty() {
+            true => None,
+            false => Some(Box::new(RouteRateLimits {
+                rules: rate_limit::rules("rate_limits", rate_limits)?,
+                host_too: value::boolean(include_vh_rate_limits, false),
+            })),
+        },
     })
 }
 

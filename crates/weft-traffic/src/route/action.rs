@@ -7,6 +7,7 @@ use weft_http::RequestHead;
 
 use super::{Edits, HashPolicy, Route};
 use crate::matcher::{Fraction, Substitution};
+use crate::rate_limit::RateLimitRule;
 use crate::retry::RetryPolicy;
 use crate::timeout::RouteTimeouts;
 
@@ -29,6 +30,16 @@ pub struct RouteAction {
     pub high_priority: bool,
     /// Overrides the listener for websocket; None: as the listener says.
     pub websocket: Option<bool>,
+    /// What makes descriptors for rate limits, where the route has rules of its own.
+    pub rate_limits: Option<Box<RouteRateLimits>>,
+}
+
+/// `RouteAction.rate_limits`.
+#[derive(Debug, Clone)]
+pub struct RouteRateLimits {
+    pub rules: Vec<RateLimitRule>,
+    /// The virtual host's make descriptors, too.
+    pub host_too: bool,
 }
 
 /// Which cluster takes a request or connection.

@@ -18,11 +18,12 @@ use crate::cors::CorsPolicy;
 use crate::fault::FaultPolicy;
 use crate::headers::HeaderEdits;
 use crate::matcher::{CookieMatch, Fraction, HeaderMatch, QueryMatch};
+use crate::rate_limit::{LocalRateLimit, RateLimitRule};
 use crate::retry::RetryPolicy;
 
 pub use action::{
-    ClusterChoice, ClusterRef, HostRewrite, Mirror, PathRewrite, RouteAction, WeightedCluster,
-    WeightedClusters,
+    ClusterChoice, ClusterRef, HostRewrite, Mirror, PathRewrite, RouteAction, RouteRateLimits,
+    WeightedCluster, WeightedClusters,
 };
 pub use hash::{HashInput, HashPolicy, HashSource, SetCookie, hash_ip};
 pub use host::HostIndex;
@@ -61,6 +62,10 @@ pub struct VirtualHost {
     pub require_tls: RequireTls,
     pub cors: Option<Arc<CorsPolicy>>,
     pub fault: Option<Arc<FaultPolicy>>,
+    /// By the filter's name; None: not here.
+    pub limits: Vec<(Box<str>, Option<Arc<LocalRateLimit>>)>,
+    /// What makes descriptors of requests whose route makes none.
+    pub rate_limits: Vec<RateLimitRule>,
     /// For routes without their own.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Send `x-envoy-attempt-count` upstream.
@@ -96,6 +101,8 @@ pub struct Route {
     pub tracing: Option<crate::http::Tracing>,
     pub cors: Option<Arc<CorsPolicy>>,
     pub fault: Option<Arc<FaultPolicy>>,
+    /// By the filter's name; None: not here.
+    pub limits: Vec<(Box<str>, Option<Arc<LocalRateLimit>>)>,
     /// Overrides the virtual host's.
     pub buffer_bytes_max: Option<u64>,
 }
@@ -263,6 +270,25 @@ impl<'t> Found<'t> {
     /// The fault in force: the route's, else the virtual host's (else the filter's own).
     pub fn fault(&self) -> Option<&'t Arc<FaultPolicy>> {
         self.route.fault.as_ref().or(self.host.fault.as_ref())
+    }
+
+    /// What the route, else the virtual host, says instead of the filter of this name; `Some(None)`:
+    /// there is no limit here.
+    pub fn limit(&self, filter: &str) -> Option<Option<&'t Arc<LocalRateLimit>>> {
+        let mut all = self.route.limits.iter().chain(&self.host.limits);
+        all.find(|(name, _)| **name == *filter).map(|(_, limit)| limit.as_ref())
+    }
+
+    /// What makes descriptors of the request: the route's, and the virtual host's where the route
+    /// has none or includes them.
+    pub fn rate_limits(&self) -> impl Iterator<Item = &'t RateLimitRule> {
+        let own = match &self.route.action {
+            Action::Forward(action) => action.rate_limits.as_deref(),
+            _ => None,
+        };
+        let with_host = own.is_none_or(|own| own.host_too);
+        let host = if with_host { &self.host.rate_limits[..] } else { &[][..] };
+        own.into_iter().flat_map(|own| &own.rules).chain(host)
     }
 }
 

@@ -32,6 +32,7 @@ fn route(name: &str, matches: RouteMatch, action: Action) -> Arc<Route> {
         tracing: None,
         cors: None,
         fault: None,
+        limits: Vec::new(),
         buffer_bytes_max: None,
     })
 }
@@ -49,6 +50,7 @@ fn forward(clusters: ClusterChoice) -> RouteAction {
         hash: HashPolicy::default(),
         high_priority: false,
         websocket: None,
+        rate_limits: None,
     }
 }
 
@@ -64,6 +66,8 @@ fn table(routes: Vec<Arc<Route>>) -> RouteTable {
         require_tls: RequireTls::No,
         cors: None,
         fault: None,
+        limits: Vec::new(),
+        rate_limits: Vec::new(),
         retry: None,
         attempt_count_upstream: false,
         attempt_count_downstream: false,

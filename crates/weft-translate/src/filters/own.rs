@@ -34,6 +34,7 @@ const KNOWN: &[&str] = &[
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+    "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
     "envoy.extensions.filters.http.router.v3.Router",
     "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
     "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
@@ -222,7 +223,6 @@ const IGNORED: &[Fields] = &[
         &[
             "matcher",
             "virtual_clusters",
-            "rate_limits",
             "retry_policy_typed_config",
             "hedge_policy",
             "include_is_timeout_retry_header",
@@ -241,8 +241,6 @@ const IGNORED: &[Fields] = &[
             "flush_timeout",
             "early_data_policy",
             "retry_policy_typed_config",
-            "rate_limits",
-            "include_vh_rate_limits",
             "internal_redirect_policy",
             "internal_redirect_action",
             "max_internal_redirects",
@@ -263,6 +261,25 @@ const IGNORED: &[Fields] = &[
     ("envoy.config.route.v3.RouteAction.RequestMirrorPolicy", &["request_headers_mutations"]),
     ("envoy.config.route.v3.RouteAction.HashPolicy", &["filter_state"]),
     ("envoy.config.route.v3.RouteAction.HashPolicy.Header", &["regex_rewrite"]),
+    (
+        "envoy.config.route.v3.RateLimit",
+        &["disable_key", "limit", "hits_addend", "apply_on_stream_done"],
+    ),
+    (
+        "envoy.config.route.v3.RateLimit.Action",
+        &[
+            "source_cluster",
+            "query_parameters",
+            "dynamic_metadata",
+            "metadata",
+            "extension",
+            "masked_remote_address",
+            "remote_address_match",
+        ],
+    ),
+    ("envoy.config.route.v3.RateLimit.Action.GenericKey", &["default_value"]),
+    ("envoy.config.route.v3.RateLimit.Action.HeaderValueMatch", &["default_value"]),
+    ("envoy.config.route.v3.RateLimit.Action.QueryParameterValueMatch", &["default_value"]),
     ("envoy.config.route.v3.DirectResponseAction", &["body_format"]),
     ("envoy.config.route.v3.RedirectAction", &["path_rewrite"]),
     (
@@ -273,6 +290,17 @@ const IGNORED: &[Fields] = &[
         "envoy.config.route.v3.WeightedCluster.ClusterWeight",
         &["metadata_match", "typed_per_filter_config"],
     ),
+    (
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        &[
+            "local_rate_limit_per_downstream_connection",
+            "local_cluster_rate_limit",
+            "vh_rate_limits",
+            "max_dynamic_descriptors",
+            "enable_retry_after_header",
+        ],
+    ),
+    ("envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor", &["shadow_mode"]),
     ("envoy.extensions.filters.common.fault.v3.FaultDelay", &["header_delay"]),
     ("envoy.extensions.filters.http.fault.v3.FaultAbort", &["header_abort"]),
     (

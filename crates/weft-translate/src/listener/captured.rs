@@ -123,6 +123,7 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>, findings: &mut Findings) -> Lis
     }
     let undeclared = InboundPort {
         port: 0,
+        service_port: 0,
         protocol: Protocol::Auto,
         mode: default_mode(scope),
         cluster: names::INBOUND_PASSTHROUGH_CLUSTER.to_owned(),

@@ -35,6 +35,8 @@ const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 pub(crate) struct InboundPort {
     /// The workload's port (a Service's target port).
     pub(crate) port: u16,
+    /// The Service's port, by which EnvoyFilters know it.
+    pub(crate) service_port: u16,
     pub(crate) protocol: Protocol,
     pub(crate) mode: MtlsMode,
     /// Cluster that leads to the application.
@@ -249,7 +251,7 @@ fn routes(port: &InboundPort) -> route::RouteConfiguration {
     route::RouteConfiguration {
         name: port.cluster.clone(),
         virtual_hosts: vec![route::VirtualHost {
-            name: format!("inbound|http|{}", port.port),
+            name: format!("inbound|http|{}", port.service_port),
             domains: vec!["*".to_owned()],
             routes: vec![only],
             ..Default::default()

@@ -155,6 +155,7 @@ fn inbound_port(
     };
     inbound::InboundPort {
         port: port.port,
+        service_port: port.service_port,
         protocol,
         mode: port.mode,
         cluster: weft_xds::names::inbound_cluster(port.port),

@@ -13,6 +13,7 @@ mod limits;
 mod matrix;
 mod mesh;
 mod mirror;
+mod rate_limit;
 mod retry;
 mod retry_h2;
 mod stock;
