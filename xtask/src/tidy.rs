@@ -15,12 +15,13 @@ use crate::process::{cargo, root};
 
 /// Allowed normal (not dev) edges between workspace crates. Anything else fails.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("weft-model", &[]),
+    ("weft-model", &["weft-cel"]),
     ("weft-http", &[]),
     ("weft-telemetry", &[]),
+    ("weft-cel", &[]),
     ("weft-xds", &[]),
     ("weft-translate", &["weft-model", "weft-xds"]),
-    ("weft-traffic", &["weft-http", "weft-xds"]),
+    ("weft-traffic", &["weft-cel", "weft-http", "weft-xds"]),
     ("weft-capture", &["weft-model"]),
     ("weft-proxy", &["weft-http", "weft-traffic", "weft-telemetry", "weft-xds"]),
     (
@@ -49,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "weft-model",
     "weft-http",
+    "weft-cel",
     "weft-translate",
     "weft-traffic",
     "weft-telemetry",

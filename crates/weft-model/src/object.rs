@@ -46,6 +46,7 @@ pub enum Object {
     ReferenceGrant(Resource<spec::gateway_api::ReferenceGrant>),
     EnvoyFilter(Resource<spec::EnvoyFilter>),
     ProxyConfig(Box<Resource<spec::ProxyConfigResource>>),
+    Telemetry(Resource<spec::Telemetry>),
     /// A bare MeshConfig document, or the one inside ConfigMap `istio`.
     MeshConfig(Box<Resource<spec::MeshConfig>>),
     /// A kind that Weft does not read: `apiVersion` and `kind` as written.
@@ -93,6 +94,7 @@ pub enum Kind {
     ReferenceGrant,
     EnvoyFilter,
     ProxyConfig,
+    Telemetry,
 }
 
 impl Kind {
@@ -131,6 +133,7 @@ impl Kind {
             Kind::ReferenceGrant => "ReferenceGrant",
             Kind::EnvoyFilter => "EnvoyFilter",
             Kind::ProxyConfig => "ProxyConfig",
+            Kind::Telemetry => "Telemetry",
         }
     }
 }
@@ -259,6 +262,7 @@ impl Object {
             Object::ReferenceGrant(r) => &r.meta,
             Object::EnvoyFilter(r) => &r.meta,
             Object::ProxyConfig(r) => &r.meta,
+            Object::Telemetry(r) => &r.meta,
             Object::MeshConfig(r) => &r.meta,
             Object::Ignored { meta, .. } => meta,
         }
@@ -295,6 +299,7 @@ impl Object {
             Object::ReferenceGrant(_) => Kind::ReferenceGrant,
             Object::EnvoyFilter(_) => Kind::EnvoyFilter,
             Object::ProxyConfig(_) => Kind::ProxyConfig,
+            Object::Telemetry(_) => Kind::Telemetry,
             Object::MeshConfig(_) => Kind::MeshConfig,
             Object::Ignored { .. } => return None,
         })

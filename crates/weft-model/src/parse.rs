@@ -393,7 +393,8 @@ fn reports_unknown_fields(kind: Kind) -> bool {
         | Kind::BackendTlsPolicy
         | Kind::ReferenceGrant
         | Kind::EnvoyFilter
-        | Kind::ProxyConfig => true,
+        | Kind::ProxyConfig
+        | Kind::Telemetry => true,
         Kind::Namespace
         | Kind::Node
         | Kind::Service

@@ -5,6 +5,7 @@
 //! are single-threaded and share nothing but immutable tables; xDS, admin and certificates live on
 //! a runtime of their own. No Istio resource kind is known here: only xDS, already lowered.
 
+pub mod access_log;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

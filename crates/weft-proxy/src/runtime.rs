@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use weft_telemetry::{Registry, Scrape};
 
+use crate::access_log::LogSinks;
 use crate::cli::LimitArgs;
 use crate::config::Config;
 use crate::config::subscriber::{self, Source};
@@ -82,6 +83,8 @@ pub struct Shared {
     pub handover: Standing,
     /// The admin server's socket.
     pub admin: AdminSocket,
+    /// Targets of access logs.
+    pub logs: LogSinks,
     /// The process is to end; draining alone (`/drain_listeners`) only announces.
     leaving: watch::Sender<Leaving>,
     /// Why the process ends before it was told to.
@@ -329,6 +332,7 @@ impl Proxy {
         for thread in self.threads {
             let _ = thread.join();
         }
+        self.shared.logs.close();
     }
 }
 
@@ -366,6 +370,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     let (orders, receivers): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let crew = Crew::new(orders.iter().cloned());
+    let logs = LogSinks::new(&registry);
     let parts = WorkerParts {
         registry: registry.clone(),
         secrets: secrets.clone(),
@@ -376,6 +381,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         heir: heir.clone(),
         sources: Sources::default(),
         crew: crew.clone(),
+        logs: logs.clone(),
     };
     let mut threads = Vec::new();
     let with_orders = endpoint_tables.iter().cloned().zip(receivers);
@@ -397,6 +403,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     let shared = Arc::new(Shared {
         handover: standing,
         admin: AdminSocket { configured: admin, socket: admin_socket },
+        logs,
         failure: OnceLock::new(),
         config: Mutex::new(Config::new(secrets.clone(), identity.is_some())),
         listeners: Mutex::new(listeners),
@@ -490,12 +497,22 @@ impl Control {
                     (self.shared.secrets.clone(), self.shared.registry.clone());
                 tokio::spawn(identity::run(identity, secrets, registry));
             }
+            tokio::spawn(reopen_logs(self.shared.logs.clone()));
             tokio::spawn(subscriber::run(self.source, self.shared.clone()));
             leave(&self.shared, self.drain_time, self.grace).await;
             self.shared.handover.end(handover).await;
             self.shared.order(|| ToWorker::End);
             Ok(())
         })
+    }
+}
+
+/// SIGUSR1 is how log rotation says that files were moved, as to Envoy.
+async fn reopen_logs(logs: LogSinks) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut rotated) = signal(SignalKind::user_defined1()) else { return };
+    while rotated.recv().await.is_some() {
+        logs.reopen();
     }
 }
 

@@ -17,6 +17,7 @@ use weft_telemetry::{PeerInfo, Shard};
 use weft_traffic::cluster::ClusterKind;
 use weft_traffic::{Cluster, ListenerConfig, Tables};
 
+use crate::access_log::{LogSinks, LogWriter};
 use crate::drain::{DrainSignal, OpenGuard};
 use crate::handover::{Heir, Idle};
 use crate::http::parking::Parking;
@@ -60,6 +61,8 @@ pub struct Worker {
     pub node: Arc<NodeInfo>,
     /// Bounds of the process.
     pub limits: Limits,
+    /// Where access logs go.
+    pub logs: LogWriter,
     /// Downstream connections by source, of all workers.
     pub sources: Sources,
     /// Balancer state by cluster.
@@ -186,13 +189,16 @@ pub struct WorkerParts {
     pub sources: Sources,
     /// All workers.
     pub crew: Crew,
+    /// Targets of access logs.
+    pub logs: LogSinks,
 }
 
 impl Worker {
     /// A worker with empty tables. Call it on the worker's own thread.
     pub fn new(id: usize, count: usize, parts: WorkerParts, endpoints: EndpointTable) -> Worker {
-        let WorkerParts { registry, secrets, drain, node, limits, policy, sources, heir, crew } =
-            parts;
+        let WorkerParts {
+            registry, secrets, drain, node, limits, policy, sources, heir, crew, logs,
+        } = parts;
         let metrics = registry.shard();
         Worker {
             id,
@@ -208,6 +214,7 @@ impl Worker {
             policy,
             node,
             limits,
+            logs: logs.writer(),
             sources,
             balancers: Balancers::new(id, count),
             names: DynamicNames::default(),

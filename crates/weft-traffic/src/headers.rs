@@ -3,12 +3,10 @@
 //! Values are format strings, parsed once ([`Format`]). A value that comes out empty is not added unless
 //! the edit says so.
 
-mod format;
-
 use smallvec::SmallVec;
 use weft_http::{HeaderList, RequestHead};
 
-pub use format::{Format, FormatContext, FormatError};
+pub use crate::format::{Format, FormatContext, FormatError};
 
 /// The edits of one level (route, virtual host, …) for one direction.
 #[derive(Debug, Clone, Default)]

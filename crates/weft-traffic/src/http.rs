@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access_log::AccessLogs;
 use crate::cors::CorsFilter;
 use crate::fault::FaultPolicy;
 use crate::rate_limit::LocalRateLimit;
@@ -17,7 +18,8 @@ pub struct HttpConfig {
     /// In the order of the message, without the router, which is always last.
     pub filters: Vec<HttpFilter>,
     pub tracing: Option<Tracing>,
-    pub access_log: Vec<AccessLog>,
+    /// None: nothing is logged.
+    pub access_log: Option<Arc<AccessLogs>>,
     /// `Upgrade: websocket` is allowed unless a route says otherwise.
     pub websocket: bool,
     /// CONNECT is allowed.
@@ -70,30 +72,6 @@ pub struct Tracing {
     pub client_sampling: f64,
     pub random_sampling: f64,
     pub overall_sampling: f64,
-}
-
-/// One access log sink.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccessLog {
-    pub target: AccessLogTarget,
-    pub format: AccessLogFormat,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLogTarget {
-    Stdout,
-    Stderr,
-    File(Arc<str>),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLogFormat {
-    /// Envoy's default line.
-    Default,
-    /// Envoy format string.
-    Text(Arc<str>),
-    /// Field name to Envoy format string, in name order; nested names joined with `.`.
-    Json(Vec<(Arc<str>, Arc<str>)>),
 }
 
 /// `server_header_transformation` with `server_name`.

@@ -14,6 +14,9 @@
 
 pub mod lower;
 
+pub mod access_log;
+pub mod format;
+
 pub mod http;
 pub mod listener;
 pub mod tls;

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access_log::AccessLogs;
 use crate::http::HttpConfig;
 use crate::route::ClusterChoice;
 use crate::tls::DownstreamTls;
@@ -40,7 +41,7 @@ pub struct ListenerConfig {
     pub continue_on_inspect_timeout: bool,
     /// Envoy's `per_connection_buffer_limit_bytes`.
     pub buffer_bytes_max: Option<u32>,
-    pub access_log: Vec<crate::http::AccessLog>,
+    pub access_log: Option<Arc<AccessLogs>>,
 }
 
 /// `traffic_direction`. A listener without one is a gateway's.
@@ -123,7 +124,7 @@ pub struct TcpConfig {
     pub connection_duration_max: Option<Duration>,
     /// Hash by source address, for consistent-hash clusters.
     pub hash_source_ip: bool,
-    pub access_log: Vec<crate::http::AccessLog>,
+    pub access_log: Option<Arc<AccessLogs>>,
 }
 
 /// `FilterChainMatch`. Empty lists match anything.

@@ -23,6 +23,7 @@ mod route;
 mod scope;
 mod secret;
 mod settings;
+mod telemetry;
 mod view;
 
 use std::sync::Arc;

@@ -371,12 +371,6 @@ impl<'a> Scope<'a> {
         tracing.and_then(|tracing| tracing.sampling).unwrap_or(SAMPLING)
     }
 
-    /// File that access logs go to, when the mesh turns them on.
-    pub(crate) fn access_log(&self) -> Option<String> {
-        let path = &self.snapshot.mesh().access_log_file;
-        (!path.is_empty()).then(|| path.clone())
-    }
-
     /// Is the traffic of this listener not captured, so that it must bind its port?
     pub(crate) fn binds(&self, mode: CaptureMode) -> bool {
         match mode {

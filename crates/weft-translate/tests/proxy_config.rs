@@ -117,7 +117,6 @@ fn the_annotation_of_a_workload_comes_after_the_mesh() {
 #[test]
 fn what_does_not_reach_proxies_is_told() {
     let mesh = "
-accessLogFormat: '%REQ(:PATH)%'
 defaultConfig: {concurrency: 2, proxyHeaders: {xForwardedHost: {enabled: true}}}
 serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*']}]
 ";
@@ -126,7 +125,6 @@ serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*']}]
         findings.iter().any(|found| found.path == path && found.message.contains(word))
     };
     for path in [
-        "accessLogFormat",
         "defaultConfig.concurrency",
         "defaultConfig.proxyHeaders.xForwardedHost",
     ] {
@@ -136,4 +134,110 @@ serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*']}]
     let annotation = "metadata.annotations[\"proxy.istio.io/config\"]";
     assert!(told(annotation, "concurency is unknown"), "{findings:#?}");
     assert!(told(annotation, "drainDuration is not built"), "{findings:#?}");
+}
+
+/// Where a listener's connection manager logs to, and what it filters by.
+fn logs(world: &Snapshot, view: &ProxyView, listener: &str) -> Vec<(String, Option<String>)> {
+    let all = listeners(world, view);
+    let logs = manager(&all, listener)["access_log"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    logs.iter()
+        .map(|log| {
+            let target = match text(&log["typed_config"]["path"]) {
+                Some(path) => path,
+                None => text(&log["name"]).expect("a name"),
+            };
+            let filter = &log["filter"]["extension_filter"]["typed_config"]["expression"];
+            (target, text(filter))
+        })
+        .collect()
+}
+
+fn telemetry(name: &str, namespace: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn access_logs_are_asked_for_by_the_mesh_or_by_telemetry() {
+    let providers = "\
+extensionProviders:
+- {name: files, envoyFileAccessLog: {path: /var/log/a, logFormat: {labels: {code: '%RESPONSE_CODE%'}}}}
+- {name: als, envoyHttpAls: {service: reviews.shop.svc.cluster.local, port: 9080}}
+- {name: otel, envoyOtelAls: {service: shop/reviews.shop.svc.cluster.local, port: 9080}}
+";
+    let (inbound, outbound) = ("virtualInbound", "0.0.0.0_9080");
+    let of = |mesh: &str, telemetries: &[String], listener: &str| {
+        let world = world(&format!("{mesh}\n---\n{}", telemetries.join("---\n")), "");
+        logs(&world, &sidecar(), listener)
+    };
+    let plain = |target: &str| (target.to_owned(), None);
+    let filtered = |target: &str, text: &str| (target.to_owned(), Some(text.to_owned()));
+    let mesh = format!("accessLogFile: /dev/stderr\n{providers}");
+    assert_eq!(of(&mesh, &[], outbound), [plain("/dev/stderr")]);
+
+    let everywhere = telemetry("mesh", "istio-system", "{accessLogging: [{providers: [{name: envoy}]}]}");
+    assert_eq!(of(&mesh, &[everywhere.clone()], outbound), [plain("/dev/stdout")]);
+    let errors = telemetry(
+        "errors",
+        "shop",
+        "{selector: {matchLabels: {app: reviews}}, accessLogging: [{match: {mode: SERVER}, filter: {expression: response.code >= 500}}, {match: {mode: CLIENT}, disabled: true}]}",
+    );
+    let both = [everywhere.clone(), errors];
+    assert_eq!(of(&mesh, &both, inbound), [filtered("/dev/stdout", "response.code >= 500")]);
+    assert_eq!(of(&mesh, &both, outbound), []);
+    let off = telemetry("quiet", "shop", "{accessLogging: [{disabled: true}]}");
+    assert_eq!(of(&mesh, &[everywhere.clone(), off], inbound), []);
+    let own = telemetry(
+        "own",
+        "shop",
+        "{accessLogging: [{providers: [{name: files}, {name: als}, {name: otel}]}]}",
+    );
+    let names = ["/dev/stdout", "/var/log/a", "envoy.access_loggers.http_grpc", "envoy.access_loggers.open_telemetry"];
+    let mut found = of(&mesh, &[everywhere, own], outbound);
+    found.sort();
+    assert_eq!(found, names.map(plain));
+
+    let by_default = format!("defaultProviders: {{accessLogging: [files]}}\n{providers}");
+    assert_eq!(of(&by_default, &[], outbound), [plain("/var/log/a")]);
+}
+
+#[test]
+fn a_stock_envoy_takes_every_access_log() {
+    let Some(binary) = peer::envoy("access logs") else { return };
+    let mesh = "
+accessLogFile: /dev/stdout
+accessLogEncoding: JSON
+extensionProviders:
+- {name: files, envoyFileAccessLog: {path: /dev/stdout, omitEmptyValues: true}}
+- {name: als, envoyHttpAls: {service: reviews.shop.svc.cluster.local, port: 9080}}
+- {name: tcp, envoyTcpAls: {service: reviews.shop.svc.cluster.local, port: 9080}}
+- {name: otel, envoyOtelAls: {service: reviews.shop.svc.cluster.local, port: 9080, logFormat: {labels: {a: '%PROTOCOL%'}}}}
+";
+    let all = telemetry(
+        "all",
+        "shop",
+        "{accessLogging: [{providers: [{name: envoy}, {name: files}, {name: als}, {name: tcp}, {name: otel}], filter: {expression: response.code >= 500}}]}",
+    );
+    for yaml in [mesh.to_owned(), format!("{mesh}\n---\n{all}")] {
+        let world = world(&yaml, "");
+        envoy::validate(&binary, &world, &sidecar()).unwrap();
+        envoy::validate(&binary, &world, &gateway()).unwrap();
+    }
+}
+
+#[test]
+fn what_telemetry_gets_wrong_is_told() {
+    let findings = |spec: &str| {
+        let (_, findings) = snapshot_with_findings(&telemetry("t", "shop", spec));
+        findings.iter().map(|one| format!("{} {}", one.path, one.message)).collect::<Vec<_>>()
+    };
+    let bad = findings("{accessLogging: [{filter: {expression: 'response.code >='}}]}");
+    assert!(bad[0].contains("bad expression, at character 16"), "{bad:?}");
+    let bad = findings("{metrics: [{overrides: [{tagOverrides: {a: {operation: UPSERT}}}]}]}");
+    assert!(bad[0].contains("UPSERT needs a value"), "{bad:?}");
+    let bad = findings("{tracing: [{randomSamplingPercentage: 101}]}");
+    assert!(bad[0].contains("percentage"), "{bad:?}");
 }

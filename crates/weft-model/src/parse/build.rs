@@ -44,6 +44,7 @@ pub(super) fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
         ("security.istio.io", "PeerAuthentication") if istio => Kind::PeerAuthentication,
         ("networking.istio.io", "EnvoyFilter") if istio => Kind::EnvoyFilter,
         ("networking.istio.io", "ProxyConfig") if istio => Kind::ProxyConfig,
+        ("telemetry.istio.io", "Telemetry") if istio || version == "v1alpha1" => Kind::Telemetry,
         _ => return None,
     })
 }
@@ -152,6 +153,7 @@ pub(super) fn build(head: &Head, node: &Node, skipped: &Skips) -> Result<Object,
             let spec = protojson::read(at("spec"), "spec", skipped)?;
             Object::ProxyConfig(Box::new(Resource { meta, spec }))
         }
+        Kind::Telemetry => spec!(Telemetry),
     })
 }
 

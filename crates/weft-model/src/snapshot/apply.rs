@@ -121,6 +121,7 @@ impl Inner {
             Object::ReferenceGrant(r) => put(&mut self.gateway_api.reference_grants, r),
             Object::EnvoyFilter(r) => put(&mut self.envoy_filters, r),
             Object::ProxyConfig(r) => put(&mut self.proxy_configs, *r),
+            Object::Telemetry(r) => put(&mut self.telemetries, r),
             Object::MeshConfig(r) => {
                 let changed = put(&mut self.mesh_configs, *r);
                 self.choose_mesh();
@@ -194,6 +195,7 @@ impl Inner {
             }
             Kind::EnvoyFilter => self.envoy_filters.remove(namespace, name).is_some(),
             Kind::ProxyConfig => self.proxy_configs.remove(namespace, name).is_some(),
+            Kind::Telemetry => self.telemetries.remove(namespace, name).is_some(),
             Kind::MeshConfig => {
                 let removed = self.mesh_configs.remove(namespace, name).is_some();
                 self.choose_mesh();

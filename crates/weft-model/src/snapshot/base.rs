@@ -22,6 +22,7 @@ pub struct Base {
     gateway_api: gateway_api::Tables,
     envoy_filters: Table<Resource<spec::EnvoyFilter>>,
     proxy_configs: Table<Resource<spec::ProxyConfigResource>>,
+    telemetries: Table<Resource<spec::Telemetry>>,
 }
 
 impl Snapshot {
@@ -48,6 +49,7 @@ impl Snapshot {
             gateway_api,
             envoy_filters,
             proxy_configs,
+            telemetries,
             virtual_services: _,
             destination_rules: _,
             workloads: _,
@@ -72,6 +74,7 @@ impl Snapshot {
             gateway_api: gateway_api.clone(),
             envoy_filters: envoy_filters.clone(),
             proxy_configs: proxy_configs.clone(),
+            telemetries: telemetries.clone(),
         }
     }
 }
@@ -89,6 +92,7 @@ impl Base {
             gateway_api,
             envoy_filters,
             proxy_configs,
+            telemetries,
         } = self;
         Arc::ptr_eq(mesh, &other.mesh)
             && namespaces.is_same(&other.namespaces)
@@ -99,5 +103,6 @@ impl Base {
             && gateway_api.is_same(&other.gateway_api)
             && envoy_filters.is_same(&other.envoy_filters)
             && proxy_configs.is_same(&other.proxy_configs)
+            && telemetries.is_same(&other.telemetries)
     }
 }

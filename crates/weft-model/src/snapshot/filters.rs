@@ -79,7 +79,7 @@ fn by_age(a: &Meta, b: &Meta) -> std::cmp::Ordering {
 }
 
 /// Do these labels belong to a proxy of the target?
-fn is_of(target: &PolicyTargetReference, labels: &Labels) -> bool {
+pub(super) fn is_of(target: &PolicyTargetReference, labels: &Labels) -> bool {
     let gateway = target.kind == "Gateway" && target.group == "gateway.networking.k8s.io";
     gateway && GATEWAY_NAME.iter().any(|key| labels.get(*key) == Some(&target.name))
 }

@@ -18,6 +18,7 @@ mod protocol;
 mod routing;
 mod service;
 mod table;
+mod telemetry;
 mod workload;
 
 use std::any::Any;
@@ -125,6 +126,7 @@ struct Inner {
     gateway_api: gateway_api::Tables,
     envoy_filters: Table<Resource<spec::EnvoyFilter>>,
     proxy_configs: Table<Resource<spec::ProxyConfigResource>>,
+    telemetries: Table<Resource<spec::Telemetry>>,
     virtual_services: VirtualServices,
     destination_rules: DestinationRules,
     /// Pods and WorkloadEntries by namespace and resource name.

@@ -7,7 +7,8 @@ use super::{Endpoint, Snapshot, TrafficDistribution, Workload, selects};
 use crate::names::HOSTNAME;
 use crate::object::{Labels, Resource};
 use crate::spec::{
-    DestinationRule, LocalityLbSetting, MutualTlsMode, PeerAuthentication, Sidecar, VirtualService,
+    DestinationRule, LocalityLbSetting, MutualTlsMode, PeerAuthentication, Sidecar, Telemetry,
+    VirtualService,
 };
 
 /// What a workload's port accepts.
@@ -130,6 +131,9 @@ pub(super) fn client_label_keys(snapshot: &Snapshot) -> BTreeSet<String> {
     for config in snapshot.all_proxy_configs() {
         config.spec.selector.iter().for_each(|selector| add(&selector.match_labels));
     }
+    for telemetry in snapshot.all_telemetries() {
+        telemetry.spec.selector.iter().for_each(|selector| add(&selector.match_labels));
+    }
     for rules in snapshot.all_virtual_services() {
         let VirtualService { http, tls, tcp, .. } = &rules.spec;
         http.iter().flat_map(|rule| &rule.matches).for_each(|one| add(&one.source_labels));
@@ -139,7 +143,10 @@ pub(super) fn client_label_keys(snapshot: &Snapshot) -> BTreeSet<String> {
     if snapshot.services().any(|one| one.distribution == TrafficDistribution::PreferSameNode) {
         keys.insert(HOSTNAME.to_owned());
     }
-    if snapshot.all_envoy_filters().any(|filter| !filter.spec.target_refs.is_empty()) {
+    let targets = |one: &Telemetry| one.target_ref.is_some() || !one.target_refs.is_empty();
+    if snapshot.all_envoy_filters().any(|filter| !filter.spec.target_refs.is_empty())
+        || snapshot.all_telemetries().any(|one| targets(&one.spec))
+    {
         keys.extend(super::filters::GATEWAY_NAME.map(str::to_owned));
     }
     let of_mesh = snapshot.mesh().locality_lb_setting.iter();

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::value::duration;
 use super::{
-    HttpRetry, LabelSelector, LocalityLbSetting, OutboundTrafficPolicy, TcpKeepalive, TlsProtocol,
+    DefaultProviders, ExtensionProvider, HttpRetry, LabelSelector, LocalityLbSetting, OutboundTrafficPolicy, TcpKeepalive, TlsProtocol,
 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -40,7 +40,10 @@ pub struct MeshConfig {
     pub enable_tracing: Option<bool>,
     pub access_log_file: String,
     pub access_log_format: String,
-    pub access_log_encoding: Option<String>,
+    pub access_log_encoding: LogEncoding,
+    pub disable_envoy_listener_log: bool,
+    pub extension_providers: Vec<ExtensionProvider>,
+    pub default_providers: Option<DefaultProviders>,
     pub enable_prometheus_merge: Option<bool>,
     /// Namespaces that the mesh looks at, any of these; all when empty.
     pub discovery_selectors: Vec<super::gateway_api::LabelSelector>,
@@ -69,11 +72,31 @@ impl Default for MeshConfig {
             enable_tracing: None,
             access_log_file: String::new(),
             access_log_format: String::new(),
-            access_log_encoding: None,
+            access_log_encoding: LogEncoding::Text,
+            disable_envoy_listener_log: false,
+            extension_providers: Vec::new(),
+            default_providers: None,
             enable_prometheus_merge: None,
             discovery_selectors: Vec::new(),
         }
     }
+}
+
+impl MeshConfig {
+    /// `accessLogFormat` as the JSON object that it is where `accessLogEncoding` says so.
+    pub fn json_access_log_format(&self) -> Option<serde_json::Value> {
+        let value: serde_json::Value = serde_json::from_str(&self.access_log_format).ok()?;
+        value.is_object().then_some(value)
+    }
+}
+
+/// How lines of `accessLogFile` are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LogEncoding {
+    #[default]
+    Text,
+    Json,
 }
 
 /// Settings of proxies: the mesh's `defaultConfig`, and what the annotation

@@ -9,8 +9,6 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
         "LoadBalancerSettings" => &["zoneAwareLbSetting", "backendUtilization"],
         "MeshConfig" => &[
             "disableMxALPN",
-            "extensionProviders",
-            "defaultProviders",
             "serviceSettings",
             "certificates",
             "ca",
@@ -26,7 +24,6 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
             "verifyCertificateAtClient",
             "configSources",
             "enableEnvoyAccessLogService",
-            "disableEnvoyListenerLog",
             "proxyListenPort",
             "proxyInboundListenPort",
             "proxyHttpPort",
@@ -67,6 +64,21 @@ pub(crate) fn unread_fields(name: &str) -> &'static [&'static str] {
             "statsCompression",
             "connectionSettings",
         ],
+        "ExtensionProvider" => &[
+            "envoyExtAuthzHttp",
+            "envoyExtAuthzGrpc",
+            "lightstep",
+            "datadog",
+            "stackdriver",
+            "opencensus",
+            "skywalking",
+            "sds",
+        ],
+        "ZipkinProvider" => &["timeout", "headers", "traceContextOption"],
+        "OpenTelemetryProvider" => {
+            &["resourceDetectors", "dynatraceSampler", "grpc", "serviceAttributeEnrichment"]
+        }
+        "OtlpHttp" => &["headers"],
         "Patch" => &["filterClass"],
         "ProxyConfigResource" => &["image"],
         "Tracing" => &[

@@ -11,6 +11,7 @@ mod http_action;
 mod kube;
 mod service_entry;
 mod sidecar;
+mod telemetry;
 mod text;
 mod virtual_service;
 
@@ -18,7 +19,7 @@ pub(crate) use annotations::{INJECTION_LABEL, REVISION_LABEL};
 
 use crate::diagnostic::{Diagnostic, Severity, code};
 use crate::object::{Kind, Object, Origin, ResourceKey};
-use crate::spec::{MeshConfig, PeerAuthentication, ProxyConfig, ProxyConfigResource};
+use crate::spec::{LogEncoding, MeshConfig, PeerAuthentication, ProxyConfig, ProxyConfigResource};
 use crate::yaml::{Node, Value};
 
 /// Appends findings on `object`; `node` is its document, for lines.
@@ -40,6 +41,7 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         Object::PeerAuthentication(r) => peer_authentication(&r.spec, &mut findings),
         Object::EnvoyFilter(r) => envoy_filter::check(&r.spec, &mut findings),
         Object::ProxyConfig(r) => proxy_config(&r.spec, &mut findings),
+        Object::Telemetry(r) => telemetry::check(&r.spec, &mut findings),
         Object::MeshConfig(r) => mesh_config(&r.spec, &mut findings),
         Object::Service(r) => kube::service(&r.spec, &mut findings),
         Object::Pod(r) => kube::pod(&r.spec, &mut findings),
@@ -211,17 +213,17 @@ fn mesh_config(spec: &MeshConfig, findings: &mut Findings<'_>) {
         findings.error("defaultConfig.tracing.sampling", "expected a percentage from 0 to 100");
     }
     proxy_settings(&spec.default_config, "defaultConfig", findings);
+    if spec.access_log_encoding == LogEncoding::Json
+        && !spec.access_log_format.is_empty()
+        && spec.json_access_log_format().is_none()
+    {
+        let message = "expected a JSON object, for accessLogEncoding is JSON";
+        findings.error("accessLogFormat", message);
+    }
+    for (index, provider) in spec.extension_providers.iter().enumerate() {
+        telemetry::provider(provider, &format!("extensionProviders[{index}]"), findings);
+    }
     let unbuilt = [
-        (
-            "accessLogFormat",
-            !spec.access_log_format.is_empty(),
-            "access logs have Envoy's default format",
-        ),
-        (
-            "accessLogEncoding",
-            spec.access_log_encoding.as_deref() == Some("JSON"),
-            "access logs are text",
-        ),
         ("enableTracing", spec.enable_tracing.is_some(), "spans are not exported yet"),
     ];
     for (path, _, why) in unbuilt.into_iter().filter(|(_, set, _)| *set) {

@@ -20,6 +20,7 @@ use super::downstream::Downstream;
 use super::grpc::{self, Messages};
 use super::grpc_web::{self, Web};
 use super::limits::{Standing, StreamLimits};
+use super::log::Notes;
 use super::mirror::{self, Copies};
 use super::record::Reporting;
 use super::request::Request;
@@ -64,6 +65,8 @@ pub(crate) struct Tally {
     pub(crate) grpc_status: Option<u8>,
     /// gRPC only: messages each way.
     pub(crate) messages: Option<Messages>,
+    /// Of a request that is logged.
+    pub(crate) log: Option<Box<Notes>>,
 }
 
 /// Whether the request asks for a tunnel.
@@ -344,6 +347,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
             web.request_ended()?;
         }
         self.request = Progress::Ended;
+        if let Some(log) = &mut self.tally.log {
+            log.request_ended();
+        }
         self.limits.request_ended();
         self.copies.end();
         up.end()
@@ -417,6 +423,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
                             spelling::received(trailers, (up, lower), None, BodyLength::None);
                             spelling::sending(trailers, down);
                             self.tally.grpc_status = grpc::status(trailers);
+                            if let Some(log) = &mut self.tally.log {
+                                log.trailers(trailers);
+                            }
                         }
                         (Frame::Data(data), Some(messages)) => messages.response.see(data),
                         (Frame::Data(_), None) => {}

@@ -119,6 +119,9 @@ async fn fault(
     }
     let Some(kind) = decision.abort else { return Verdict::Go };
     record.flagged("FI");
+    if let Some(log) = &mut record.tally.log {
+        log.because("fault_filter_abort");
+    }
     let text = match &policy.abort {
         Some(abort) if !abort.body.is_empty() => &*abort.body,
         _ => "fault filter abort",

@@ -57,7 +57,7 @@ pub(crate) async fn refuse(
     record.failed(&failure);
     conn.worker.counters.limits.failed(&failure);
     error(down, &failure, &mut record, conn).await;
-    record.finish(conn);
+    record.finish(None, conn);
 }
 
 /// The head that sends the client elsewhere.
@@ -101,7 +101,7 @@ pub(crate) async fn send(
     }
     sign(&mut head.headers, &conn.http.server_header);
     let grpc_status = super::grpc::status(&head.headers);
-    record.replied(head.status, grpc_status, body.len() as u64);
+    record.replied(&head, grpc_status, body.len() as u64);
     poll_fn(|cx| {
         if let Downstream::H1(side) = down {
             side.give_up_input(cx);

@@ -25,6 +25,7 @@ mod outbound;
 mod trace;
 
 mod local_reply;
+pub(crate) mod log;
 mod rate_limit;
 mod record;
 mod upgrade;

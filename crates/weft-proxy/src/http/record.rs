@@ -9,6 +9,7 @@ use weft_telemetry::{
     Amounts, Outcome, PeerInfo, Protocol, Reporter, RequestLabels, ResponseFlags, SecurityPolicy,
     ServiceInfo,
 };
+use weft_http::ResponseHead;
 use weft_traffic::cors::CorsPolicy;
 use weft_traffic::listener::Direction;
 use weft_traffic::rate_limit::Left;
@@ -18,6 +19,7 @@ use super::conn::HttpConn;
 use super::exchange::Tally;
 use super::grpc::Messages;
 use super::grpc_web::Web;
+use super::log::{End, Notes};
 use super::request::Request;
 use crate::error::ProxyError;
 
@@ -81,7 +83,9 @@ impl Record {
 
     /// For a request whose head could not be read.
     pub(crate) fn unread(received: Instant, conn: &HttpConn) -> Self {
-        Self::of(received, Protocol::Http, conn)
+        let mut record = Self::of(received, Protocol::Http, conn);
+        record.tally.log = Notes::begin(&conn.http);
+        record
     }
 
     fn of(received: Instant, protocol: Protocol, conn: &HttpConn) -> Self {
@@ -146,6 +150,9 @@ impl Record {
     /// The request failed.
     pub(crate) fn failed(&mut self, error: &ProxyError) {
         self.flags = self.flags.with(flag(error.flag()));
+        if let Some(log) = &mut self.tally.log {
+            log.failed(error);
+        }
         let Attempts { count, host, .. } = &self.attempts;
         let upstream = host.as_ref().map(|endpoint| &endpoint.address);
         tracing::debug!(%error, attempts = count, ?upstream, "request failed");
@@ -162,14 +169,17 @@ impl Record {
     }
 
     /// A reply made here was sent.
-    pub(crate) fn replied(&mut self, status: u16, grpc_status: Option<u8>, bytes: u64) {
-        self.replied = Some(status);
+    pub(crate) fn replied(&mut self, head: &ResponseHead, grpc_status: Option<u8>, bytes: u64) {
+        self.replied = Some(head.status);
+        if let Some(log) = &mut self.tally.log {
+            log.replied(head);
+        }
         self.response.grpc_status = grpc_status;
         self.tally.response_bytes = bytes;
     }
 
-    /// Counts the request.
-    pub(crate) fn finish(self, conn: &HttpConn) {
+    /// Counts the request, and logs it. `request` is missing when its head could not be read.
+    pub(crate) fn finish(self, request: Option<&Request>, conn: &HttpConn) {
         let code = self.replied.unwrap_or(self.response.status);
         let grpc_status = self.tally.grpc_status.or(self.response.grpc_status);
         let flags = match self.attempts.exhausted {
@@ -190,6 +200,20 @@ impl Record {
             response_messages: messages.map_or(0, |both| both.response.unreported()),
         };
         let callee = (self.response.peer.as_ref(), self.attempts.host.as_deref());
+        if let Some(log) = &self.tally.log {
+            let end = End {
+                received: self.received,
+                duration: amounts.duration,
+                outcome,
+                received_bytes: amounts.request_bytes,
+                sent_bytes: amounts.response_bytes,
+                attempts: self.attempts.count,
+                tried: self.attempts.host.as_deref(),
+                source: &self.parties.source,
+                destination: self.response.peer.as_deref(),
+            };
+            log.write(request, &end, conn);
+        }
         self.parties.with_labels(self.protocol, callee, conn, |labels| {
             conn.worker.metrics.request(labels, outcome, &amounts);
         });

@@ -26,6 +26,7 @@ use super::downstream::Downstream;
 use super::exchange::{Exchange, Limits, Tally, Tunnel};
 use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
+use super::log::Notes;
 use super::record::{Parties, Record, Response};
 use super::why::{self, Way};
 use super::{
@@ -105,7 +106,7 @@ impl Served {
     }
 
     pub(crate) fn finish(self, conn: &HttpConn) {
-        self.record.finish(conn);
+        self.record.finish(Some(&self.request), conn);
     }
 }
 
@@ -121,6 +122,7 @@ async fn answer(
 ) -> Result<(), ProxyError> {
     let tables = conn.worker.tables();
     let http = conn.http_now(&tables);
+    record.tally.log = Notes::begin(&http);
     let Some(forward) = way(&tables, &http, down, request, record, conn).await? else {
         return Ok(());
     };
@@ -181,6 +183,9 @@ async fn way<'t>(
         }
     };
     note_way(request, record, conn, Way { found: Some(&found), ..Way::default() });
+    if let Some(log) = &mut record.tally.log {
+        log.routed(&found, conn);
+    }
     if web.is_some() {
         Web::open(&mut request.head, &mut request.body);
         request.grpc = true;
@@ -222,6 +227,9 @@ async fn way<'t>(
     let cluster = cluster(tables, &found, action, request)
         .map_err(|error| after_route(error, &found, request, record, conn))?;
     record.calls(cluster, request, conn);
+    if let Some(log) = &mut record.tally.log {
+        log.calls(&found, cluster, conn);
+    }
     let way = Way { found: Some(&found), cluster: Some(cluster), endpoint: None };
     note_way(request, record, conn, way);
     edit_request(&found, action, request, conn);
@@ -306,6 +314,9 @@ async fn deliver(
         head.headers.append(Known::XWeftWhy.name(), why::line(conn, way));
     }
     response.status = head.status;
+    if let Some(log) = &mut exchange.tally.log {
+        log.answered(head, &guard.facts, upstream.version(), endpoint);
+    }
     if request.grpc {
         response.grpc_status = grpc::status(&head.headers);
     }

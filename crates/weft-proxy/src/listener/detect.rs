@@ -102,7 +102,13 @@ pub async fn detect(
     let want =
         Want { tls: listener.inspectors.tls_on(port), http: listener.inspectors.http_on(port) };
     let protocol = sniff(&mut stream, want, deadline, listener.continue_on_inspect_timeout).await?;
-    let chain = select(&listener, &addresses, &protocol).ok_or(Refused::NoChain)?;
+    let Some(chain) = select(&listener, &addresses, &protocol) else {
+        if let Some(logs) = &listener.access_log {
+            let local = addresses.original_dst.unwrap_or(addresses.local);
+            crate::tcp::log_unrouted(logs, addresses.source, local, worker);
+        }
+        return Err(Refused::NoChain);
+    };
     let sni = match protocol {
         Protocol::Tls(hello) => hello.server_name.map(Into::into),
         _ => None,

@@ -1,6 +1,7 @@
 //! One TCP connection: cluster, endpoint, connect (again elsewhere if that fails, since nothing
 //! has been sent), then bytes both ways, counted as Istio counts them.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use weft_traffic::outlier::HostOutcome;
 use weft_traffic::{Cluster, TcpConfig};
 
 use super::copy::{self, End, Limits, Meter};
+use super::log;
 use crate::error::{ErrorKind, ProxyError};
 use crate::net::Io;
 use crate::upstream::connect::{Connected, Origin, connect};
@@ -35,13 +37,14 @@ pub async fn forward(
     let tables = worker.tables();
     let name = cluster_name(&conn, &config, &worker);
     let Some(cluster) = tables.cluster(&name).cloned() else {
-        return refuse(&ProxyError::new(ErrorKind::NoCluster), &name, None, &conn, &worker);
+        let error = ProxyError::new(ErrorKind::NoCluster);
+        return refuse(&error, (&name, None), &conn, &config, &worker);
     };
     drop(tables);
     // Boxed: connecting is over soon, the rest of the future stays for the connection's life.
     let mut upstream = match Box::pin(reach(&cluster, &conn, &config, &worker)).await {
         Ok(upstream) => upstream,
-        Err(error) => return refuse(&error, &name, Some(&cluster), &conn, &worker),
+        Err(error) => return refuse(&error, (&name, Some(&cluster)), &conn, &config, &worker),
     };
     // By reference: what is moved into an async function stays in its caller's future as well.
     relay(&mut io, &mut upstream, &cluster, &conn, &config, &worker).await;
@@ -163,7 +166,7 @@ async fn relay(
     let flow = labels.flow(ResponseFlags::NONE, worker);
     flow.opened();
     let limits = Limits { idle: config.idle_timeout, whole: config.connection_duration_max };
-    let meter = FlowMeter(flow);
+    let meter = FlowMeter { flow, bytes: Cell::default() };
     let end =
         copy::bidirectional(io, &mut upstream.connected.io, &worker.scratch, limits, &meter).await;
     match &end {
@@ -178,7 +181,7 @@ async fn relay(
         End::Upstream(_) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
     };
     match flags == ResponseFlags::NONE {
-        true => meter.0.closed(),
+        true => meter.flow.closed(),
         false => labels.flow(flags, worker).closed(),
     }
     let error = match &end {
@@ -186,14 +189,27 @@ async fn relay(
         End::Closed | End::Idle | End::Expired => None,
     };
     tracing::trace!(cluster = %cluster.name, ?error, "TCP connection ended");
+    let Some(logs) = &config.access_log else { return };
+    let outcome = log::Outcome {
+        cluster: &cluster.name,
+        flags,
+        endpoint: Some(&upstream.picked.endpoint),
+        upstream_local: upstream.connected.io.tcp().local_addr().ok(),
+        upstream_identity: upstream.connected.session.peer_spiffe.as_deref().unwrap_or_default(),
+        bytes: meter.bytes.get(),
+        source: Some(&labels.source),
+        destination: Some(&labels.destination),
+        ..log::Outcome::default()
+    };
+    log::write(logs, &outcome, conn, worker);
 }
 
 /// Closes a connection nothing was forwarded for, and counts it with the reason.
 fn refuse(
     error: &ProxyError,
-    name: &str,
-    cluster: Option<&Arc<Cluster>>,
+    (name, cluster): (&str, Option<&Arc<Cluster>>),
     conn: &ConnContext,
+    config: &TcpConfig,
     worker: &Worker,
 ) {
     tracing::debug!(cluster = name, peer = %conn.peer, %error, "TCP connection refused");
@@ -205,17 +221,40 @@ fn refuse(
     let flow = labels.flow(flags, worker);
     flow.opened();
     flow.closed();
+    if let Some(logs) = &config.access_log {
+        let failure = match (error.is_connect_failure(), &error.source) {
+            (true, Some(source)) => source.to_string().replace(' ', "_"),
+            _ => String::new(),
+        };
+        let outcome = log::Outcome {
+            cluster: name,
+            flags,
+            failure: &failure,
+            source: Some(&labels.source),
+            destination: Some(&labels.destination),
+            ..log::Outcome::default()
+        };
+        log::write(logs, &outcome, conn, worker);
+    }
 }
 
-struct FlowMeter(TcpFlow);
+struct FlowMeter {
+    flow: TcpFlow,
+    /// Received and sent by this connection.
+    bytes: Cell<(u64, u64)>,
+}
 
 impl Meter for FlowMeter {
     fn received(&self, bytes: u64) {
-        self.0.received(bytes);
+        let (received, sent) = self.bytes.get();
+        self.bytes.set((received + bytes, sent));
+        self.flow.received(bytes);
     }
 
     fn sent(&self, bytes: u64) {
-        self.0.sent(bytes);
+        let (received, sent) = self.bytes.get();
+        self.bytes.set((received, sent + bytes));
+        self.flow.sent(bytes);
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod copy;
 mod forward;
+mod log;
 
 pub use copy::{SCRATCH_BYTES, Scratch};
 pub use forward::forward;
+pub(crate) use log::unrouted as log_unrouted;

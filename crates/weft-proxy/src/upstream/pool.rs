@@ -102,6 +102,8 @@ struct SharedH2 {
 
 /// What stays known of a connection for as long as it carries requests.
 pub(crate) struct ConnectionFacts {
+    /// Our own address.
+    pub(crate) local: Option<SocketAddr>,
     pub(crate) session: Negotiated,
     pub(crate) active: CxGuard,
     opened: Instant,
@@ -442,7 +444,8 @@ impl HostPool {
             Wanted::Negotiated => session.is_h2(),
         };
         self.speaks_h2.set(Some(h2));
-        let facts = Rc::new(ConnectionFacts { session, active, opened: Instant::now() });
+        let local = io.tcp().local_addr().ok();
+        let facts = Rc::new(ConnectionFacts { local, session, active, opened: Instant::now() });
         if !h2 {
             let connection =
                 H1Connection::new(io, worker.policy.response_limits(), facts.clone(), permit);

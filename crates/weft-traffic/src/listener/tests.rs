@@ -14,7 +14,7 @@ fn chain(name: &str, matches: ChainMatch) -> FilterChain {
         connect_attempts_max: 1,
         connection_duration_max: None,
         hash_source_ip: false,
-        access_log: Vec::new(),
+        access_log: None,
     };
     FilterChain {
         name: name.into(),
@@ -40,7 +40,7 @@ fn listener(chains: Vec<FilterChain>, default: bool) -> ListenerConfig {
         inspect_timeout: Duration::ZERO,
         continue_on_inspect_timeout: false,
         buffer_bytes_max: None,
-        access_log: Vec::new(),
+        access_log: None,
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use weft_xds::pb::envoy::config::accesslog::v3 as accesslog;
+use weft_xds::pb::envoy::config::accesslog::v3::AccessLog;
 use weft_xds::pb::envoy::config::core::v3 as core;
 use weft_xds::pb::envoy::config::listener::v3 as listener;
 use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
-use weft_xds::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use weft_xds::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use weft_xds::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use weft_xds::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
@@ -42,8 +41,7 @@ pub(crate) struct Http {
     pub(crate) flavor: Flavor,
     /// Percent of traces started here that are sampled, 0 to 100.
     pub(crate) sampling: f64,
-    /// File that access-log lines go to (`/dev/stdout`), if any.
-    pub(crate) access_log: Option<String>,
+    pub(crate) access_log: Vec<AccessLog>,
     pub(crate) settings: HttpSettings,
     /// The port's protocol is gRPC-Web: browsers speak it, applications gRPC.
     pub(crate) grpc_web: bool,
@@ -70,7 +68,7 @@ pub(crate) fn http(options: Http) -> listener::Filter {
         server_header_transformation: manager::ServerHeaderTransformation::PassThrough as i32,
         // Istio's choice: streams may idle for ever, timeouts are the routes' business.
         stream_idle_timeout: duration(Duration::ZERO),
-        access_log: options.access_log.iter().map(|path| file_log(path)).collect(),
+        access_log: options.access_log,
         use_remote_address: boolean(options.side == Side::Gateway),
         forward_client_cert_details: forward as i32,
         set_current_client_cert_details: details,
@@ -181,14 +179,3 @@ pub(crate) fn http_filter(
     }
 }
 
-/// An access log in Envoy's default text format.
-pub(crate) fn file_log(path: &str) -> accesslog::AccessLog {
-    accesslog::AccessLog {
-        name: "envoy.access_loggers.file".to_owned(),
-        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(any(&FileAccessLog {
-            path: path.to_owned(),
-            access_log_format: None,
-        }))),
-        filter: None,
-    }
-}

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use weft_xds::pb::envoy::config::accesslog::v3::AccessLog;
 use weft_xds::pb::envoy::config::listener::v3 as listener;
 use weft_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 
 use weft_xds::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 
-use super::{duration, filter, hcm::file_log};
+use super::{duration, filter};
 
 /// What differs between one TCP proxy and the next.
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ pub(crate) struct Tcp {
     pub(crate) duration_max: Option<Duration>,
     /// Balance by the client's address.
     pub(crate) hash_source_ip: bool,
-    pub(crate) access_log: Option<String>,
+    pub(crate) access_log: Vec<AccessLog>,
 }
 
 pub(crate) fn tcp(options: Tcp) -> listener::Filter {
@@ -43,7 +44,7 @@ pub(crate) fn tcp(options: Tcp) -> listener::Filter {
         idle_timeout: options.idle_timeout.and_then(duration),
         max_downstream_connection_duration: options.duration_max.and_then(duration),
         hash_policy: options.hash_source_ip.then(source_ip).into_iter().collect(),
-        access_log: options.access_log.iter().map(|path| file_log(path)).collect(),
+        access_log: options.access_log,
         ..Default::default()
     };
     filter("envoy.filters.network.tcp_proxy", &config)
@@ -55,10 +56,11 @@ fn source_ip() -> HashPolicy {
 }
 
 /// A TCP proxy to one cluster, named after it.
-pub(crate) fn tcp_to(cluster: &str) -> listener::Filter {
+pub(crate) fn tcp_to(cluster: &str, access_log: Vec<AccessLog>) -> listener::Filter {
     tcp(Tcp {
         stat_prefix: cluster.to_owned(),
         clusters: vec![(cluster.to_owned(), 1)],
+        access_log,
         ..Default::default()
     })
 }

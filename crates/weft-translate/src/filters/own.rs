@@ -25,6 +25,7 @@ type Fields = (&'static str, &'static [&'static str]);
 const KNOWN: &[&str] = &[
     "envoy.config.route.v3.FilterConfig",
     "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
     "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
     "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
     "envoy.extensions.clusters.dns.v3.DnsCluster",
@@ -63,7 +64,7 @@ const KNOWN: &[&str] = &[
 
 /// Messages of which it acts on these fields alone.
 const ONLY: &[Fields] = &[
-    ("envoy.config.accesslog.v3.AccessLog", &["name", "typed_config"]),
+    ("envoy.config.accesslog.v3.AccessLog", &["name", "typed_config", "filter"]),
     (
         "envoy.config.cluster.v3.Cluster.CommonLbConfig",
         &[

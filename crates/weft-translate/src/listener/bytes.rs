@@ -8,10 +8,12 @@ use weft_xds::pb::envoy::config::listener::v3 as listener;
 
 use crate::build::cidr;
 use crate::build::dynamic::sni_filter;
+use crate::build::hcm::Side;
 use crate::build::tcp::{Tcp, tcp};
 use crate::policy;
 use crate::route::{Place, source_matches};
 use crate::scope::Scope;
+use crate::telemetry::access_logs;
 
 /// Chains for the TCP rules that apply here, in order. A rule without destination conditions
 /// ends them: it takes everything.
@@ -233,7 +235,7 @@ fn proxy(
         idle_timeout: pool.and_then(|pool| pool.idle_timeout),
         duration_max: pool.and_then(|pool| pool.max_connection_duration),
         hash_source_ip: hash.is_some_and(|hash| hash.use_source_ip == Some(true)),
-        access_log: scope.access_log(),
+        access_log: access_logs(scope, Side::Outbound),
     })
 }
 

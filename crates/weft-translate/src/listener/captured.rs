@@ -18,6 +18,7 @@ use super::inbound::InboundPort;
 use super::{
     Built, Inspection, bytes, default_mode, inbound, inbound_port, listener, outbound_http,
 };
+use crate::build::hcm::Side;
 use crate::build::tcp::tcp_to;
 use crate::build::{boolean, cidr, socket_address, uint32};
 use crate::findings::Findings;
@@ -25,6 +26,7 @@ use crate::ports;
 use crate::route::api;
 use crate::route::vhost::{self, Reach, Unknown};
 use crate::scope::{Egress, Scope};
+use crate::telemetry::access_logs;
 use crate::view::Interception;
 
 /// Where iptables sends outbound and inbound connections.
@@ -58,20 +60,25 @@ fn unknown_cluster(scope: &Scope<'_>) -> String {
     }
 }
 
-fn to_cluster(name: &str, cluster: &str, matching: Option<FilterChainMatch>) -> FilterChain {
+fn to_cluster(
+    (scope, side): (&Scope<'_>, Side),
+    name: &str,
+    cluster: &str,
+    matching: Option<FilterChainMatch>,
+) -> FilterChain {
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: matching,
-        filters: vec![tcp_to(cluster)],
+        filters: vec![tcp_to(cluster, access_logs(scope, side))],
         ..Default::default()
     }
 }
 
 /// Connections addressed to the proxy's own port would go round for ever.
-fn black_hole(name: &str, port: u16) -> FilterChain {
+fn black_hole(place: (&Scope<'_>, Side), name: &str, port: u16) -> FilterChain {
     let own_port =
         FilterChainMatch { destination_port: uint32(u32::from(port)), ..Default::default() };
-    to_cluster(name, names::BLACK_HOLE_CLUSTER, Some(own_port))
+    to_cluster(place, name, names::BLACK_HOLE_CLUSTER, Some(own_port))
 }
 
 fn virtual_outbound(scope: &Scope<'_>) -> Listener {
@@ -81,13 +88,13 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
     outbound.use_original_dst = boolean(true);
     outbound.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
-    outbound.filter_chains = vec![black_hole("virtualOutbound-blackhole", OUTBOUND_PORT)];
+    outbound.filter_chains = vec![black_hole((scope, Side::Outbound), "virtualOutbound-blackhole", OUTBOUND_PORT)];
     if scope.outbound_mode() == OutboundMode::AllowAnyDynamicDns {
         outbound.filter_chains.push(by_request(scope));
         Inspection { tls: true, http: true, ..Default::default() }.apply(scope, &mut outbound);
     }
     outbound.default_filter_chain =
-        Some(to_cluster("virtualOutbound-catchall-tcp", &unknown_cluster(scope), None));
+        Some(to_cluster((scope, Side::Outbound), "virtualOutbound-catchall-tcp", &unknown_cluster(scope), None));
     outbound
 }
 
@@ -109,7 +116,7 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>, findings: &mut Findings) -> Lis
     let mut all = listener(names::VIRTUAL_INBOUND.to_owned(), address, TrafficDirection::Inbound);
     all.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
-    all.filter_chains.push(black_hole("virtualInbound-blackhole", INBOUND_PORT));
+    all.filter_chains.push(black_hole((scope, Side::Inbound), "virtualInbound-blackhole", INBOUND_PORT));
     let original_src = scope.view.interception == Interception::Tproxy;
     let mut inspection = Inspection { original_dst: true, original_src, ..Default::default() };
     for port in ports::of_workload(scope) {
@@ -337,7 +344,7 @@ impl Planned {
         let all_http =
             listener.filter_chains.iter().any(|chain| chain.filter_chain_match.is_none());
         if !all_http {
-            let unknown = || to_cluster("PassthroughFilterChain", &unknown_cluster(scope), None);
+            let unknown = || to_cluster((scope, Side::Outbound), "PassthroughFilterChain", &unknown_cluster(scope), None);
             listener.default_filter_chain = Some(self.bytes.unwrap_or_else(unknown));
         }
         self.inspection.apply(scope, listener);

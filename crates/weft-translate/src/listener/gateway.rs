@@ -23,6 +23,7 @@ use crate::findings::{Findings, LISTENER_CONFLICT};
 use crate::ports;
 use crate::route::{Place, api};
 use crate::scope::Scope;
+use crate::telemetry::access_logs;
 use crate::settings::HttpSettings;
 use crate::view::Interception;
 
@@ -330,7 +331,8 @@ impl<'a> Chains<'a> {
                 application_protocols: ISTIO_ANY.map(str::to_owned).to_vec(),
                 ..Default::default()
             };
-            bytes::push(&mut self.list, matching, tcp_to(&name));
+            let logs = access_logs(scope, Side::Gateway);
+            bytes::push(&mut self.list, matching, tcp_to(&name, logs));
         }
     }
 
@@ -439,7 +441,7 @@ fn connection_manager(
         side: Side::Gateway,
         flavor: scope.view.flavor,
         sampling: scope.sampling(),
-        access_log: scope.access_log(),
+        access_log: access_logs(scope, Side::Gateway),
         settings: HttpSettings::of(scope),
         grpc_web,
         names: scope.resolves_on_demand().then(|| scope.lookup_family() as i32),

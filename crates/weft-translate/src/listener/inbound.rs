@@ -21,6 +21,7 @@ use crate::route::action::timeouts;
 use crate::route::matching::everything;
 use crate::scope::Scope;
 use crate::settings::HttpSettings;
+use crate::telemetry::access_logs;
 
 /// What Istio's clients offer in ALPN when they speak mutual TLS, by what they know is inside.
 const ISTIO_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
@@ -165,12 +166,12 @@ fn build(
             side: Side::Inbound,
             flavor: scope.view.flavor,
             sampling: scope.sampling(),
-            access_log: scope.access_log(),
+            access_log: access_logs(scope, Side::Inbound),
             settings: HttpSettings::of(scope),
             grpc_web: port.protocol == Protocol::GrpcWeb,
             names: None,
         }),
-        Content::Bytes => tcp_to(&port.cluster),
+        Content::Bytes => tcp_to(&port.cluster, access_logs(scope, Side::Inbound)),
     };
     let transport_protocol = match chain.transport {
         Transport::Mutual | Transport::Own | Transport::Foreign => "tls",

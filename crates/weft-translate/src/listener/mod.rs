@@ -29,6 +29,7 @@ use crate::grpc;
 use crate::ports::WorkloadPort;
 use crate::scope::Scope;
 use crate::settings::HttpSettings;
+use crate::telemetry::{access_logs, listener_logs};
 use crate::view::{Interception, ProxyKind};
 
 /// What listeners need besides clusters.
@@ -36,6 +37,16 @@ use crate::view::{Interception, ProxyKind};
 pub(crate) struct Built {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) routes: Vec<RouteConfiguration>,
+}
+
+impl Built {
+    /// Connections that no filter chain takes are logged, too.
+    fn log_unrouted(&mut self, scope: &Scope<'_>, side: Side) {
+        let logs = listener_logs(scope, side);
+        for listener in &mut self.listeners {
+            listener.access_log.clone_from(&logs);
+        }
+    }
 }
 
 /// A client's side: what its application's requests need.
@@ -49,6 +60,7 @@ pub(crate) fn outbound(scope: &Scope<'_>, findings: &mut Findings) -> Built {
             if scope.view.interception != Interception::None {
                 captured::outbound(scope, &mut built, findings);
             }
+            built.log_unrouted(scope, Side::Outbound);
         }
     }
     built
@@ -61,12 +73,14 @@ pub(crate) fn inbound(scope: &Scope<'_>, findings: &mut Findings) -> Built {
     if scope.view.interception != Interception::None {
         built.listeners.push(captured::virtual_inbound(scope, findings));
     }
+    built.log_unrouted(scope, Side::Inbound);
     built
 }
 
 pub(crate) fn gateway(scope: &Scope<'_>, findings: &mut Findings) -> Built {
     let mut built = Built::default();
     gateway::all(scope, &mut built, findings);
+    built.log_unrouted(scope, Side::Gateway);
     built
 }
 
@@ -204,7 +218,7 @@ fn outbound_http(
             side: Side::Outbound,
             flavor: scope.view.flavor,
             sampling: scope.sampling(),
-            access_log: scope.access_log(),
+            access_log: access_logs(scope, Side::Outbound),
             settings: HttpSettings::of(scope),
             grpc_web,
             names: scope.resolves_on_demand().then(|| scope.lookup_family() as i32),

@@ -3,6 +3,7 @@
 
 mod gateways;
 mod kube;
+mod telemetry;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ pub(crate) fn all(snapshot: &Snapshot) -> Vec<Diagnostic> {
     workloads::check(snapshot, &mut out);
     service_entries(snapshot, &mut out);
     kube::check(snapshot, &mut out);
+    telemetry::check(snapshot, &mut out);
     super::gateway_api::findings(snapshot, &mut out);
     out
 }

@@ -10,6 +10,7 @@ mod headers;
 mod http1;
 mod http2;
 mod limits;
+mod logs;
 mod matrix;
 mod mesh;
 mod mirror;
@@ -36,6 +37,7 @@ use weft_traffic::{Tables, lower};
 
 use super::policy::HttpPolicy;
 use super::serve_connection;
+use crate::access_log::LogSinks;
 use crate::drain::DrainSignal;
 use crate::listener::crew::Crew;
 use crate::net::Io;
@@ -135,6 +137,7 @@ impl Mesh {
             node: Arc::new(node),
             limits: setup.limits,
             sources: Sources::default(),
+            logs: LogSinks::new(&registry),
         };
         let worker = Rc::new(Worker::new(0, 1, parts, EndpointTable::default()));
         let mut apps = Vec::new();
