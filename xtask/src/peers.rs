@@ -20,6 +20,7 @@ const DEBIAN_PEERS: &[(&str, &str)] = &[
     ("nginx-light", "nginx"),
     ("curl", "curl"),
     ("nghttp2-client", "h2load"),
+    ("prometheus", "promtool"),
 ];
 
 /// Where the peers are.

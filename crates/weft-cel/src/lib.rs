@@ -100,9 +100,7 @@ impl Value<'_> {
             Value::Int(value) => value.to_string(),
             Value::Double(value) => value.to_string(),
             Value::Text(text) => text.to_string(),
-            Value::List(items) => {
-                items.iter().map(Value::to_text).collect::<Vec<_>>().join(",")
-            }
+            Value::List(items) => items.iter().map(Value::to_text).collect::<Vec<_>>().join(","),
         }
     }
 }

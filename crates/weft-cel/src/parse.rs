@@ -132,9 +132,9 @@ impl Parser {
                 node = match (node, index) {
                     (Node::Attribute(mut path), Node::Literal(Literal::Text(key))) => {
                         // Header names are lower case wherever they are looked up.
-                        let is_header = path.last().is_some_and(|last| {
-                            matches!(&**last, "headers" | "trailers")
-                        });
+                        let is_header = path
+                            .last()
+                            .is_some_and(|last| matches!(&**last, "headers" | "trailers"));
                         path.push(match is_header {
                             true => key.to_ascii_lowercase().into(),
                             false => key,

@@ -197,7 +197,16 @@ impl Worker {
     /// A worker with empty tables. Call it on the worker's own thread.
     pub fn new(id: usize, count: usize, parts: WorkerParts, endpoints: EndpointTable) -> Worker {
         let WorkerParts {
-            registry, secrets, drain, node, limits, policy, sources, heir, crew, logs,
+            registry,
+            secrets,
+            drain,
+            node,
+            limits,
+            policy,
+            sources,
+            heir,
+            crew,
+            logs,
         } = parts;
         let metrics = registry.shard();
         Worker {

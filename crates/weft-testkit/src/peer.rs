@@ -38,6 +38,16 @@ pub fn h2load(test: &str) -> Option<PathBuf> {
     on_path("h2load", test)
 }
 
+/// Prometheus' binary, or `None` after saying that the test is skipped.
+pub fn prometheus(test: &str) -> Option<PathBuf> {
+    on_path("prometheus", test)
+}
+
+/// The checker of Prometheus' rules, or `None` after saying that the test is skipped.
+pub fn promtool(test: &str) -> Option<PathBuf> {
+    on_path("promtool", test)
+}
+
 /// The folder with Istio's own samples: `WEFT_DATA`, or `shared/data` beside the workspace.
 pub fn data(test: &str) -> Option<PathBuf> {
     let beside = workspace().parent().map(|parent| parent.join("shared/data"));

@@ -48,10 +48,16 @@ pub(crate) enum LogFilter {
     Status(Compare, u64),
     DurationMillis(Compare, u64),
     /// A share of requests, the same ones in every proxy that sees their id.
-    Share { fraction: Fraction, independent: bool },
+    Share {
+        fraction: Fraction,
+        independent: bool,
+    },
     /// One of these flags; empty: any.
     Flags(Vec<Box<str>>),
-    Grpc { statuses: Vec<u8>, exclude: bool },
+    Grpc {
+        statuses: Vec<u8>,
+        exclude: bool,
+    },
     Header(HeaderMatch),
     Cel(Program),
     All(Vec<LogFilter>),
@@ -90,7 +96,12 @@ impl AccessLogs {
 
     /// Hands the lines of a request or connection to `write`. `random` decides on shares of requests
     /// that bear no id.
-    pub fn write(&self, subject: Subject<'_>, random: u64, mut write: impl FnMut(&LogTarget, &[u8])) {
+    pub fn write(
+        &self,
+        subject: Subject<'_>,
+        random: u64,
+        mut write: impl FnMut(&LogTarget, &[u8]),
+    ) {
         let mut line = Vec::new();
         for log in &self.logs {
             if log.filter.as_ref().is_none_or(|filter| filter.admits(subject, random)) {
@@ -156,7 +167,9 @@ impl LogFilter {
                         || flags.split(',').any(|flag| wanted.iter().any(|one| **one == *flag)))
             }
             LogFilter::Grpc { statuses, exclude } => {
-                let status = context.ended.and_then(|ended| ended.grpc_status).unwrap_or(2);
+                let told = context.ended.and_then(|ended| ended.grpc_status);
+                let code = context.response_code.unwrap_or(0);
+                let status = told.unwrap_or_else(|| weft_http::rules::grpc_status_of(code));
                 statuses.contains(&status) != *exclude
             }
             LogFilter::Header(matches) => {

@@ -225,10 +225,8 @@ fn text_format(text: &str, omit_empty: bool) -> core::SubstitutionFormatString {
         text if text.ends_with('\n') => text.to_owned(),
         text => format!("{text}\n"),
     };
-    let source = core::DataSource {
-        specifier: Some(Specifier::InlineString(text)),
-        ..Default::default()
-    };
+    let source =
+        core::DataSource { specifier: Some(Specifier::InlineString(text)), ..Default::default() };
     core::SubstitutionFormatString {
         omit_empty_values: omit_empty,
         format: Some(core::substitution_format_string::Format::TextFormatSource(source)),
@@ -294,9 +292,9 @@ fn filter(expression: &str) -> accesslog::AccessLogFilter {
         config_type: Some(accesslog::extension_filter::ConfigType::TypedConfig(any(&config))),
     };
     accesslog::AccessLogFilter {
-        filter_specifier: Some(
-            accesslog::access_log_filter::FilterSpecifier::ExtensionFilter(extension),
-        ),
+        filter_specifier: Some(accesslog::access_log_filter::FilterSpecifier::ExtensionFilter(
+            extension,
+        )),
     }
 }
 

@@ -124,10 +124,7 @@ serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*']}]
     let told = |path: &str, word: &str| {
         findings.iter().any(|found| found.path == path && found.message.contains(word))
     };
-    for path in [
-        "defaultConfig.concurrency",
-        "defaultConfig.proxyHeaders.xForwardedHost",
-    ] {
+    for path in ["defaultConfig.concurrency", "defaultConfig.proxyHeaders.xForwardedHost"] {
         assert!(told(path, "not built"), "{path}: {findings:#?}");
     }
     assert!(told("serviceSettings", "not acted on"), "{findings:#?}");
@@ -178,7 +175,8 @@ extensionProviders:
     let mesh = format!("accessLogFile: /dev/stderr\n{providers}");
     assert_eq!(of(&mesh, &[], outbound), [plain("/dev/stderr")]);
 
-    let everywhere = telemetry("mesh", "istio-system", "{accessLogging: [{providers: [{name: envoy}]}]}");
+    let everywhere =
+        telemetry("mesh", "istio-system", "{accessLogging: [{providers: [{name: envoy}]}]}");
     assert_eq!(of(&mesh, &[everywhere.clone()], outbound), [plain("/dev/stdout")]);
     let errors = telemetry(
         "errors",
@@ -195,7 +193,12 @@ extensionProviders:
         "shop",
         "{accessLogging: [{providers: [{name: files}, {name: als}, {name: otel}]}]}",
     );
-    let names = ["/dev/stdout", "/var/log/a", "envoy.access_loggers.http_grpc", "envoy.access_loggers.open_telemetry"];
+    let names = [
+        "/dev/stdout",
+        "/var/log/a",
+        "envoy.access_loggers.http_grpc",
+        "envoy.access_loggers.open_telemetry",
+    ];
     let mut found = of(&mesh, &[everywhere, own], outbound);
     found.sort();
     assert_eq!(found, names.map(plain));

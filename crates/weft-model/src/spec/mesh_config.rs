@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::value::duration;
 use super::{
-    DefaultProviders, ExtensionProvider, HttpRetry, LabelSelector, LocalityLbSetting, OutboundTrafficPolicy, TcpKeepalive, TlsProtocol,
+    DefaultProviders, ExtensionProvider, HttpRetry, LabelSelector, LocalityLbSetting,
+    OutboundTrafficPolicy, TcpKeepalive, TlsProtocol,
 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -223,9 +223,7 @@ fn mesh_config(spec: &MeshConfig, findings: &mut Findings<'_>) {
     for (index, provider) in spec.extension_providers.iter().enumerate() {
         telemetry::provider(provider, &format!("extensionProviders[{index}]"), findings);
     }
-    let unbuilt = [
-        ("enableTracing", spec.enable_tracing.is_some(), "spans are not exported yet"),
-    ];
+    let unbuilt = [("enableTracing", spec.enable_tracing.is_some(), "spans are not exported yet")];
     for (path, _, why) in unbuilt.into_iter().filter(|(_, set, _)| *set) {
         findings.info(code::NOT_IMPLEMENTED, path, format!("{path} is not built yet: {why}"), "");
     }

@@ -151,9 +151,8 @@ impl Notes {
         let context = &conn.context;
         let worker = &conn.worker;
         let head = request.map(|request| &request.head);
-        let since = |when: Option<Instant>| {
-            when.map(|when| when.saturating_duration_since(end.received))
-        };
+        let since =
+            |when: Option<Instant>| when.map(|when| when.saturating_duration_since(end.received));
         let trace = head.and_then(trace_id);
         let flags = end.outcome.flags.to_string();
         let mut ended = Ended {

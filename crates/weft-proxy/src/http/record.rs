@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use weft_http::ResponseHead;
 use weft_telemetry::{
     Amounts, Outcome, PeerInfo, Protocol, Reporter, RequestLabels, ResponseFlags, SecurityPolicy,
     ServiceInfo,
 };
-use weft_http::ResponseHead;
 use weft_traffic::cors::CorsPolicy;
 use weft_traffic::listener::Direction;
 use weft_traffic::rate_limit::Left;

@@ -58,7 +58,9 @@ impl Attributes for World<'_> {
                 };
                 peer.field(field).and_then(text)
             }
-            ["upstream_peer", field] => self.0.context.ended?.upstream_peer.field(field).and_then(text),
+            ["upstream_peer", field] => {
+                self.0.context.ended?.upstream_peer.field(field).and_then(text)
+            }
             ["downstream_peer", field] => {
                 self.0.context.ended?.downstream_peer.field(field).and_then(text)
             }
@@ -103,9 +105,8 @@ impl World<'_> {
     fn response(&self, path: &[&str]) -> Option<Value<'_>> {
         let Subject { response, context, .. } = self.0;
         let field = |list: Option<&'_ HeaderList>, name: &str| {
-            list.and_then(|list| list.get(name)).map(|value| {
-                Value::Text(String::from_utf8_lossy(value).into_owned().into())
-            })
+            list.and_then(|list| list.get(name))
+                .map(|value| Value::Text(String::from_utf8_lossy(value).into_owned().into()))
         };
         let ended = context.ended;
         let found = match path {

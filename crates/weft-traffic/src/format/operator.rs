@@ -6,25 +6,41 @@ use std::time::{Duration, SystemTime};
 use weft_cel::Program;
 use weft_http::Version;
 
+use super::Subject;
 use super::attributes::World;
 use super::facts::{Ended, FormatContext};
 use super::time::TimeFormat;
-use super::Subject;
 use crate::matcher::header_value;
 
 #[derive(Debug, Clone)]
 pub(super) enum Operator {
-    Request { name: Box<str>, or: Option<Box<str>>, without_query: bool },
-    Response { name: Box<str>, or: Option<Box<str>> },
-    Trailer { name: Box<str>, or: Option<Box<str>> },
-    Address { of: Address, show: Show },
+    Request {
+        name: Box<str>,
+        or: Option<Box<str>>,
+        without_query: bool,
+    },
+    Response {
+        name: Box<str>,
+        or: Option<Box<str>>,
+    },
+    Trailer {
+        name: Box<str>,
+        or: Option<Box<str>>,
+    },
+    Address {
+        of: Address,
+        show: Show,
+    },
     Environment(Box<str>),
     StartTime(TimeFormat),
     Fact(Fact),
     Number(Number),
     GrpcStatus(GrpcStatus),
     /// A field of the workload at the other end; None: all of them.
-    Peer { upstream: bool, field: Option<Box<str>> },
+    Peer {
+        upstream: bool,
+        field: Option<Box<str>>,
+    },
     Cel(Box<Program>),
     /// Known to Envoy, but nothing here has a value: dynamic metadata, filter state of others.
     Nothing,
@@ -224,9 +240,11 @@ impl Operator {
                     trailers.get(&**name).or_else(or)
                 }))
             }
-            Operator::Address { of, show } => {
-                put(of.read(context).map(|address| show.print(address)).as_ref().map(String::as_bytes))
-            }
+            Operator::Address { of, show } => put(of
+                .read(context)
+                .map(|address| show.print(address))
+                .as_ref()
+                .map(String::as_bytes)),
             Operator::Environment(name) => {
                 let value = context.environment.and_then(|read| read(name));
                 put(value.as_ref().map(String::as_bytes))

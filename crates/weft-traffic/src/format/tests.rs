@@ -38,7 +38,11 @@ fn with_subject<T>(with: impl FnOnce(Subject<'_>) -> T) -> T {
         grpc_status: Some(5),
         upstream_local: Some(upstream_local),
         mtls: true,
-        upstream_peer: PeerFacts { workload: "reviews-v2", namespace: "shop", ..Default::default() },
+        upstream_peer: PeerFacts {
+            workload: "reviews-v2",
+            namespace: "shop",
+            ..Default::default()
+        },
         ..Ended::default()
     };
     let context = FormatContext {
@@ -57,7 +61,10 @@ fn with_subject<T>(with: impl FnOnce(Subject<'_>) -> T) -> T {
 #[test]
 fn lines_show_what_the_end_tells() {
     for (format, expect) in [
-        ("%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%", "503 UF,URX UpstreamConnectionFailure"),
+        (
+            "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
+            "503 UF,URX UpstreamConnectionFailure",
+        ),
         ("%BYTES_RECEIVED% %BYTES_SENT% %DURATION%", "5 7 30"),
         ("%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%", "10 25 5"),
         ("%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:us)%", "25000"),
@@ -65,16 +72,25 @@ fn lines_show_what_the_end_tells() {
         ("%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "15"),
         ("%REQ(X-NONE)% <%REQ(X-EMPTY)%> %REQ(x-user)%", "- <> ja\"son"),
         ("%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS%", "via_upstream -"),
-        ("%UPSTREAM_HOST% %UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_CLUSTER_RAW%", "10.0.0.9:80 10.0.0.1:9 outbound|80||a"),
+        (
+            "%UPSTREAM_HOST% %UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_CLUSTER_RAW%",
+            "10.0.0.9:80 10.0.0.1:9 outbound|80||a",
+        ),
         ("%UPSTREAM_REMOTE_PORT% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "80 10.0.0.7"),
         ("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS_NUMBER%", "NotFound NOT_FOUND 5"),
         ("%ROUTE_NAME% %REQUESTED_SERVER_NAME% %STREAM_ID%", "- - 11-22"),
-        ("%FILTER_STATE(upstream_peer:FIELD:workload)% %FILTER_STATE(upstream_peer)%", "reviews-v2 namespace=shop,workload=reviews-v2"),
+        (
+            "%FILTER_STATE(upstream_peer:FIELD:workload)% %FILTER_STATE(upstream_peer)%",
+            "reviews-v2 namespace=shop,workload=reviews-v2",
+        ),
         ("%CEL(response.code >= 500 && connection.mtls)%", "true"),
         ("%CEL(upstream_peer.workload)% %CEL(request.headers['x-none'])%", "reviews-v2 -"),
         ("%DYNAMIC_METADATA(a:b)% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "- 2"),
         ("%PATH(NQ)% %PATH(WQ:PATH)%", "/p /p?q=1"),
-        ("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s %3f %E6S)%", "2026/12/31T23:59:59+0000 1798761599 123 59.123000"),
+        (
+            "%START_TIME(%Y/%m/%dT%H:%M:%S%z %s %3f %E6S)%",
+            "2026/12/31T23:59:59+0000 1798761599 123 59.123000",
+        ),
         ("%START_TIME(%a %b %e %j %I%p)%", "Thu Dec 31 365 11PM"),
     ] {
         assert_eq!(line(format), expect, "{format}");
@@ -126,6 +142,8 @@ fn json_keeps_types_and_escapes() {
     );
     assert_eq!(
         render(true),
-        format!("{{\"both\":\"503 \",\"code\":503,\"list\":[true,null],\"nested\":{{\"n\":1}},{rest}\n")
+        format!(
+            "{{\"both\":\"503 \",\"code\":503,\"list\":[true,null],\"nested\":{{\"n\":1}},{rest}\n"
+        )
     );
 }

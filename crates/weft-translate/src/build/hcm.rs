@@ -178,4 +178,3 @@ pub(crate) fn http_filter(
         ..Default::default()
     }
 }
-

@@ -88,13 +88,18 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
     outbound.use_original_dst = boolean(true);
     outbound.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
-    outbound.filter_chains = vec![black_hole((scope, Side::Outbound), "virtualOutbound-blackhole", OUTBOUND_PORT)];
+    outbound.filter_chains =
+        vec![black_hole((scope, Side::Outbound), "virtualOutbound-blackhole", OUTBOUND_PORT)];
     if scope.outbound_mode() == OutboundMode::AllowAnyDynamicDns {
         outbound.filter_chains.push(by_request(scope));
         Inspection { tls: true, http: true, ..Default::default() }.apply(scope, &mut outbound);
     }
-    outbound.default_filter_chain =
-        Some(to_cluster((scope, Side::Outbound), "virtualOutbound-catchall-tcp", &unknown_cluster(scope), None));
+    outbound.default_filter_chain = Some(to_cluster(
+        (scope, Side::Outbound),
+        "virtualOutbound-catchall-tcp",
+        &unknown_cluster(scope),
+        None,
+    ));
     outbound
 }
 
@@ -116,7 +121,11 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>, findings: &mut Findings) -> Lis
     let mut all = listener(names::VIRTUAL_INBOUND.to_owned(), address, TrafficDirection::Inbound);
     all.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
-    all.filter_chains.push(black_hole((scope, Side::Inbound), "virtualInbound-blackhole", INBOUND_PORT));
+    all.filter_chains.push(black_hole(
+        (scope, Side::Inbound),
+        "virtualInbound-blackhole",
+        INBOUND_PORT,
+    ));
     let original_src = scope.view.interception == Interception::Tproxy;
     let mut inspection = Inspection { original_dst: true, original_src, ..Default::default() };
     for port in ports::of_workload(scope) {
@@ -344,7 +353,14 @@ impl Planned {
         let all_http =
             listener.filter_chains.iter().any(|chain| chain.filter_chain_match.is_none());
         if !all_http {
-            let unknown = || to_cluster((scope, Side::Outbound), "PassthroughFilterChain", &unknown_cluster(scope), None);
+            let unknown = || {
+                to_cluster(
+                    (scope, Side::Outbound),
+                    "PassthroughFilterChain",
+                    &unknown_cluster(scope),
+                    None,
+                )
+            };
             listener.default_filter_chain = Some(self.bytes.unwrap_or_else(unknown));
         }
         self.inspection.apply(scope, listener);

@@ -23,8 +23,8 @@ use crate::findings::{Findings, LISTENER_CONFLICT};
 use crate::ports;
 use crate::route::{Place, api};
 use crate::scope::Scope;
-use crate::telemetry::access_logs;
 use crate::settings::HttpSettings;
+use crate::telemetry::access_logs;
 use crate::view::Interception;
 
 /// One server of a Gateway resource.

@@ -159,7 +159,9 @@ fn build(
     by_port: bool,
 ) -> listener::FilterChain {
     let filter = match chain.content {
-        _ if port.own_tls == OwnTls::Broken => tcp_to(names::BLACK_HOLE_CLUSTER),
+        _ if port.own_tls == OwnTls::Broken => {
+            tcp_to(names::BLACK_HOLE_CLUSTER, access_logs(scope, Side::Inbound))
+        }
         Content::Http => http(Http {
             stat_prefix: format!("inbound_0.0.0.0_{}", port.port),
             routes: Routes::Inline(Box::new(routes(port))),
