@@ -50,6 +50,9 @@ pub(crate) fn check(
     }
     count("enforced");
     record.flagged("RL");
+    if let Some(log) = &mut record.tally.log {
+        log.because("local_rate_limited");
+    }
     let mut head = rules::local_reply(limit.status, TEXT.len());
     if request.grpc && limit.exhausted {
         head.headers.append("grpc-status", RESOURCE_EXHAUSTED);

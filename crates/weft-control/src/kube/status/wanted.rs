@@ -96,6 +96,7 @@ fn is_istio(kind: Kind) -> bool {
             | Kind::WorkloadEntry
             | Kind::EnvoyFilter
             | Kind::ProxyConfig
+            | Kind::Telemetry
             | Kind::PeerAuthentication
     )
 }

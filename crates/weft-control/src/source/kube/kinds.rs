@@ -53,6 +53,11 @@ pub const WATCHED: &[Watched] = &[
         versions: &["v1", "v1beta1"],
         ..istio("peerauthentications", Kind::PeerAuthentication)
     },
+    Watched {
+        group: "telemetry.istio.io",
+        versions: &["v1", "v1alpha1"],
+        ..istio("telemetries", Kind::Telemetry)
+    },
     Watched { namespaced: false, ..gateway_api("gatewayclasses", Kind::GatewayClass) },
     gateway_api("gateways", Kind::KubeGateway),
     gateway_api("listenersets", Kind::ListenerSet),
