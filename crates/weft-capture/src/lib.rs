@@ -1,9 +1,10 @@
 //! Which traffic of a pod enters its proxy.
 //!
 //! [`CaptureSpec`] says it (Istio's init flags), [`RuleSet`] is what the kernel is told, and
-//! [`iptables`] and [`nft`] are its two spellings. Pure: no processes, no files. Must not know
+//! [`iptables`] and [`nft`] are its two spellings. [`inject`] puts them and a proxy into a pod. Pure: no processes, no files. Must not know
 //! proxies or who runs `iptables-restore`.
 
+pub mod inject;
 pub mod iptables;
 pub mod nft;
 mod rules;

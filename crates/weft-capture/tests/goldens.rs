@@ -133,12 +133,20 @@ fn rules_are_istios() {
             let ours = RuleSet::new(&spec(&name), family);
             for (chain, rules) in &expected {
                 let empty = Vec::new();
-                let ours = ours.chains.get(chain).unwrap_or(&empty);
+                let mut ours = ours.chains.get(chain).unwrap_or(&empty).as_slice();
+                // The one rule that Istio has not; `build` says why.
+                if name == "tproxy" && *chain == Chain::new(Table::Nat, "ISTIO_OUTPUT") {
+                    assert_eq!(
+                        iptables::rule_text(&ours[0]),
+                        "-p tcp -m mark --mark 1337 -j RETURN"
+                    );
+                    ours = &ours[1..];
+                }
                 let shown = |rules: &[Rule]| {
                     rules.iter().map(iptables::rule_text).collect::<Vec<_>>().join("\n")
                 };
                 assert_eq!(shown(ours), shown(rules), "{name} {family:?} {chain:?}");
-                assert_eq!(ours, rules);
+                assert_eq!(ours, rules.as_slice());
             }
             for chain in ours.chains.keys() {
                 assert!(

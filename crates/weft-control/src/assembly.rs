@@ -21,6 +21,7 @@ use crate::push::{self, Ads, Pusher, Trust};
 use crate::source;
 use crate::source::dir::{self, DirError};
 use crate::status;
+use crate::webhook::{self, Webhook};
 use crate::world::World;
 
 /// HTTP/2 PING interval towards proxies; a dead one is noticed within this plus the timeout.
@@ -52,6 +53,8 @@ pub struct Config {
     /// Of workload certificates.
     pub lifetimes: Lifetimes,
     pub push: push::Options,
+    /// Answers the API server's questions about pods and configuration; `None` for no such port.
+    pub webhook: Option<Webhook>,
     /// Who answers `/debug/why`.
     pub why: Option<status::Explain>,
 }
@@ -72,6 +75,7 @@ impl Config {
             trust_domain: "cluster.local".into(),
             lifetimes: Lifetimes::default(),
             push: push::Options::default(),
+            webhook: None,
             why: None,
         }
     }
@@ -107,6 +111,7 @@ pub struct Handle {
     pub xds: SocketAddr,
     pub xds_tls: Option<SocketAddr>,
     pub http: SocketAddr,
+    pub webhook: Option<SocketAddr>,
     /// The configuration as it is now.
     pub world: World,
     /// For minting join tokens.
@@ -173,11 +178,35 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         }
         None => None,
     };
+    let webhook = match config.webhook {
+        Some(Webhook { address, settings }) => {
+            let (listener, address) = bind("the webhook", address).await?;
+            let tls =
+                ca::server_config(authority.clone(), &config.tls_names, &config.tls_addresses)?;
+            let (world, shutdown) = (world.clone(), shutdown.clone());
+            let listener = (listener, address);
+            tasks.spawn(webhook::serve(listener, tls, settings, world, metrics.clone(), shutdown));
+            Some(address)
+        }
+        None => None,
+    };
     let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone(), config.why);
     tasks.spawn(status::serve(http_listener, pages, shutdown.clone()));
-    tracing::info!(%xds, ?xds_tls, %http, "control plane listens");
+    tracing::info!(%xds, ?xds_tls, %http, ?webhook, "control plane listens");
     let root_pem = authority.root_pem().to_owned();
-    Ok(Handle { xds, xds_tls, http, world, join_key, root_pem, metrics, pusher, shutdown, tasks })
+    Ok(Handle {
+        xds,
+        xds_tls,
+        http,
+        webhook,
+        world,
+        join_key,
+        root_pem,
+        metrics,
+        pusher,
+        shutdown,
+        tasks,
+    })
 }
 
 async fn start_source(

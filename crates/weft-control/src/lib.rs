@@ -10,6 +10,7 @@ mod listen;
 pub mod push;
 pub mod source;
 pub mod status;
+pub mod webhook;
 pub mod world;
 
 pub use assembly::{Config, ControlError, Handle, Kubernetes, run};

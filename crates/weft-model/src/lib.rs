@@ -28,3 +28,4 @@ pub use snapshot::{
     ServiceAccount, ServiceKind, ServicePort, Snapshot, TargetPort, Touched, TrafficDistribution,
     Visibility, Workload, WorkloadKind,
 };
+pub use yaml::{to_yaml, yaml_documents};

@@ -131,7 +131,41 @@ impl From<serde_json::Value> for Node {
     }
 }
 
+/// A file's documents as plain values, as kubectl reads them. Within the same limits.
+///
+/// # Errors
+/// The first document that is no YAML: its line and why.
+pub fn yaml_documents(text: &str) -> Result<Vec<serde_json::Value>, String> {
+    let values = split(text).into_iter().map(|document| {
+        parse(&document)
+            .map(Node::into_json)
+            .map_err(|SyntaxError { line, message }| format!("line {line}: {message}"))
+    });
+    values.collect()
+}
+
+/// Values as YAML documents.
+pub fn to_yaml(documents: &[serde_json::Value]) -> String {
+    let one = |value| serde_saphyr::to_string(value).unwrap_or_default();
+    documents.iter().map(one).collect::<Vec<_>>().join("---\n")
+}
+
 impl Node {
+    fn into_json(self) -> serde_json::Value {
+        match self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(value) => value.into(),
+            Value::Int(value) => value.into(),
+            Value::UInt(value) => value.into(),
+            Value::Float(value) => value.into(),
+            Value::String(value) => value.into(),
+            Value::Seq(items) => items.into_iter().map(Node::into_json).collect(),
+            Value::Map(entries) => {
+                entries.into_iter().map(|(key, node)| (key, node.into_json())).collect()
+            }
+        }
+    }
+
     fn shift(&mut self, lines: u32) {
         self.line += lines;
         match &mut self.value {

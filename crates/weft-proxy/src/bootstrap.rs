@@ -1,6 +1,7 @@
 //! From the command line to a running proxy.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::config::subscriber::Source;
 use crate::handover;
 use crate::logging::{self, LogLevel};
 use crate::runtime::{self, Proxy, Settings};
+use crate::status::{Probes, StatusSettings};
 use crate::tls::identity::IdentityConfig;
 use crate::worker::NodeInfo;
 
@@ -116,6 +118,7 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
         identity,
         admin: args.admin_address,
         admin_file: args.admin_address_file.clone(),
+        status: status(args)?,
         workers: args.workers(),
         drain_time: args.drain_time,
         grace: args.termination_grace,
@@ -132,6 +135,15 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
             "termination_grace_s": args.termination_grace.as_secs_f64(),
         }),
     })
+}
+
+fn status(args: &ProxyArgs) -> Result<StatusSettings, StartError> {
+    let application = args.ip.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let captured = args.interception != Interception::None;
+    let probes = Probes::parse(&args.app_probers, application, captured)
+        .map_err(|error| StartError::Option(format!("ISTIO_KUBE_APP_PROBERS: {error}")))?;
+    let (readiness_port, status_ports) = (args.readiness_port, args.status_port.clone());
+    Ok(StatusSettings { readiness_port, status_ports, probes })
 }
 
 /// Without a state directory there is no place both proxies know, unless one is named.
@@ -159,7 +171,10 @@ fn node_view(args: &ProxyArgs) -> Result<NodeView, StartError> {
     let mut view = NodeView::new(kind, args.ip.first().copied(), &name, &args.namespace);
     view.service_account.clone_from(&args.service_account);
     view.cluster_id.clone_from(&args.cluster_id);
-    view.labels = args.label_pairs().map_err(StartError::Option)?.into_iter().collect();
+    if let Some(path) = &args.labels_file {
+        view.labels.extend(labels_of(&String::from_utf8_lossy(&read(path)?)));
+    }
+    view.labels.extend(args.label_pairs().map_err(StartError::Option)?);
     view.instance_ips.clone_from(&args.ip);
     view.workload_name = match &args.workload {
         Some(workload) => workload.clone(),
@@ -173,6 +188,16 @@ fn node_view(args: &ProxyArgs) -> Result<NodeView, StartError> {
     .into();
     view.weft_version = Some(env!("CARGO_PKG_VERSION").into());
     Ok(view)
+}
+
+/// Lines `name="value"` with Go's escapes, as Kubernetes writes a pod's labels into a file. Values of
+/// labels have nothing to escape.
+fn labels_of(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.lines().filter_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        let value = value.trim().strip_prefix('"')?.strip_suffix('"')?;
+        Some((name.to_owned(), value.to_owned()))
+    })
 }
 
 /// This workload as Istio's metrics name it.
@@ -240,6 +265,12 @@ fn target(address: &str, root: Option<&[u8]>) -> Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_from_the_downward_api() {
+        let labels: Vec<_> = labels_of("app=\"a\"\nempty=\"\"\n\nbroken\n").collect();
+        assert_eq!(labels, [("app".into(), "a".into()), ("empty".into(), String::new())]);
+    }
 
     #[test]
     fn workload_names() {

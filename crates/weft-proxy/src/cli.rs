@@ -52,6 +52,9 @@ pub struct ProxyArgs {
     /// Labels of the workload, k=v,k=v; may be repeated.
     #[arg(long, env = "WEFT_LABELS", value_delimiter = ',', value_name = "K=V")]
     pub labels: Vec<String>,
+    /// File with the workload's labels, as Kubernetes' downward API writes them.
+    #[arg(long, env = "WEFT_LABELS_FILE", value_name = "FILE")]
+    pub labels_file: Option<PathBuf>,
     /// Cluster id.
     #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes", value_name = "ID")]
     pub cluster_id: String,
@@ -76,6 +79,16 @@ pub struct ProxyArgs {
     /// Writes the admin address that was bound to this file.
     #[arg(long, value_name = "FILE")]
     pub admin_address_file: Option<PathBuf>,
+    /// Port that says on all addresses whether this proxy is ready, at /healthz/ready.
+    #[arg(long, env = "WEFT_READINESS_PORT", value_name = "PORT")]
+    pub readiness_port: Option<u16>,
+    /// Ports for Kubernetes, on all addresses: the application's probes that injection turned here,
+    /// readiness, metrics.
+    #[arg(long, env = "WEFT_STATUS_PORT", value_delimiter = ',', value_name = "PORT,…")]
+    pub status_port: Vec<u16>,
+    /// The application's probes, JSON; injection writes it.
+    #[arg(long, env = "ISTIO_KUBE_APP_PROBERS", hide = true, default_value = "")]
+    pub app_probers: String,
     /// Worker threads [default: one per core].
     #[arg(long, env = "ISTIO_CPU_LIMIT", value_name = "N")]
     pub concurrency: Option<usize>,

@@ -28,6 +28,7 @@ pub mod limits;
 pub mod logging;
 mod memory;
 pub mod state;
+pub mod status;
 
 pub use bootstrap::{StartError, run, start};
 pub use memory::Allocator;

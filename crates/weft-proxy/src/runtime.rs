@@ -22,6 +22,7 @@ use crate::http::policy::HttpPolicy;
 use crate::listener::crew::Crew;
 use crate::listener::set::{ListenerSet, SocketKey};
 use crate::logging::LogLevel;
+use crate::status::StatusSettings;
 use crate::tls::Secrets;
 use crate::tls::identity::{self, IdentityConfig};
 use crate::upstream::endpoints::EndpointTable;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// The address bound is written here.
     pub admin_file: Option<PathBuf>,
+    /// The ports that Kubernetes asks.
+    pub status: StatusSettings,
     /// Worker threads.
     pub workers: usize,
     /// On drain keep accepting at least this long.
@@ -254,7 +257,7 @@ impl Shared {
     }
 
     /// Ends the process with an error.
-    fn fail(&self, why: String) {
+    pub(crate) fn fail(&self, why: String) {
         tracing::error!(why, "ending");
         let _ = self.failure.set(why);
         self.drain.advance(DrainState::Closing);
@@ -344,6 +347,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         identity,
         admin,
         admin_file,
+        status,
         workers,
         drain_time,
         grace,
@@ -428,8 +432,15 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     }
     let (ended_sender, ended) = watch::channel(false);
     let way = Handover { settings: handover, taking };
-    let control =
-        Control { shared: shared.clone(), source, identity, drain_time, grace, handover: way };
+    let control = Control {
+        shared: shared.clone(),
+        source,
+        identity,
+        status,
+        drain_time,
+        grace,
+        handover: way,
+    };
     let thread = std::thread::Builder::new().name("control".into());
     threads.push(thread.spawn(move || {
         if let Err(error) = control.run() {
@@ -480,6 +491,7 @@ struct Control {
     shared: Arc<Shared>,
     source: Source,
     identity: Option<IdentityConfig>,
+    status: StatusSettings,
     drain_time: Duration,
     grace: Duration,
     handover: Handover,
@@ -491,6 +503,7 @@ impl Control {
         runtime.block_on(async {
             let admin = tokio::net::TcpListener::from_std(self.shared.admin.socket.try_clone()?)?;
             tokio::spawn(crate::admin::serve(admin, self.shared.clone()));
+            tokio::spawn(crate::status::serve(self.status, self.shared.clone()));
             let handover = tokio::spawn(self.handover.run(self.shared.clone()));
             if let Some(identity) = self.identity {
                 let (secrets, registry) =

@@ -148,11 +148,22 @@ impl Connection {
 
     /// GET on this connection; an error means that the connection is gone.
     pub async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
+        self.send(Method::GET, path, headers, Bytes::new()).await
+    }
+
+    /// One request on this connection; an error means that the connection is gone.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Reply> {
         let wire = match self.sender {
             Sender::H1(_) => Wire::H1,
             Sender::H2(_) => Wire::H2,
         };
-        let request = request(wire, self.address, Method::GET, path, headers, Bytes::new())?;
+        let request = request(wire, self.address, method, path, headers, body)?;
         tokio::time::timeout(LIMIT, self.exchange(request)).await.context("request timed out")?
     }
 

@@ -39,8 +39,9 @@ pub struct ClusterConfig {
     /// `metadata.filter_metadata["istio"]`.
     pub istio: IstioClusterMetadata,
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// Bind this source address (`upstream_bind_config`; Istio uses 127.0.0.6 inbound).
-    pub source_address: Option<SocketAddr>,
+    /// Bind the one of these source addresses that is of the endpoint's IP version
+    /// (`upstream_bind_config`; Istio uses 127.0.0.6 and ::6 inbound).
+    pub source_addresses: Vec<SocketAddr>,
     /// Send PROXY protocol to the endpoint, by version.
     pub proxy_protocol: Option<ProxyProtocolVersion>,
     /// Close connections to endpoints that left the set.

@@ -80,6 +80,11 @@ impl ProxyView {
         self.metadata.get(DNS_CAPTURE).is_some_and(|value| value == "true")
     }
 
+    /// Whether the workload has addresses of both IP versions.
+    pub(crate) fn is_dual_stack(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv4) && self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+
     /// The view without what tells a client from others in its place: those with equal shared
     /// views get the same outbound clusters and endpoints, and but for gateways the same listeners
     /// and routes.

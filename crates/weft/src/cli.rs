@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 use weft_proxy::cli::ProxyArgs;
 
+use crate::hooks::{DrainArgs, WaitArgs};
+use crate::init::InitArgs;
+use crate::inject::{InjectArgs, InjectSettings};
+
 /// A service mesh that runs Istio's configuration, in one program.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, propagate_version = true, max_term_width = 100)]
@@ -28,6 +32,16 @@ pub(crate) enum Command {
         #[arg(long, hide = true)]
         exit_with_stdin: bool,
     },
+    /// Capture this pod's traffic into its proxy: writes, checks and removes the kernel's rules.
+    #[command(alias = "istio-iptables")]
+    Init(Box<InitArgs>),
+    /// Put a proxy and capture rules into the pods of files, as the webhook does.
+    #[command(alias = "kube-inject")]
+    Inject(InjectArgs),
+    /// Wait until the proxy beside this program is ready.
+    Wait(WaitArgs),
+    /// Tell the proxy beside this program that its pod is leaving.
+    Drain(DrainArgs),
     /// Check configuration files; the findings are those of the control plane.
     Analyze(AnalyzeArgs),
     /// Where a request goes, and which resource decided it.
@@ -107,6 +121,12 @@ pub(crate) struct ControlArgs {
     /// Status, metrics and readiness.
     #[arg(long, default_value = "127.0.0.1:15014", value_name = "IP:PORT")]
     pub(crate) http_address: SocketAddr,
+    /// Where the Kubernetes API server asks about pods and configuration [default: nowhere; Istio's
+    /// port is 15017].
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) webhook_address: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) inject: InjectSettings,
     /// SPIFFE trust domain of every certificate.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub(crate) trust_domain: String,

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use weft_control::kube::{Access, Candidate, Rate};
+use weft_control::webhook::Webhook;
 use weft_control::{Config, Handle, Kubernetes, source};
 
 /// Runs the control plane until Ctrl-C or SIGTERM.
@@ -29,6 +30,8 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         xds_address,
         xds_tls_address,
         http_address,
+        webhook_address,
+        inject,
         trust_domain,
         workload_cert_ttl,
         log_level: _,
@@ -40,6 +43,11 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     config.http_address = http_address;
     config.tls_addresses.push(xds_tls_address.ip());
     config.why = Some(crate::why::explain);
+    if let Some(address) = webhook_address {
+        let settings = inject.read(&trust_domain)?;
+        config.webhook = Some(Webhook { address, settings });
+        config.tls_addresses.push(address.ip());
+    }
     config.trust_domain = trust_domain;
     config.lifetimes.default = workload_cert_ttl;
     config.lifetimes.max = workload_cert_ttl;

@@ -5,6 +5,9 @@ mod analyze;
 mod cli;
 mod control;
 mod demo;
+mod hooks;
+mod init;
+mod inject;
 mod proxy_status;
 mod token;
 mod why;
@@ -39,6 +42,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             weft_proxy::run(&args)?;
         }
+        Command::Init(args) => init::run(&args)?,
+        Command::Inject(args) => inject::run(&args)?,
+        Command::Wait(args) => hooks::wait(&args)?,
+        Command::Drain(args) => hooks::drain(&args)?,
         Command::Analyze(args) => return analyze::run(&args),
         Command::Why(args) => return why::run(&args),
         Command::ProxyStatus(args) => proxy_status::run(&args)?,

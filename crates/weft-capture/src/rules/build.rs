@@ -217,6 +217,12 @@ impl Builder<'_> {
     fn outbound(&mut self) {
         let spec = self.spec;
         self.add(Table::Nat, "OUTPUT", vec![], jump(OUTPUT));
+        if spec.mode == Mode::Tproxy {
+            // From a client's address to the application. Istio lacks this rule: such a connection,
+            // which goes to this pod itself and is the proxy's, would be caught as inbound again.
+            let marked = is(Test::Mark(spec.tproxy_mark));
+            self.add(Table::Nat, OUTPUT, vec![tcp(), marked], Verdict::Return);
+        }
         for port in &spec.outbound_ports_exclude {
             for protocol in [tcp(), udp()] {
                 let conditions = vec![protocol, is(Test::Port(*port))];

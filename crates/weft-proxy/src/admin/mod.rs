@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-use self::page::Page;
+pub(crate) use self::page::Page;
 use crate::drain::DrainState;
 use crate::runtime::Shared;
 
@@ -113,6 +113,16 @@ const HELP: &str = "admin pages:
   /drain_listeners              (POST) announce that this proxy is leaving
   /quitquitquit                 (POST) exit at once
 ";
+
+/// 200 when serving, 503 before and while draining.
+pub(crate) fn readiness(shared: &Shared) -> Response<Page> {
+    ready(shared)
+}
+
+/// All metrics in Prometheus' text.
+pub(crate) fn metrics(shared: &Shared) -> Response<Page> {
+    prometheus(shared)
+}
 
 fn ready(shared: &Shared) -> Reply {
     match shared.state() {

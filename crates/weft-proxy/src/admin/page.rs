@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use crate::runtime::Exposition;
 
 /// Body of a reply.
-pub(super) enum Page {
+pub(crate) enum Page {
     /// Known in full.
     Whole(Option<Bytes>),
     /// Metrics; as `name: value` lines that contain a text instead, if one is given.
@@ -19,7 +19,7 @@ pub(super) enum Page {
 }
 
 impl Page {
-    pub(super) fn whole(body: Vec<u8>) -> Page {
+    pub(crate) fn whole(body: Vec<u8>) -> Page {
         Page::Whole(Some(Bytes::from(body)))
     }
 

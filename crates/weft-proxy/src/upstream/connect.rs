@@ -160,7 +160,8 @@ async fn open(
     if let Some(keepalive) = cluster.config.tcp_keepalive {
         set_keepalive(&socket, keepalive)?;
     }
-    match (origin.from, cluster.config.source_address) {
+    let same_version = |from: &&SocketAddr| from.is_ipv4() == address.is_ipv4();
+    match (origin.from, cluster.config.source_addresses.iter().find(same_version)) {
         // Another family than the endpoint's cannot be kept.
         (Some((from, mark)), _) if from.is_ipv4() == address.is_ipv4() => {
             let options = socket2::SockRef::from(&socket);
@@ -174,9 +175,9 @@ async fn open(
             socket.set_reuseaddr(true)?;
             socket.bind(SocketAddr::new(from, 0))?;
         }
-        (_, Some(source)) if source.is_ipv4() == address.is_ipv4() => {
+        (_, Some(source)) => {
             socket.set_reuseaddr(true)?;
-            socket.bind(source)?;
+            socket.bind(*source)?;
         }
         _ => {}
     }

@@ -15,6 +15,7 @@ mod keep_alive;
 mod lifecycle;
 mod limits;
 mod source;
+mod status;
 mod tcp;
 mod tls;
 mod tls_stream;

@@ -16,7 +16,9 @@ use crate::tls::any_server_config;
 /// Several socket buffers each way.
 const BYTES: usize = 3 << 20;
 
-fn server_config(version: &'static rustls::SupportedProtocolVersion) -> Arc<rustls::ServerConfig> {
+pub fn server_config(
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<rustls::ServerConfig> {
     let (chain, key) = Authority::new("a").issue(&["server.example"]);
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();

@@ -51,7 +51,7 @@ fn cluster(policy: LbPolicy, specs: &[Spec<'_>]) -> Cluster {
         outlier: None,
         istio: Default::default(),
         tcp_keepalive: None,
-        source_address: None,
+        source_addresses: Vec::new(),
         proxy_protocol: None,
         close_on_removal: false,
     };

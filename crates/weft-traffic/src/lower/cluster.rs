@@ -127,7 +127,7 @@ pub(super) fn lower(message: &pb::Cluster) -> Result<Cluster> {
             .as_ref()
             .and_then(|options| options.tcp_keepalive.as_ref())
             .map(keepalive),
-        source_address: source_address(upstream_bind_config).at("upstream_bind_config")?,
+        source_addresses: source_addresses(upstream_bind_config).at("upstream_bind_config")?,
         proxy_protocol,
         close_on_removal: message
             .common_lb_config
@@ -611,12 +611,12 @@ fn keepalive(message: &core::TcpKeepalive) -> TcpKeepalive {
     }
 }
 
-fn source_address(message: &Option<core::BindConfig>) -> Result<Option<std::net::SocketAddr>> {
-    let Some(source) = message.as_ref().and_then(|m| m.source_address.as_ref()) else {
-        return Ok(None);
+fn source_addresses(message: &Option<core::BindConfig>) -> Result<Vec<std::net::SocketAddr>> {
+    let Some(message) = message else { return Ok(Vec::new()) };
+    let extra = message.extra_source_addresses.iter().filter_map(|extra| extra.address.as_ref());
+    let address = |source: &core::SocketAddress| {
+        let address = core::address::Address::SocketAddress(source.clone());
+        value::ip_address(&Some(core::Address { address: Some(address) })).at("source_address")
     };
-    let address = core::address::Address::SocketAddress(source.clone());
-    value::ip_address(&Some(core::Address { address: Some(address) }))
-        .at("source_address")
-        .map(Some)
+    message.source_address.iter().chain(extra).map(address).collect()
 }

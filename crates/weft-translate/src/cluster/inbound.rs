@@ -6,7 +6,9 @@ use weft_xds::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, LbPolicy,
 };
 use weft_xds::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use weft_xds::pb::envoy::config::core::v3::{Address, BindConfig, SocketAddress};
+use weft_xds::pb::envoy::config::core::v3::{
+    Address, BindConfig, ExtraSourceAddress, SocketAddress,
+};
 
 use super::{CONNECT_TIMEOUT, declared, limits, metadata, passthrough};
 use crate::build::{duration, pipe_address, socket_address};
@@ -15,8 +17,9 @@ use crate::ports::{self, Application, WorkloadPort};
 use crate::scope::Scope;
 use crate::view::Interception;
 
-/// Source address of connections to the application: capture rules let it through untouched.
-const LOOP_GUARD: &str = "127.0.0.6";
+/// Source addresses of connections to the application: capture rules let them through untouched.
+const LOOP_GUARD_V4: &str = "127.0.0.6";
+const LOOP_GUARD_V6: &str = "::6";
 
 pub(crate) fn clusters(scope: &Scope<'_>) -> Vec<pb::Cluster> {
     let mut clusters: Vec<_> =
@@ -74,11 +77,17 @@ fn loop_guard(scope: &Scope<'_>) -> Option<BindConfig> {
     if scope.view.interception == Interception::Tproxy {
         return None;
     }
-
-    let source = SocketAddress {
-        address: LOOP_GUARD.to_owned(),
+    let source = |address: &str| SocketAddress {
+        address: address.to_owned(),
         port_specifier: Some(PortSpecifier::PortValue(0)),
         ..Default::default()
     };
-    Some(BindConfig { source_address: Some(source), ..Default::default() })
+    let (first, second) = match scope.view.primary_address().is_ipv6() {
+        true => (LOOP_GUARD_V6, LOOP_GUARD_V4),
+        false => (LOOP_GUARD_V4, LOOP_GUARD_V6),
+    };
+    let second = ExtraSourceAddress { address: Some(source(second)), ..Default::default() };
+    let extra_source_addresses = if scope.view.is_dual_stack() { vec![second] } else { vec![] };
+    let source_address = Some(source(first));
+    Some(BindConfig { source_address, extra_source_addresses, ..Default::default() })
 }

@@ -11,7 +11,9 @@ use weft_model::spec::OutboundMode;
 use weft_model::{MeshService, Protocol, Resolution, ServicePort};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::core::v3::TrafficDirection;
-use weft_xds::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use weft_xds::pb::envoy::config::listener::v3::{
+    AdditionalAddress, FilterChain, FilterChainMatch, Listener,
+};
 
 use super::bound::PLAIN_HTTP;
 use super::inbound::InboundPort;
@@ -52,6 +54,16 @@ fn any_address(scope: &Scope<'_>) -> &'static str {
     if scope.view.primary_address().is_ipv6() { "::" } else { "0.0.0.0" }
 }
 
+/// Captured connections of the other IP version come to the same port.
+fn other_address(scope: &Scope<'_>, port: u16) -> Vec<AdditionalAddress> {
+    if !scope.view.is_dual_stack() {
+        return Vec::new();
+    }
+    let other = if scope.view.primary_address().is_ipv6() { "0.0.0.0" } else { "::" };
+    let address = Some(socket_address(other, port));
+    vec![AdditionalAddress { address, ..Default::default() }]
+}
+
 /// Where connections to addresses nobody declared go.
 fn unknown_cluster(scope: &Scope<'_>) -> String {
     match scope.outbound_mode() {
@@ -85,6 +97,7 @@ fn virtual_outbound(scope: &Scope<'_>) -> Listener {
     let address = socket_address(any_address(scope), OUTBOUND_PORT);
     let mut outbound =
         listener(names::VIRTUAL_OUTBOUND.to_owned(), address, TrafficDirection::Outbound);
+    outbound.additional_addresses = other_address(scope, OUTBOUND_PORT);
     outbound.use_original_dst = boolean(true);
     outbound.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
@@ -121,6 +134,7 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>, findings: &mut Findings) -> Lis
     let mut all = listener(names::VIRTUAL_INBOUND.to_owned(), address, TrafficDirection::Inbound);
     all.transparent =
         (scope.view.interception == Interception::Tproxy).then_some(true).and_then(boolean);
+    all.additional_addresses = other_address(scope, INBOUND_PORT);
     all.filter_chains.push(black_hole(
         (scope, Side::Inbound),
         "virtualInbound-blackhole",

@@ -13,6 +13,7 @@ mod report;
 mod traffic;
 
 use crate::cli::{ClusterArgs, ControlArgs, DemoArgs, Output, PortBase};
+use crate::inject::InjectSettings;
 use anyhow::{Context as _, bail};
 use apps::HttpClient;
 use http::{HeaderMap, StatusCode};
@@ -135,6 +136,8 @@ fn control_args(args: &DemoArgs, layout: &Layout, place: &Place) -> ControlArgs 
         xds_address: layout.xds(),
         xds_tls_address: layout.xds_tls(),
         http_address: layout.control_http(),
+        webhook_address: None,
+        inject: InjectSettings::default(),
         trust_domain: "cluster.local".into(),
         workload_cert_ttl: args.workload_cert_ttl,
         log_level: args.log_level.clone(),

@@ -6,6 +6,7 @@ mod cast;
 mod harness;
 
 mod analyze;
+mod capture;
 mod conformance;
 mod control_restart;
 mod crossings;
@@ -18,6 +19,7 @@ mod gateway_api_tls;
 mod grpc_core;
 mod grpc_xds;
 mod handover;
+mod injection;
 mod live;
 mod pairs;
 mod peers;
