@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use weft_telemetry::Registry as Metrics;
 use weft_xds::ca::CertificateServer;
 use weft_xds::server::AdsServer;
 
-use crate::ca::{self, Authority, CaError, CertificateIssuer, Identity, JoinKey, Lifetimes};
+use crate::ca::{
+    self, Authority, CaError, CertificateIssuer, JoinKey, Lifetimes, Proven, Verifier,
+};
 use crate::kube;
 use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
@@ -82,10 +84,14 @@ impl Config {
 }
 
 /// The cluster whose resources are the mesh's.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Kubernetes {
     pub access: kube::Access,
     pub source: source::kube::Options,
+    /// Keep our own root in the cluster, for all control planes there, and not in our folder.
+    pub shared_root: bool,
+    /// Whom service account tokens must be meant for.
+    pub token_audience: String,
     /// Take part in electing the one that writes resources' status; `None` writes nothing.
     pub status: Option<kube::Candidate>,
 }
@@ -99,6 +105,8 @@ pub enum ControlError {
     Source(#[from] DirError),
     #[error(transparent)]
     Kubernetes(#[from] kube::AccessError),
+    #[error("the authority in the cluster (Secret cacerts or istio-ca-secret): {0}")]
+    ClusterAuthority(#[from] kube::ApiError),
     #[error("resources come from folders or from a cluster, not from both")]
     TwoSources,
     #[error("cannot listen on {address} for {what}: {source}; choose another address")]
@@ -147,9 +155,19 @@ impl Handle {
 /// # Errors
 /// A port that is taken, a folder that cannot be read, a damaged CA folder.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, ControlError> {
+    let client = match &config.kubernetes {
+        Some(_) if !config.config_dirs.is_empty() => return Err(ControlError::TwoSources),
+        Some(cluster) => Some(kube::Client::new(&cluster.access).await?),
+        None => None,
+    };
     let ca_dir = config.state_dir.join("ca");
-    let authority = Authority::open(&ca_dir, &config.trust_domain, config.lifetimes)?;
+    let authority = authority(&config, client.as_ref(), &ca_dir).await?;
     let join_key = JoinKey::open(&ca_dir)?;
+    let mut verifier = Verifier::from(join_key.clone());
+    if let (Some(client), Some(cluster)) = (&client, &config.kubernetes) {
+        let reviewer = kube::Reviewer::new(client, cluster.token_audience.clone());
+        verifier = verifier.with_cluster(reviewer);
+    }
     let (xds_listener, xds) = bind("xDS", config.xds_address).await?;
     let tls_listener = match config.xds_tls_address {
         Some(address) => Some(bind("xDS with TLS", address).await?),
@@ -158,12 +176,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let (http_listener, http) = bind("metrics and status", config.http_address).await?;
 
     let metrics = Metrics::new();
-    let world = start_source(&config, &metrics, &shutdown).await?;
-    let trust = Trust { authority: authority.clone(), join_key: join_key.clone() };
+    let world = start_source(&config, client, &metrics, &shutdown).await?;
+    let trust = Trust { authority: authority.clone(), verifier: verifier.clone() };
     let pusher = Pusher::start(world.clone(), trust, config.push, &metrics, shutdown.clone());
 
     let mut tasks = JoinSet::new();
-    let certificates = CertificateServer::new(Arc::new(issuer(&world, &authority, &join_key)));
+    let certificates = CertificateServer::new(Arc::new(issuer(&world, &authority, verifier)));
     let plain = grpc(Ads::plain(Arc::clone(&pusher)), certificates.clone());
     let incoming = listen::incoming(xds_listener, None);
     tasks.spawn(serve(plain, incoming, shutdown.clone()));
@@ -209,33 +227,53 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     })
 }
 
+/// The one that was plugged into the cluster, else one that is shared there or in our own folder.
+async fn authority(
+    config: &Config,
+    client: Option<&kube::Client>,
+    ca_dir: &Path,
+) -> Result<Authority, ControlError> {
+    let plugged = match (client, &config.kubernetes) {
+        (Some(client), Some(cluster)) => {
+            let namespace = &cluster.source.root_namespace;
+            match kube::plugged_in(client, namespace).await? {
+                None if cluster.shared_root => {
+                    let own = ca::make_root(&config.trust_domain)?;
+                    Some(kube::shared_root(client, namespace, own).await?)
+                }
+                plugged => plugged,
+            }
+        }
+        _ => None,
+    };
+    Ok(match plugged {
+        Some(plugged) => Authority::plugged(&plugged, &config.trust_domain, config.lifetimes)?,
+        None => Authority::open(ca_dir, &config.trust_domain, config.lifetimes)?,
+    })
+}
+
 async fn start_source(
     config: &Config,
+    client: Option<kube::Client>,
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> Result<World, ControlError> {
-    match (&config.kubernetes, config.config_dirs.is_empty()) {
-        (Some(_), false) => Err(ControlError::TwoSources),
-        (None, true) => Ok(World::start(0).0),
-        (None, false) => {
-            let (world, events) = World::start(1);
+    let (Some(cluster), Some(client)) = (&config.kubernetes, client) else {
+        let (world, events) = World::start(usize::from(!config.config_dirs.is_empty()));
+        if !config.config_dirs.is_empty() {
             dir::watch(config.config_dirs.clone(), events).await?;
-            Ok(world)
         }
-        (Some(cluster), true) => {
-            let client = kube::Client::new(&cluster.access).await?;
-            let (world, events) = World::start(1);
-            let options = cluster.source.clone();
-            let reader = client.clone();
-            let served = source::kube::watch(reader, options, world.clone(), events, metrics);
-            if let Some(candidate) = cluster.status.clone() {
-                let term = kube::elect(client.clone(), candidate, shutdown.clone());
-                let writer = kube::Writer::new(client, world.clone(), served, term, metrics);
-                tokio::spawn(writer.run(shutdown.clone()));
-            }
-            Ok(world)
-        }
+        return Ok(world);
+    };
+    let (world, events) = World::start(1);
+    let options = cluster.source.clone();
+    let served = source::kube::watch(client.clone(), options, world.clone(), events, metrics);
+    if let Some(candidate) = cluster.status.clone() {
+        let term = kube::elect(client.clone(), candidate, shutdown.clone());
+        let writer = kube::Writer::new(client, world.clone(), served, term, metrics);
+        tokio::spawn(writer.run(shutdown.clone()));
     }
+    Ok(world)
 }
 
 async fn bind(
@@ -248,15 +286,25 @@ async fn bind(
     Ok((listener, bound))
 }
 
-type Known = Box<dyn Fn(&Identity) -> bool + Send + Sync>;
+type Known = Box<dyn Fn(&Proven) -> bool + Send + Sync>;
 
-fn issuer(world: &World, authority: &Authority, join_key: &JoinKey) -> CertificateIssuer<Known> {
+fn issuer(world: &World, authority: &Authority, verifier: Verifier) -> CertificateIssuer<Known> {
     let world = world.clone();
-    let is_known: Known = Box::new(move |identity| {
-        let snapshot = world.snapshot();
-        snapshot.has_service_account(identity.namespace(), identity.service_account())
-    });
-    CertificateIssuer::new(authority.clone(), join_key.clone(), is_known)
+    let is_known: Known = Box::new(move |proven| is_known(&world.snapshot(), proven));
+    CertificateIssuer::new(authority.clone(), verifier, is_known)
+}
+
+/// Does the configuration agree that there is such a workload? A Pod that a cluster vouches for may
+/// be too new to be in it.
+fn is_known(snapshot: &weft_model::Snapshot, proven: &Proven) -> bool {
+    let Proven { identity, pod, node } = proven;
+    let Some(pod) = pod else {
+        return snapshot.has_service_account(identity.namespace(), identity.service_account());
+    };
+    let Some(workload) = snapshot.workload_by_name(identity.namespace(), pod) else { return true };
+    let elsewhere =
+        node.as_ref().is_some_and(|node| !workload.node.is_empty() && workload.node != *node);
+    *workload.service_account == *identity.service_account() && !elsewhere
 }
 
 fn grpc(

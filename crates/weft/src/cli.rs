@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// What each proxy was sent and has acknowledged.
     ProxyStatus(ProxyStatusArgs),
+    /// Print what the control plane needs in a Kubernetes cluster, for `kubectl apply -f -`.
+    Install(InstallArgs),
     /// Make a join token: the proof of a workload's name, for `weft proxy --token-file`.
     Token(TokenArgs),
     /// The version of this program.
@@ -157,6 +159,9 @@ pub(crate) struct ClusterArgs {
     /// Requests at once after a quiet time.
     #[arg(long, default_value = "160", value_name = "NUMBER")]
     pub(crate) kube_burst: u32,
+    /// Whom the service account tokens of proxies must be meant for.
+    #[arg(long, env = "TOKEN_AUDIENCE", default_value = "istio-ca", value_name = "NAME")]
+    pub(crate) token_audience: String,
     /// Write resources' status, when elected among all control planes that do.
     #[arg(long)]
     pub(crate) write_status: bool,
@@ -166,6 +171,28 @@ pub(crate) struct ClusterArgs {
     /// Namespace of the mesh's own configuration.
     #[arg(long, default_value = "istio-system", value_name = "NAME")]
     pub(crate) root_namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallArgs {
+    /// Namespace of the control plane, and the mesh's root namespace.
+    #[arg(long, short, default_value = "istio-system", value_name = "NAME")]
+    pub(crate) namespace: String,
+    /// Image that holds this program as its entry point.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// How many control planes.
+    #[arg(long, default_value = "2", value_name = "NUMBER")]
+    pub(crate) replicas: u32,
+    /// Apply it instead of printing it; what somebody else changed is changed back.
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// Which cluster, for --apply; without it the one this runs in.
+    #[arg(long, requires = "apply", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A context of --kubeconfig other than its current one.
+    #[arg(long, requires = "kubeconfig", value_name = "NAME")]
+    pub(crate) kube_context: Option<String>,
 }
 
 #[derive(Debug, Args)]

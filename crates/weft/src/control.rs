@@ -38,6 +38,11 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     } = args;
     let mut config = Config::new(config_dir, state_dir);
     config.kubernetes = kubernetes(cluster);
+    if let Some(cluster) = &config.kubernetes {
+        // As its Service is called in any namespace.
+        let name = format!("istiod.{}.svc", cluster.source.root_namespace);
+        config.tls_names = vec![format!("{name}.cluster.local"), name];
+    }
     config.xds_address = xds_address;
     config.xds_tls_address = Some(xds_tls_address);
     config.http_address = http_address;
@@ -69,6 +74,7 @@ fn kubernetes(args: ClusterArgs) -> Option<Kubernetes> {
         write_status,
         pod_name,
         root_namespace,
+        token_audience,
     } = args;
     if !kubernetes && kubeconfig.is_none() {
         return None;
@@ -81,7 +87,7 @@ fn kubernetes(args: ClusterArgs) -> Option<Kubernetes> {
         identity: pod_name.unwrap_or_else(|| format!("weft-{:08x}", rand::random::<u32>())),
     });
     let source = source::kube::Options { root_namespace, ..Default::default() };
-    Some(Kubernetes { access, source, status })
+    Some(Kubernetes { access, source, shared_root: kubernetes, token_audience, status })
 }
 
 /// Logs to standard error: plain lines, colours on a terminal only.

@@ -8,6 +8,7 @@ mod demo;
 mod hooks;
 mod init;
 mod inject;
+mod install;
 mod proxy_status;
 mod token;
 mod why;
@@ -49,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Analyze(args) => return analyze::run(&args),
         Command::Why(args) => return why::run(&args),
         Command::ProxyStatus(args) => proxy_status::run(&args)?,
+        Command::Install(args) => install::run(args)?,
         Command::Token(args) => token::run(&args)?,
         Command::Version => print(&format!("weft {}\n", env!("CARGO_PKG_VERSION")))?,
     }

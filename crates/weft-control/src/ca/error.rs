@@ -15,6 +15,8 @@ pub enum CaError {
         "the root certificate ended at {0}: every certificate of this mesh has ended with it; remove the ca folder to start a new identity"
     )]
     RootExpired(String),
+    #[error("the plugged-in authority (Secret cacerts): {0}")]
+    PluggedIn(String),
     #[error("certificate request: {0}")]
     Request(&'static str),
     #[error("trust domain `{0}` is not a DNS name in lower case")]

@@ -1,6 +1,6 @@
 //! Signing: what goes into a workload's certificate is decided here and nowhere else.
 
-use super::root::Root;
+use super::root::{PluggedIn, Root};
 use super::{CaError, Identity};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use rcgen::{
@@ -52,7 +52,7 @@ struct Inner {
 /// A signed certificate.
 #[derive(Debug, Clone)]
 pub struct Certificate {
-    /// PEM, leaf then root, as Istio's protocol returns them.
+    /// PEM, leaf, what is between, then roots, as Istio's protocol returns them.
     pub chain: Vec<String>,
     pub der: CertificateDer<'static>,
     pub issued: SystemTime,
@@ -73,7 +73,34 @@ impl Authority {
         Ok(Self { inner: Arc::new(Inner { root, trust_domain, lifetimes }) })
     }
 
-    /// The root certificate, PEM.
+    /// The authority that somebody plugged in, instead of one of a folder.
+    ///
+    /// # Errors
+    /// Parts that do not belong together or have expired; a trust domain that is no DNS name.
+    pub fn plugged(
+        plugged: &PluggedIn,
+        trust_domain: &str,
+        lifetimes: Lifetimes,
+    ) -> Result<Self, CaError> {
+        if !super::identity::is_name(trust_domain) {
+            return Err(CaError::TrustDomain(trust_domain.into()));
+        }
+        let root = Root::plugged(plugged, SystemTime::now())?;
+        let trust_domain = trust_domain.to_owned();
+        Ok(Self { inner: Arc::new(Inner { root, trust_domain, lifetimes }) })
+    }
+
+    /// What a TLS server shows after its leaf.
+    pub(super) fn chain_der(&self) -> Vec<CertificateDer<'static>> {
+        let root = &self.inner.root;
+        let between: Vec<_> = root.chain.iter().map(|link| link.der.clone()).collect();
+        match between.is_empty() {
+            true => vec![root.der.clone()],
+            false => between,
+        }
+    }
+
+    /// The root certificates, PEM: one, or all that a plugged-in authority trusts.
     pub fn root_pem(&self) -> &str {
         &self.inner.root.pem
     }
@@ -172,7 +199,9 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let signed = params.signed_by(key, &root.issuer)?;
-        let chain = vec![signed.pem(), root.pem.clone()];
+        let mut chain = vec![signed.pem()];
+        chain.extend(root.chain.iter().map(|link| link.pem.clone()));
+        chain.push(root.pem.clone());
         Ok(Certificate { chain, der: signed.der().clone(), issued: now, ends })
     }
 }

@@ -1,4 +1,4 @@
-//! The root: made once, kept in `root.pem` and `root.key`.
+//! The root: made once, kept in `root.pem` and `root.key`; or an authority that was plugged in.
 
 use super::{CaError, files};
 use rcgen::{
@@ -16,10 +16,38 @@ const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A root must hold on machines whose clock lags.
 const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
-/// The root certificate and the key that signs.
+/// A certificate in both its forms.
+pub(super) struct Link {
+    pub(super) pem: String,
+    pub(super) der: CertificateDer<'static>,
+}
+
+/// An authority that somebody else made: Istio's Secret `cacerts`. All PEM.
+#[derive(Clone)]
+pub struct PluggedIn {
+    /// `ca-cert.pem`: signs.
+    pub certificate: String,
+    /// `ca-key.pem`
+    pub key: String,
+    /// `cert-chain.pem`: what leads from it to a root; may begin with it, or be empty.
+    pub chain: String,
+    /// `root-cert.pem`: all of them are trusted, so that a root can be replaced by another.
+    pub roots: String,
+}
+
+/// The key stays out of logs.
+impl std::fmt::Debug for PluggedIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluggedIn").field("roots", &self.roots).finish_non_exhaustive()
+    }
+}
+
+/// The certificates to trust and the key that signs.
 pub(super) struct Root {
     pub(super) pem: String,
     pub(super) der: CertificateDer<'static>,
+    /// Between a leaf and a root, the signing certificate first; empty when the root itself signs.
+    pub(super) chain: Vec<Link>,
     pub(super) ends: SystemTime,
     pub(super) issuer: Issuer<'static, KeyPair>,
 }
@@ -64,8 +92,109 @@ impl Root {
             return Err(CaError::RootExpired(not_after.to_string()));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { pem, der, ends, issuer })
+        Ok(Self { pem, der, chain: Vec::new(), ends, issuer })
     }
+
+    /// Takes an authority that was plugged in, when it holds together.
+    pub(super) fn plugged(plugged: &PluggedIn, now: SystemTime) -> Result<Self, CaError> {
+        let PluggedIn { certificate, key, chain, roots } = plugged;
+        let wrong = |what: &str| CaError::PluggedIn(what.to_owned());
+        let read = |name: &str, text: &str| -> Result<Vec<Link>, CaError> {
+            let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+            let all = all.map_err(|_| CaError::PluggedIn(format!("{name} is not PEM")))?;
+            Ok(all.into_iter().map(|der| Link { pem: pem(&der), der }).collect())
+        };
+        let mut signing = read("ca-cert.pem", certificate)?;
+        signing.truncate(1);
+        let signing = signing.pop().ok_or_else(|| wrong("ca-cert.pem has no certificate"))?;
+        let trusted = read("root-cert.pem", roots)?;
+        let key = KeyPair::from_pem(key)
+            .map_err(|error| CaError::PluggedIn(format!("ca-key.pem: {error}")))?;
+        let parsed = parse(&signing)?;
+        if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
+            return Err(wrong("ca-key.pem does not belong to ca-cert.pem"));
+        }
+        let mut between = vec![signing];
+        between.extend(read("cert-chain.pem", chain)?);
+        // The chain may repeat the signing certificate, or end with a root.
+        let first = between[0].der.clone();
+        let mut nth = 0;
+        between.retain(|link| {
+            nth += 1;
+            let is_root = trusted.iter().any(|root| root.der == link.der);
+            !is_root && (nth == 1 || link.der != first)
+        });
+        let ends = leads_to_a_root(&between, &first, &trusted, now)?;
+        let issuer = Issuer::from_ca_cert_der(&first, key)?;
+        let der = trusted.first().map(|root| root.der.clone());
+        let der = der.ok_or_else(|| wrong("root-cert.pem has no certificate"))?;
+        let pem = trusted.into_iter().map(|root| root.pem).collect();
+        Ok(Self { pem, der, chain: between, ends, issuer })
+    }
+}
+
+/// A root of our own, for several control planes to share.
+///
+/// # Errors
+/// When no key or certificate can be made.
+pub(crate) fn make(trust_domain: &str) -> Result<PluggedIn, CaError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let certificate = certificate(&key, trust_domain, SystemTime::now())?;
+    let (key, chain) = (key.serialize_pem(), String::new());
+    Ok(PluggedIn { roots: certificate.clone(), certificate, key, chain })
+}
+
+/// Every link is a CA of now that the next one signed; when the first of them ends.
+fn leads_to_a_root(
+    chain: &[Link],
+    signing: &CertificateDer<'static>,
+    roots: &[Link],
+    now: SystemTime,
+) -> Result<SystemTime, CaError> {
+    let wrong = |what: String| Err(CaError::PluggedIn(what));
+    let signing = Link { pem: String::new(), der: signing.clone() };
+    let links = if chain.is_empty() { std::slice::from_ref(&signing) } else { chain };
+    let mut ends: Option<SystemTime> = None;
+    for (index, link) in links.iter().enumerate() {
+        let parsed = parse(link)?;
+        let subject = parsed.subject();
+        if !parsed.is_ca() {
+            return wrong(format!("{subject} is not a CA certificate"));
+        }
+        let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(not_after);
+        if end <= now {
+            return wrong(format!("{subject} has expired"));
+        }
+        ends = Some(ends.map_or(end, |before| before.min(end)));
+        let above = links.get(index + 1).into_iter().chain(roots);
+        let mut signed = false;
+        for above in above {
+            signed |= parsed.verify_signature(Some(parse(above)?.public_key())).is_ok();
+        }
+        if !signed {
+            return wrong(format!("nothing that is trusted signed {subject}"));
+        }
+    }
+    Ok(ends.unwrap_or(now))
+}
+
+fn parse(link: &Link) -> Result<x509_parser::certificate::X509Certificate<'_>, CaError> {
+    let parsed = x509_parser::parse_x509_certificate(&link.der);
+    parsed
+        .map(|(_, certificate)| certificate)
+        .map_err(|_| CaError::PluggedIn("a certificate cannot be read".to_owned()))
+}
+
+fn pem(der: &CertificateDer<'_>) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|byte| char::from(*byte)));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
 }
 
 fn create_key(path: &Path) -> Result<KeyPair, CaError> {

@@ -64,9 +64,10 @@ impl StreamSecrets {
     fn make(&self, now: SystemTime, jitter: f64) -> Result<WorkloadSecrets, CaError> {
         let (key, certificate) = self.authority.generate(&self.identity, now)?;
         let renew_at = renew_at(certificate.issued, certificate.ends, jitter);
+        let shown = certificate.chain[..certificate.chain.len() - 1].concat();
         let tls = TlsCertificate {
-            // The leaf alone: peers hold the root.
-            certificate_chain: Some(inline(&certificate.chain[0])),
+            // Without the roots, which are last: peers hold them.
+            certificate_chain: Some(inline(&shown)),
             private_key: Some(inline(&key.serialize_pem())),
             ..TlsCertificate::default()
         };

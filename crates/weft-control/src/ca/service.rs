@@ -1,6 +1,6 @@
-//! Istio's certificate protocol, and the credential check it shares with the ADS stream.
+//! Istio's certificate protocol.
 
-use super::{Authority, CaError, Identity, JoinKey};
+use super::{Authority, CaError, Proven, Verifier};
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 use tonic::metadata::MetadataMap;
@@ -10,27 +10,29 @@ use weft_xds::ca::{CertificateService, IstioCertificateRequest, IstioCertificate
 /// Answers `CreateCertificate`. Serve it with [`weft_xds::ca::CertificateServer`].
 pub struct CertificateIssuer<Known> {
     authority: Authority,
-    join_key: JoinKey,
+    verifier: Verifier,
     is_known: Known,
 }
 
 impl<Known> CertificateIssuer<Known>
 where
-    Known: Fn(&Identity) -> bool + Send + Sync + 'static,
+    Known: Fn(&Proven) -> bool + Send + Sync + 'static,
 {
-    /// `is_known` says whether the current configuration has a workload of that identity.
-    pub fn new(authority: Authority, join_key: JoinKey, is_known: Known) -> Self {
-        Self { authority, join_key, is_known }
+    /// `is_known` says whether the current configuration agrees that there is such a workload.
+    pub fn new(authority: Authority, verifier: impl Into<Verifier>, is_known: Known) -> Self {
+        Self { authority, verifier: verifier.into(), is_known }
     }
 
-    fn issue(
+    async fn issue(
         &self,
-        metadata: &MetadataMap,
-        request: &IstioCertificateRequest,
+        metadata: MetadataMap,
+        request: IstioCertificateRequest,
         now: SystemTime,
     ) -> Result<IstioCertificateResponse, Status> {
-        let identity = authenticate(metadata, &self.join_key, now)?;
-        if !(self.is_known)(&identity) {
+        let token = bearer(&metadata)?;
+        let proven = self.verifier.verify(token, now).await?;
+        let identity = &proven.identity;
+        if !(self.is_known)(&proven) {
             tracing::warn!(%identity, "certificate refused: no such workload");
             return Err(Status::permission_denied(format!(
                 "no workload runs as {identity}: add a Pod or WorkloadEntry with that service account"
@@ -41,7 +43,7 @@ where
             Ok(seconds) => Some(Duration::from_secs(seconds)),
             Err(_) => return Err(Status::invalid_argument("validity_duration is negative")),
         };
-        match self.authority.sign(&identity, &request.csr, wish, now) {
+        match self.authority.sign(identity, &request.csr, wish, now) {
             Ok(certificate) => {
                 tracing::info!(%identity, "certificate issued");
                 Ok(IstioCertificateResponse { cert_chain: certificate.chain })
@@ -60,26 +62,19 @@ where
 
 impl<Known> CertificateService for CertificateIssuer<Known>
 where
-    Known: Fn(&Identity) -> bool + Send + Sync + 'static,
+    Known: Fn(&Proven) -> bool + Send + Sync + 'static,
 {
     fn create_certificate(
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> impl Future<Output = Result<IstioCertificateResponse, Status>> + Send {
         let (metadata, _, message) = request.into_parts();
-        std::future::ready(self.issue(&metadata, &message, SystemTime::now()))
+        self.issue(metadata, message, SystemTime::now())
     }
 }
 
-/// The identity a call's `authorization: Bearer` join token proves.
-///
-/// # Errors
-/// `UNAUTHENTICATED`, with what to do about it.
-pub fn authenticate(
-    metadata: &MetadataMap,
-    join_key: &JoinKey,
-    now: SystemTime,
-) -> Result<Identity, Status> {
+/// The token of a call's `authorization: Bearer TOKEN`.
+fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
     let Some(value) = metadata.get("authorization") else {
         return Err(Status::unauthenticated(
             "no join token: send `authorization: Bearer TOKEN`, the token made by `weft token`",
@@ -87,9 +82,8 @@ pub fn authenticate(
     };
     let value = value.to_str().unwrap_or_default();
     // RFC 9110 §11.1: the scheme's case does not matter.
-    let token = match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-        _ => return Err(Status::unauthenticated("authorization is not `Bearer TOKEN`")),
-    };
-    join_key.verify(token, now).map_err(|error| Status::unauthenticated(error.to_string()))
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(Status::unauthenticated("authorization is not `Bearer TOKEN`")),
+    }
 }

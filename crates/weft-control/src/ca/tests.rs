@@ -10,7 +10,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request};
 use weft_xds::ca::{CertificateService as _, IstioCertificateRequest};
 use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type};
@@ -193,7 +192,7 @@ fn join_tokens_are_checked() {
 }
 
 async fn ask(
-    issuer: &CertificateIssuer<impl Fn(&Identity) -> bool + Send + Sync + 'static>,
+    issuer: &CertificateIssuer<impl Fn(&Proven) -> bool + Send + Sync + 'static>,
     authorization: Option<&str>,
 ) -> Result<Vec<String>, tonic::Status> {
     let message =
@@ -209,7 +208,7 @@ async fn ask(
 async fn only_known_workloads_with_our_token_get_a_certificate() {
     let (_dir, authority, join_key) = open();
     let now = SystemTime::now();
-    let known = |identity: &Identity| identity.service_account() == "servicea";
+    let known = |proven: &Proven| proven.identity.service_account() == "servicea";
     let issuer = CertificateIssuer::new(authority.clone(), join_key.clone(), known);
 
     let token = format!("Bearer {}", join_key.mint(&servicea(), HOUR, now));
@@ -230,17 +229,6 @@ async fn only_known_workloads_with_our_token_get_a_certificate() {
     let stranger = Identity::new("default", "stranger").unwrap();
     let unknown = format!("bearer {}", join_key.mint(&stranger, HOUR, now));
     assert_eq!(code(ask(&issuer, Some(&unknown)).await).code(), Code::PermissionDenied);
-}
-
-#[test]
-fn an_ads_stream_authenticates_the_same_way() {
-    let (_dir, _, join_key) = open();
-    let now = SystemTime::now();
-    let mut metadata = MetadataMap::new();
-    assert_eq!(authenticate(&metadata, &join_key, now).unwrap_err().code(), Code::Unauthenticated);
-    let token = format!("Bearer {}", join_key.mint(&servicea(), HOUR, now));
-    metadata.insert("authorization", token.parse().unwrap());
-    assert_eq!(authenticate(&metadata, &join_key, now).unwrap(), servicea());
 }
 
 #[test]
@@ -294,4 +282,72 @@ async fn the_tls_port_is_trusted_by_the_root() {
         assert_eq!(client.unwrap().get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         assert!(server.is_ok());
     }
+}
+
+/// A CA certificate of this name, signed by another or by itself, with its key.
+fn made_ca(
+    name: &str,
+    by: Option<&(rcgen::Issuer<'static, KeyPair>, String)>,
+) -> (String, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let certificate = match by {
+        Some((issuer, _)) => params.signed_by(&key, issuer).unwrap(),
+        None => params.self_signed(&key).unwrap(),
+    };
+    (certificate.pem(), key)
+}
+
+fn issuer_of(pem: &str, key: KeyPair) -> (rcgen::Issuer<'static, KeyPair>, String) {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    (rcgen::Issuer::from_ca_cert_der(&der, key).unwrap(), pem.to_owned())
+}
+
+#[test]
+fn an_authority_that_is_plugged_in_signs_through_its_chain() {
+    let (root, root_key) = made_ca("root", None);
+    let (next_root, _) = made_ca("next root", None);
+    let root_issuer = issuer_of(&root, root_key);
+    let (middle, middle_key) = made_ca("middle", Some(&root_issuer));
+    let key = middle_key.serialize_pem();
+    let plugged = PluggedIn {
+        certificate: middle.clone(),
+        key,
+        chain: format!("{middle}{root}"),
+        roots: format!("{root}{next_root}"),
+    };
+    let open =
+        |plugged: &PluggedIn| Authority::plugged(plugged, "cluster.local", Lifetimes::default());
+    let authority = open(&plugged).unwrap();
+    let now = SystemTime::now();
+    let signed = authority.sign(&servicea(), &csr(Vec::new()), None, now).unwrap();
+    assert_eq!(signed.chain.len(), 3, "leaf, intermediate, roots");
+    let ders = |pem: &str| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()
+    };
+    assert_eq!(ders(&signed.chain[1]), ders(&middle));
+    let both = [ders(&root), ders(&next_root)].concat();
+    assert_eq!(ders(&signed.chain[2]), both, "both roots are trusted while one replaces the other");
+
+    let mut roots = RootCertStore::empty();
+    roots.add(both[0].clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+    verifier.verify_client_cert(&signed.der, &ders(&middle), now).unwrap();
+
+    let says = |plugged: &PluggedIn, why: &str| {
+        let error = open(plugged).err().expect("it does not hold together").to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    let (stranger, stranger_key) = made_ca("stranger", None);
+    says(&PluggedIn { key: stranger_key.serialize_pem(), ..plugged.clone() }, "does not belong");
+    let apart = PluggedIn { chain: String::new(), roots: stranger, ..plugged.clone() };
+    says(&apart, "nothing that is trusted signed");
+    says(&PluggedIn { roots: String::new(), ..plugged }, "");
 }

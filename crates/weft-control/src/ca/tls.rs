@@ -71,7 +71,8 @@ impl Renewing {
     fn make(&self, now: SystemTime) -> Result<(SystemTime, Arc<CertifiedKey>), CaError> {
         let Self { authority, identity, names, addresses, .. } = self;
         let (key, certificate) = authority.server(identity, names, addresses, now)?;
-        let chain = vec![certificate.der.clone(), authority.root_der().clone()];
+        let mut chain = vec![certificate.der.clone()];
+        chain.extend(authority.chain_der());
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let provider = aws_lc_rs::default_provider();
         let key = CertifiedKey::from_der(chain, key, &provider)?;

@@ -117,6 +117,11 @@ impl Client {
         Ok(Client { inner, limit: Arc::new(Limit::new(access.rate)) })
     }
 
+    /// The same server with a limit of its own.
+    pub(super) fn limited(&self, rate: Rate) -> Self {
+        Client { inner: self.inner.clone(), limit: Arc::new(Limit::new(rate)) }
+    }
+
     /// GET of one object or one page.
     ///
     /// # Errors

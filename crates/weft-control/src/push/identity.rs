@@ -13,7 +13,7 @@ use weft_xds::pb::envoy::config::core::v3::Node;
 use weft_xds::server::Peer;
 
 use super::Trust;
-use crate::ca::Identity;
+use crate::ca::Proven;
 
 /// Whether a port takes clients without a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,27 +24,39 @@ pub enum Anonymous {
 }
 
 /// The verified identity of a peer, `None` without a token where that is allowed.
-pub(super) fn authenticate(
+pub(super) async fn authenticate(
     trust: &Trust,
     peer: &Peer,
     anonymous: Anonymous,
-) -> Result<Option<Identity>, Status> {
+) -> Result<Option<Proven>, Status> {
+    match token(peer, anonymous)? {
+        None => Ok(None),
+        Some(token) => trust.verifier.verify(token, SystemTime::now()).await.map(Some),
+    }
+}
+
+/// Whether a peer is worth the question who it is.
+pub(super) fn plausible(trust: &Trust, peer: &Peer, anonymous: Anonymous) -> Result<(), Status> {
+    match token(peer, anonymous)? {
+        None => Ok(()),
+        Some(token) => trust.verifier.plausible(token, SystemTime::now()),
+    }
+}
+
+fn token(peer: &Peer, anonymous: Anonymous) -> Result<Option<&str>, Status> {
     match (&peer.token, anonymous) {
         (None, Anonymous::Allowed) => Ok(None),
         (None, Anonymous::Refused) => Err(Status::unauthenticated(
             "no join token: send `authorization: Bearer TOKEN`, the token made by `weft token`",
         )),
-        (Some(token), _) => match trust.join_key.verify(token, SystemTime::now()) {
-            Ok(identity) => Ok(Some(identity)),
-            Err(error) => Err(Status::unauthenticated(error.to_string())),
-        },
+        (Some(token), _) => Ok(Some(token)),
     }
 }
 
 /// The proxy a first request describes.
 pub(super) fn describe(
     node: Option<&Node>,
-    identity: Option<&Identity>,
+    proven: Option<&Proven>,
     snapshot: &Snapshot,
 ) -> Result<(NodeView, ProxyView), Status> {
     let Some(node) = node else {
@@ -52,21 +64,25 @@ pub(super) fn describe(
     };
     let mut node =
         NodeView::parse(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if let Some(identity) = identity {
-        agree(&mut node, identity, snapshot)?;
+    if let Some(proven) = proven {
+        agree(&mut node, proven, snapshot)?;
     }
     let view = ProxyView::from_node(&node);
     Ok((node, view))
 }
 
-fn agree(node: &mut NodeView, identity: &Identity, snapshot: &Snapshot) -> Result<(), Status> {
+fn agree(node: &mut NodeView, proven: &Proven, snapshot: &Snapshot) -> Result<(), Status> {
+    let Proven { identity, pod, node: _ } = proven;
     let refuse = |what: &str, claimed: &str| {
         Err(Status::permission_denied(format!(
-            "the join token is for {identity}, the node says {what} {claimed}"
+            "the token is for {identity}, the node says {what} {claimed}"
         )))
     };
     if node.namespace != identity.namespace() {
         return refuse("namespace", &node.namespace);
+    }
+    if let Some(pod) = pod.as_deref().filter(|pod| *pod != node.name) {
+        return refuse(&format!("(of Pod {pod}) it is Pod"), &node.name);
     }
     if node.service_account.is_empty() {
         node.service_account = identity.service_account().to_owned();

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use weft_telemetry::Registry as Metrics;
 use weft_xds::session;
 
-use crate::ca::{Authority, JoinKey};
+use crate::ca::{Authority, Verifier};
 use crate::world::World;
 
 use admission::Admission;
@@ -73,7 +73,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Trust {
     pub authority: Authority,
-    pub join_key: JoinKey,
+    pub verifier: Verifier,
 }
 
 /// The pushing half of the control plane. Serve it with [`Ads`].

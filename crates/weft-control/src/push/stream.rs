@@ -40,14 +40,14 @@ impl Ads {
 impl Handler for Ads {
     fn admit(&self, peer: &Peer) -> Result<(), Status> {
         // Strangers must not use up what is meant for proxies.
-        identity::authenticate(&self.pusher.trust, peer, self.anonymous)?;
+        identity::plausible(&self.pusher.trust, peer, self.anonymous)?;
         self.pusher.admission.admit(Instant::now())
     }
 
     async fn serve(self: Arc<Self>, stream: AdsStream) -> Result<(), Status> {
         let pusher = &self.pusher;
         let _place = pusher.admission.enter()?;
-        let identity = identity::authenticate(&pusher.trust, &stream.peer, self.anonymous)?;
+        let proven = identity::authenticate(&pusher.trust, &stream.peer, self.anonymous).await?;
         let mut stream = stream;
         let Some(first) = first_request(&mut stream).await? else { return Ok(()) };
         tokio::select! {
@@ -55,7 +55,8 @@ impl Handler for Ads {
             () = pusher.shutdown.cancelled() => return Err(shutting_down()),
         }
         let snapshot = &pusher.published().state.snapshot;
-        let described = identity::describe(first.node(), identity.as_ref(), snapshot)?;
+        let described = identity::describe(first.node(), proven.as_ref(), snapshot)?;
+        let identity = proven.map(|proven| proven.identity);
         let proxy = Proxy::new(described, identity, stream.mode, stream.peer.address);
         let node = proxy.node.id();
         tracing::info!(%node, mode = ?stream.mode, address = ?stream.peer.address, "proxy connected");

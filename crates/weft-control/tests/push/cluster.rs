@@ -9,17 +9,22 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use weft_control::kube::{Access, Candidate, Client, Patch, Rate};
+use weft_control::kube::{Access, Candidate, Client, Install, Patch, Rate, apply, manifests};
 use weft_control::{Config, Handle, Kubernetes, run, source};
 use weft_model::Snapshot;
-use weft_testkit::kube::{Fault, Server, gateway_api, istio};
+use weft_testkit::kube::{Fault, Rule, Server, gateway_api, istio};
 use weft_testkit::wait;
 use weft_translate::{Flavor, Interception, ProxyKind, ProxyView};
 
+use weft_xds::ResourceType;
+use weft_xds::connect::Target;
+use weft_xds::session::Mode;
+
+use crate::client::{Behaviour, TestProxy, carries};
 use crate::plane::LIMIT;
 
 /// An API server, and a control plane on it.
-struct Cluster {
+pub struct Cluster {
     /// `None` when it is a real one.
     server: Option<Server>,
     client: Client,
@@ -28,7 +33,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let mut kinds = istio();
         kinds.extend(gateway_api());
         Self::of(Server::start(kinds).await).await
@@ -58,12 +63,12 @@ impl Cluster {
         Cluster { server, client, access, folder }
     }
 
-    fn server(&self) -> &Server {
+    pub fn server(&self) -> &Server {
         self.server.as_ref().expect("ours")
     }
 
     /// Starts a control plane that has read the cluster.
-    async fn plane(&self) -> Handle {
+    pub async fn plane(&self) -> Handle {
         let plane = self.unread_plane().await;
         tokio::time::timeout(LIMIT, plane.ready()).await.expect("the cluster is read");
         plane
@@ -75,6 +80,16 @@ impl Cluster {
 
     /// With a name it takes part in writing status.
     async fn plane_called(&self, name: Option<&str>) -> Handle {
+        run(self.config(name), CancellationToken::new()).await.expect("the plane starts")
+    }
+
+    /// Why no control plane starts.
+    pub async fn failing_plane(&self) -> String {
+        let started = run(self.config(None), CancellationToken::new()).await;
+        started.err().expect("it does not start").to_string()
+    }
+
+    fn config(&self, name: Option<&str>) -> Config {
         let mut config = Config::new(Vec::new(), self.folder.path().join("state"));
         let status = name.map(|name| Candidate {
             namespace: "istio-system".to_owned(),
@@ -83,15 +98,21 @@ impl Cluster {
         });
         let source =
             source::kube::Options { probe: Duration::from_millis(50), ..Default::default() };
-        config.kubernetes = Some(Kubernetes { access: self.access.clone(), source, status });
+        config.kubernetes = Some(Kubernetes {
+            access: self.access.clone(),
+            source,
+            shared_root: name.is_some(),
+            token_audience: "istio-ca".to_owned(),
+            status,
+        });
         config.xds_address.set_port(0);
         config.xds_tls_address = None;
         config.http_address.set_port(0);
-        run(config, CancellationToken::new()).await.expect("the plane starts")
+        config
     }
 
     /// Applies every document of a YAML text, status too.
-    async fn apply(&self, yaml: &str) {
+    pub async fn apply(&self, yaml: &str) {
         for object in documents(yaml) {
             match &self.server {
                 Some(server) => server.apply(&object),
@@ -379,6 +400,9 @@ async fn an_outage_takes_nothing_away() {
     cluster.server.as_mut().expect("ours").kill();
     wait::until("the outage to be seen", LIMIT, || async { (age() > 0.0).then_some(()) }).await;
     assert_eq!(endpoints(&plane.world.snapshot()), Some(2));
+    let target = Target::plain(format!("http://{}", plane.xds));
+    let mut late = TestProxy::start(target, Behaviour::new(Mode::Delta, "late-1"));
+    late.until(carries(ResourceType::Endpoint, &format!("outbound|80||{HOST}"))).await;
 
     // Meanwhile one endpoint goes, a service comes, and history is forgotten.
     let mut slice = documents(SHOP).remove(2);
@@ -566,9 +590,10 @@ async fn one_of_two_control_planes_writes_status() {
     assert_eq!(lost["validationMessages"][0]["type"]["code"], "IST0101");
     assert_eq!(holder()["holderIdentity"], "first");
 
-    // The second one does not write; both see what the first wrote, and it is no news.
+    // The second one has the same root. It does not write; both see what the first wrote, and it is no news.
     let second = cluster.plane_called(Some("second")).await;
     tokio::time::timeout(LIMIT, second.ready()).await.expect("the cluster is read");
+    assert_eq!(first.root_pem, second.root_pem);
     let writes =
         || server.requests().iter().filter(|one| one.resource.ends_with("/status")).count();
     let before = writes();
@@ -591,4 +616,84 @@ async fn one_of_two_control_planes_writes_status() {
     })
     .await;
     second.stop().await;
+}
+
+/// Roles as the API server is told them, from manifests.
+fn rules(manifests: &[Value]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for role in manifests.iter().filter(|one| one.get("rules").is_some()) {
+        let namespace = role["metadata"]["namespace"].as_str().unwrap_or_default();
+        for rule in role["rules"].as_array().expect("a list") {
+            let texts = |field: &str| -> Vec<String> {
+                let all = rule[field].as_array().into_iter().flatten();
+                all.map(|one| one.as_str().expect("text").to_owned()).collect()
+            };
+            rules.push(Rule {
+                namespace: namespace.to_owned(),
+                groups: texts("apiGroups"),
+                resources: texts("resources"),
+                names: texts("resourceNames"),
+                verbs: texts("verbs"),
+            });
+        }
+    }
+    rules
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_installed_allows_what_is_done_and_no_more() {
+    let cluster = Cluster::start().await;
+    let install = Install {
+        namespace: "istio-system".to_owned(),
+        image: "weft:test".to_owned(),
+        replicas: 2,
+    };
+    let all = manifests(&install);
+    apply(&cluster.client, &all).await.expect("it is applied");
+    apply(&cluster.client, &all).await.expect("it is applied again");
+    let deployment = cluster.server().get("deployments", "istio-system", "istiod");
+    assert_eq!(deployment.expect("it is there")["spec"]["replicas"], 2);
+    cluster.apply(SHOP).await;
+    cluster.apply(GATEWAY).await;
+
+    let before = cluster.server().requests().len();
+    let mut rules = rules(&all);
+    for rule in rules.iter_mut().filter(|rule| rule.names.contains(&"weft-leader".to_owned())) {
+        // The test's Lease has another name.
+        rule.names = vec!["weft-test".to_owned()];
+    }
+    cluster.server().restrict(rules.clone());
+    let plane = cluster.plane_called(Some("one")).await;
+    tokio::time::timeout(LIMIT, plane.ready()).await.expect("the cluster is read");
+    wait::until("a renewed lease and statuses", LIMIT, || async {
+        let requests = cluster.server().requests();
+        let has = |verb: &str, resource: &str| {
+            requests[before..].iter().any(|one| one.verb == verb && one.resource == resource)
+        };
+        let done = has("update", "leases")
+            && has("patch", "httproutes/status")
+            && has("patch", "virtualservices/status");
+        done.then_some(())
+    })
+    .await;
+    let requests = cluster.server().requests().split_off(before);
+    let forbidden: Vec<String> = requests
+        .iter()
+        .filter(|one| one.status == 403)
+        .map(|one| format!("{} {}", one.verb, one.path))
+        .collect();
+    assert_eq!(forbidden, [""; 0]);
+    // Every permission to read is used.
+    for rule in rules.iter().filter(|rule| rule.verbs.contains(&"watch".to_owned())) {
+        for resource in &rule.resources {
+            let served = cluster.server().serves(&rule.groups[0], resource);
+            for verb in ["list", "watch"].iter().filter(|_| served) {
+                let used = requests.iter().any(|one| {
+                    one.verb == *verb && one.resource == *resource && one.group == rule.groups[0]
+                });
+                assert!(used, "{verb} {resource} is allowed and not done");
+            }
+        }
+    }
+    plane.stop().await;
 }

@@ -70,7 +70,8 @@ async fn claims_must_agree_with_the_token() {
     // The Pod a-1 runs as service account a.
     for (name, account) in [("a-1", "b"), ("a-1", "stranger")] {
         let mut proxy = TestProxy::start(plane.target(), with_token(&plane, name, account));
-        let refused = |seen: &Seen| matches!(seen, Seen::Disconnected(why) if why.contains("join token is for"));
+        let refused =
+            |seen: &Seen| matches!(seen, Seen::Disconnected(why) if why.contains("token is for"));
         let seen = proxy.until(refused).await;
         assert!(!seen.iter().any(|seen| matches!(seen, Seen::Update { .. })), "{seen:?}");
     }

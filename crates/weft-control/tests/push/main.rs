@@ -6,3 +6,4 @@ mod envoy;
 mod identity;
 mod plane;
 mod streams;
+mod trust;

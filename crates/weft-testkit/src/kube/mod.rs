@@ -167,6 +167,12 @@ impl Server {
         self.state().store.kinds.push(kind);
     }
 
+    /// Whether a kind is served.
+    pub fn serves(&self, group: &str, plural: &str) -> bool {
+        let state = self.state();
+        state.store.kinds.iter().any(|kind| kind.group == group && kind.plural == plural)
+    }
+
     /// Creates an object, or replaces it (status too).
     ///
     /// # Panics
