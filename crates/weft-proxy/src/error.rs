@@ -5,6 +5,7 @@
 //! nobody else maps failures to codes. `side` says whose fault it was and `retry` what an
 //! attempt that ended so has already given away.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
@@ -15,6 +16,8 @@ pub struct ProxyError {
     pub retry: RetrySafety,
     /// The code of the peer's RST_STREAM (RFC 9113 §7): passed on if the stream has to be cut.
     pub reset_code: Option<u32>,
+    /// It ended the last of several attempts, which the reply says.
+    pub retried: bool,
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -106,6 +109,8 @@ pub struct Facts {
 }
 
 const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+/// Where `reset reason` begins.
+const RESET_REASON_AT: usize = RESET.len() - "reset reason: ".len();
 
 macro_rules! reset_text {
     ($reason:literal) => {
@@ -204,7 +209,14 @@ impl ErrorKind {
 
 impl ProxyError {
     pub fn new(kind: ErrorKind) -> Self {
-        Self { kind, side: kind.side(), retry: kind.retry(), reset_code: None, source: None }
+        Self {
+            kind,
+            side: kind.side(),
+            retry: kind.retry(),
+            reset_code: None,
+            retried: false,
+            source: None,
+        }
     }
 
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -237,6 +249,18 @@ impl ProxyError {
     /// Status of the local reply; 0 when there is nobody to reply to.
     pub fn status(&self) -> u16 {
         self.kind.facts().status
+    }
+
+    /// Body of the local reply, in Envoy's words.
+    pub fn text(&self) -> Cow<'static, str> {
+        let text = self.kind.facts().text;
+        match text.strip_prefix(RESET) {
+            Some(reason) if self.retried => {
+                let (begin, end) = RESET.split_at(RESET_REASON_AT);
+                Cow::Owned(format!("{begin}retried and the latest {end}{reason}"))
+            }
+            _ => Cow::Borrowed(text),
+        }
     }
 
     /// Envoy's response flag.
@@ -309,6 +333,17 @@ mod tests {
         check(ErrorKind::UpstreamProtocol, 502, "UPE");
         check(ErrorKind::DownstreamProtocol(431), 431, "DPE");
         check(ErrorKind::DownstreamDisconnect, 0, "DC");
+    }
+
+    #[test]
+    fn the_reply_says_that_it_was_tried_again() {
+        let text = |kind, retried| ProxyError { retried, ..ProxyError::new(kind) }.text();
+        let begin = "upstream connect error or disconnect/reset before headers. ";
+        let failed = ErrorKind::ConnectFailed;
+        let reason = "reset reason: remote connection failure";
+        assert_eq!(text(failed, false), format!("{begin}{reason}"));
+        assert_eq!(text(failed, true), format!("{begin}retried and the latest {reason}"));
+        assert_eq!(text(ErrorKind::UpstreamTimeout, true), "upstream request timeout");
     }
 
     #[test]

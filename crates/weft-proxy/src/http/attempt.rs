@@ -65,6 +65,22 @@ struct Attempt {
     reused: bool,
 }
 
+/// The request as the circuit breaker counts it. As in Envoy it is under way from when it has a
+/// connection; before that it is pending.
+struct UnderWay<'c> {
+    circuit: &'c Rc<Circuit>,
+    permit: Option<Permit>,
+}
+
+impl UnderWay<'_> {
+    fn begin(&mut self) -> Result<(), ErrorKind> {
+        if self.permit.is_none() {
+            self.permit = Some(self.circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?);
+        }
+        Ok(())
+    }
+}
+
 /// What came of an attempt: an answer, or why there is none.
 type Outcome<'o> = Result<&'o FinalHead, &'o ProxyError>;
 
@@ -93,7 +109,7 @@ pub(crate) fn run(
         let worker = &forward.conn.worker;
         let priority = usize::from(forward.action.high_priority);
         let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
-        let permit = circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?;
+        let mut under_way = UnderWay { circuit: &circuit, permit: None };
         // Drawn once: all attempts start from the same place.
         let (hash, set_cookie) = match forward.action.hash.sources.is_empty() {
             true => (None, None),
@@ -120,7 +136,8 @@ pub(crate) fn run(
                 certain: tries.races > 0,
                 reused: false,
             };
-            let result = attempt(forward, request, exchange, &picked, &mut one, place).await;
+            let given = (&mut one, &mut under_way);
+            let result = attempt(forward, request, exchange, &picked, given, place).await;
             let outcome = match &result {
                 Ok(()) => {
                     let answer = place.as_ref().and_then(|attempted| attempted.answer.as_ref());
@@ -137,12 +154,13 @@ pub(crate) fn run(
                     attempts.exhausted = exhausted;
                     if let Some(attempted) = place {
                         attempted.set_cookie = set_cookie;
-                        attempted.guard.request = Some(permit);
+                        attempted.guard.request = under_way.permit;
                     }
                     if result.is_err() {
                         attempts.host = Some(picked.endpoint);
                     }
-                    return result;
+                    let retried = tries.retries > 0;
+                    return result.map_err(|error| ProxyError { retried, ..error });
                 }
             };
             // An answer that nobody gets is dropped; its connection is closed, since its body was not
@@ -352,7 +370,7 @@ fn attempt(
     request: &mut Request,
     exchange: &mut Exchange<'_, '_>,
     picked: &Picked,
-    one: &mut Attempt,
+    (one, under_way): (&mut Attempt, &mut UnderWay<'_>),
     place: &mut Option<Attempted>,
 ) -> impl Future<Output = Result<(), ProxyError>> {
     async move {
@@ -372,6 +390,10 @@ fn attempt(
             None => Open::Later(Box::pin(pools.open(worker, cluster, endpoint, purpose))),
         };
         let Opened { upstream, facts } = exchange.unless_interrupted(open).await?;
+        if let Err(overflow) = under_way.begin() {
+            upstream.finish(worker.now());
+            return Err(overflow.into());
+        }
         one.reused = upstream.reused();
         let guard = Guard::new(facts, active, one.retry.take());
         let endpoint = picked.endpoint.clone();

@@ -1,5 +1,6 @@
 //! Replies made here: errors, redirects, direct responses, in the client's dialect.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,15 +28,17 @@ pub(crate) async fn error(
         Some(head) => *head,
         None => head_of(error, record.is_grpc()),
     };
-    let text = error.kind.facts().text;
+    let text = match error.text() {
+        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        Cow::Owned(text) => Bytes::from(text),
+    };
     // Whether the client still takes it changes nothing any more.
-    let _ = send(down, head, Bytes::from_static(text.as_bytes()), record, conn).await;
+    let _ = send(down, head, text, record, conn).await;
 }
 
 /// The head of the reply to a failure.
 pub(crate) fn head_of(error: &ProxyError, grpc: bool) -> ResponseHead {
-    let facts = error.kind.facts();
-    let mut head = rules::local_reply(facts.status, facts.text.len());
+    let mut head = rules::local_reply(error.status(), error.text().len());
     if grpc {
         // Not always the one that stands for the HTTP status.
         head.headers.append("grpc-status", error.kind.grpc_status().to_string());

@@ -1,5 +1,6 @@
 //! Request hashes for consistent-hash balancing (`RouteAction.hash_policy`).
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -55,7 +56,9 @@ impl HashPolicy {
             let part = match kind {
                 HashInput::Header(name) => hash_header(head, name),
                 HashInput::Cookie { name, ttl, path } => {
-                    match (cookie_value(&head.headers, name.as_bytes()), ttl) {
+                    let value = cookie_value(&head.headers, name.as_bytes());
+                    // An empty one is none, as in Envoy.
+                    match (value.filter(|value| !value.is_empty()), ttl) {
                         (Some(value), _) => Some(xxh64(value, 0)),
                         (None, Some(ttl)) => {
                             let value = format!("{random:016x}");
@@ -93,12 +96,15 @@ fn hash_header(head: &RequestHead, name: &str) -> Option<u64> {
     Some(values.iter().fold(0, |seed, value| xxh64(value, seed)))
 }
 
-/// The hash of a client address alone, as TCP proxying uses it.
+/// The hash of a client address alone, as TCP proxying uses it: Envoy's, of the text.
 pub fn hash_ip(ip: IpAddr) -> u64 {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => xxh64(&v4.octets(), 0),
-        IpAddr::V6(v6) => xxh64(&v6.octets(), 0),
-    }
+    // The longest is an IPv6 address that ends as an IPv4 one.
+    let mut text = [0; 45];
+    let mut rest = &mut text[..];
+    // It cannot fail: the text fits.
+    _ = write!(rest, "{}", ip.to_canonical());
+    let unused = rest.len();
+    xxh64(&text[..text.len() - unused], 0)
 }
 
 fn set_cookie(name: &str, value: &str, ttl: Duration, path: &str) -> SetCookie {

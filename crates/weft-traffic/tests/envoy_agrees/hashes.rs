@@ -43,6 +43,9 @@ fn keys_go_to_the_same_endpoint() {
         cluster("ring-weighted", "RING_HASH", &uneven),
         cluster("maglev", "MAGLEV", &even),
         cluster("maglev-weighted", "MAGLEV", &uneven),
+        // Asked with the client's address alone.
+        cluster("ring-by-source", "RING_HASH", &even),
+        cluster("maglev-by-source", "MAGLEV", &even),
         cluster("ring-without-one", "RING_HASH", &without_one),
         cluster("maglev-without-one", "MAGLEV", &without_one),
     ];
@@ -55,6 +58,8 @@ fn keys_go_to_the_same_endpoint() {
         .iter()
         .map(|cluster| {
             let name = cluster["name"].as_str().unwrap();
+            let by_source = json!([{"connection_properties": {"source_ip": true}}]);
+            let sources = if name.ends_with("by-source") { &by_source } else { &sources };
             json!({
                 "match": {"path": format!("/{name}")},
                 "route": {"cluster": name, "hash_policy": sources},

@@ -44,6 +44,30 @@ async fn istio_samples_on_envoy() {
     }
 }
 
+#[test]
+fn every_sample_has_a_case() {
+    let Some(data) = peer::data("every_sample_has_a_case") else { return };
+    let samples = data.join("samples");
+    let mut missing = BTreeSet::new();
+    let mut folders = vec![samples.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder of samples") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "yaml") {
+                let name = path.strip_prefix(&samples).expect("below it").display().to_string();
+                missing.insert(name);
+            }
+        }
+    }
+    let cases = CASES.iter().flat_map(|case| case.files).chain(DEPLOYED);
+    for file in cases.chain(NOT_HERE.iter().map(|(file, _)| file)) {
+        missing.remove(*file);
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// Where a request enters.
 #[derive(Debug, Clone, Copy)]
 enum Via {
@@ -87,6 +111,21 @@ const fn reviews(user: Option<&'static str>, shares: &'static [(&'static str, u3
 const fn service(host: &'static str, backend: &'static [(&'static str, u32)]) -> Ask {
     ask(Via::Sidecar, host, "/", Expect::Shares(backend))
 }
+
+/// What every sample builds on.
+const DEPLOYED: &[&str] = &[
+    "bookinfo/kube/bookinfo.yaml",
+    "helloworld/helloworld.yaml",
+    "httpbin/httpbin.yaml",
+    "tcp-echo/tcp-echo-services.yaml",
+];
+
+/// Samples without a case of their own, and why.
+const NOT_HERE: &[(&str, &str)] = &[
+    ("security/spire-trust-domain-federation/spire-base.yaml", "values of a package manager"),
+    ("security/spire-trust-domain-federation/spire-east.yaml", "values of a package manager"),
+    ("security/spire-trust-domain-federation/spire-west.yaml", "values of a package manager"),
+];
 
 const ALL: &str = "bookinfo/networking/destination-rule-all.yaml";
 const JASON: Option<&str> = Some("jason");
@@ -266,6 +305,88 @@ const CASES: &[Case] = &[
             Expect::Shares(&[("tcp-echo-v1", 80), ("tcp-echo-v2", 20)]),
         )],
     },
+    Case {
+        files: &["bookinfo/kube/bookinfo-versions.yaml"],
+        asks: &[
+            service("reviews-v2:9080", &[("reviews-v2", 100)]),
+            service("ratings-v1:9080", &[("ratings-v1", 100)]),
+            service("productpage-v1:9080", &[("productpage-v1", 100)]),
+        ],
+    },
+    Case {
+        files: &[
+            "bookinfo/kube/bookinfo-dualstack.yaml",
+            "bookinfo/kube/bookinfo-details-dualstack.yaml",
+            "bookinfo/kube/bookinfo-ratings-dualstack.yaml",
+            "bookinfo/kube/bookinfo-ratings-discovery-dualstack.yaml",
+            "bookinfo/networking/destination-rule-reviews.yaml",
+        ],
+        asks: &[
+            service("details:9080", &[("details-v1", 50), ("details-v2", 50)]),
+            service("ratings:9080", &[("ratings-v1", 50), ("ratings-v2", 50)]),
+            reviews(None, &[("reviews-v1", 33), ("reviews-v2", 33), ("reviews-v3", 33)]),
+        ],
+    },
+    Case {
+        files: &[
+            "bookinfo/kube/bookinfo-psa.yaml",
+            "bookinfo/kube/bookinfo-details.yaml",
+            "bookinfo/kube/bookinfo-details-v2.yaml",
+            "bookinfo/kube/bookinfo-ratings.yaml",
+            "bookinfo/kube/bookinfo-ratings-discovery.yaml",
+            "bookinfo/kube/bookinfo-ratings-v2.yaml",
+            "bookinfo/kube/bookinfo-ratings-v2-mysql.yaml",
+            "bookinfo/kube/bookinfo-ratings-v2-mysql-vm.yaml",
+            "bookinfo/kube/bookinfo-reviews-v2.yaml",
+            "bookinfo/kube/bookinfo-db.yaml",
+            "bookinfo/kube/bookinfo-mysql.yaml",
+            "bookinfo/kube/productpage-nodeport.yaml",
+            "bookinfo/kube/bookinfo-certificate.yaml",
+            "bookinfo/kube/bookinfo-ingress.yaml",
+        ],
+        asks: &[
+            service("productpage:9080", &[("productpage-v1", 100)]),
+            service("details:9080", &[("details-v1", 50), ("details-v2", 50)]),
+        ],
+    },
+    Case {
+        files: &["helloworld/helloworld-dual-stack.yaml"],
+        asks: &[service("helloworld:5000", &[("helloworld-v1", 50), ("helloworld-v2", 50)])],
+    },
+    Case {
+        files: &["httpbin/httpbin-nodeport.yaml", "httpbin/sample-client/fortio-deploy.yaml"],
+        asks: &[service("httpbin:8000", &[("httpbin-v1", 100)])],
+    },
+    Case {
+        files: &["tcp-echo/tcp-echo.yaml", "tcp-echo/tcp-echo-all-v1.yaml"],
+        asks: &[ask(
+            Via::Gateway(GATEWAY_TCP),
+            "any",
+            "/",
+            Expect::Shares(&[("tcp-echo-v1", 100)]),
+        )],
+    },
+    Case { files: &["tcp-echo/tcp-echo-ipv4.yaml"], asks: &[] },
+    Case { files: &["tcp-echo/tcp-echo-ipv6.yaml"], asks: &[] },
+    Case { files: &["tcp-echo/tcp-echo-dual-stack.yaml"], asks: &[] },
+    Case {
+        files: &[
+            "curl/curl.yaml",
+            "sleep/sleep.yaml",
+            "grpc-echo/grpc-echo.yaml",
+            "jwt-server/jwt-server.yaml",
+            "ratelimit/rate-limit-service.yaml",
+            "ratelimit/local-rate-limit-service.yaml",
+            "open-telemetry/otel.yaml",
+            "open-telemetry/loki/otel.yaml",
+            "open-telemetry/loki/iop.yaml",
+            "open-telemetry/loki/telemetry.yaml",
+            "open-telemetry/tracing/telemetry.yaml",
+            "security/psp/sidecar-psp.yaml",
+            "security/spire-trust-domain-federation/cluster-federated-trust-domain.yaml",
+        ],
+        asks: &[service("productpage:9080", &[("productpage-v1", 100)])],
+    },
     // Nothing stands behind these here: they must be accepted and pushed.
     Case { files: &["bookinfo/networking/egress-rule-google-apis.yaml"], asks: &[] },
     Case { files: &["bookinfo/networking/certmanager-gateway.yaml"], asks: &[] },
@@ -326,7 +447,7 @@ const WORKLOADS: &[(&str, &str, u16)] = &[
     ("reviews", "v3", 9080),
     ("helloworld", "v1", 5000),
     ("helloworld", "v2", 5000),
-    ("httpbin", "v1", 8000),
+    ("httpbin", "v1", 8080),
     ("tcp-echo", "v1", 9000),
     ("tcp-echo", "v2", 9000),
 ];
@@ -344,22 +465,6 @@ impl World {
             backends.push(backend::http(&name, &format!("{ip}:{port}")).await);
             pod(&mut yaml, &name, &[("app", app), ("version", version)], ip);
         }
-        for (app, port) in [
-            ("productpage", 9080),
-            ("details", 9080),
-            ("ratings", 9080),
-            ("reviews", 9080),
-            ("helloworld", 5000),
-            ("httpbin", 8000),
-            ("tcp-echo", 9000),
-        ] {
-            let name = if app == "tcp-echo" { "tcp" } else { "http" };
-            let _ = write!(
-                yaml,
-                "\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: {app}, namespace: default}}\n\
-                 spec: {{selector: {{app: {app}}}, ports: [{{name: {name}, port: {port}}}]}}\n"
-            );
-        }
         let mesh = Mesh::start(&yaml).await;
         let sidecar = place("sidecar", "client", client_ip);
         let gateway = place("router", "gateway", gateway_ip);
@@ -376,11 +481,11 @@ impl World {
         Self { mesh, client_ip, gateway_ip, made, proxies, _backends: backends }
     }
 
-    /// Puts the sample's files in place of the last one's. Of two documents for one resource the
-    /// later stands, as after applying the files one by one.
+    /// Puts the sample's files, after the applications', in place of the last one's. Of two documents
+    /// for one resource the later stands, as after applying the files one by one.
     fn apply(&self, samples: &Path, case: &Case) {
         let mut documents = BTreeMap::new();
-        for file in case.files {
+        for file in DEPLOYED.iter().chain(case.files) {
             let text = std::fs::read_to_string(samples.join(file))
                 .unwrap_or_else(|error| panic!("{file}: {error}"));
             for document in text.split("\n---") {

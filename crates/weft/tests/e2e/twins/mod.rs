@@ -9,6 +9,7 @@ mod app;
 mod ask;
 mod dice;
 mod generate;
+mod kinds;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};
@@ -35,7 +36,6 @@ async fn weft_and_envoy_do_the_same() {
     if peer::envoy("weft_and_envoy_do_the_same").is_none() {
         return;
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let first = number("WEFT_TWINS_SEED").unwrap_or(1);
     let rounds = number("WEFT_TWINS_ROUNDS").unwrap_or(ROUNDS);
     let world = World::start(&(0..HOSTS).step_by(2).map(host).collect::<Vec<_>>()).await;
@@ -47,6 +47,11 @@ async fn weft_and_envoy_do_the_same() {
     let count = differences.len();
     let shown = differences.iter().take(SHOWN).cloned().collect::<String>();
     assert!(count == 0, "of {asked} requests, {count} kinds of difference:\n{shown}");
+}
+
+/// A number of the environment.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// A service's name for sidecars, a public one at the gateway.
@@ -127,6 +132,8 @@ fn seen(ask: &Ask, reply: Result<Reply, String>) -> Vec<String> {
         .filter(|(name, _)| !BY_CHANCE.contains(&name.as_str()))
         // Replies made by the proxy: Envoy's have none where applications' own are kept.
         .filter(|(name, value)| (name.as_str(), value.as_bytes()) != ("server", b"istio-envoy"))
+        // Towards its application Envoy says the span's name in answers too (docs/headers.md).
+        .filter(|(name, _)| name.as_str() != "x-envoy-decorator-operation")
         // Of an answer without a body, Envoy's says `transfer-encoding: chunked` to HEAD.
         .filter(|(name, _)| ask.method != "HEAD" || !FRAMING.contains(&name.as_str()))
         .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))

@@ -156,7 +156,7 @@ fn service(yaml: &mut String, name: &str, app: &str, port_name: &str) {
     );
 }
 
-fn pod_yaml(yaml: &mut String, name: &str, labels: &str, ip: &str) {
+pub fn pod_yaml(yaml: &mut String, name: &str, labels: &str, ip: &str) {
     let _ = write!(
         yaml,
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, labels: {labels}}}\n\
