@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody, combinators::BoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -91,6 +91,8 @@ fn echo(name: &str, messages: Incoming) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     trailers.insert("x-backend", HeaderValue::from_str(name).expect("backend names are plain"));
+    // As a stream it has no known length: with one, HTTP/1 leaves no room for trailers.
+    let messages = StreamBody::new(BodyStream::new(messages));
     let body = messages.with_trailers(std::future::ready(Some(Ok(trailers))));
     let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
     response.body(BoxBody::new(body)).expect("a valid response")

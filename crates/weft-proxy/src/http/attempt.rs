@@ -75,7 +75,8 @@ struct UnderWay<'c> {
 impl UnderWay<'_> {
     fn begin(&mut self) -> Result<(), ErrorKind> {
         if self.permit.is_none() {
-            self.permit = Some(self.circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?);
+            self.permit =
+                Some(self.circuit.acquire(Resource::Requests).ok_or(ErrorKind::Overflow)?);
         }
         Ok(())
     }

@@ -41,8 +41,7 @@ impl Probe {
             Probe::Burst(at, ask, count) => {
                 let to = at.twin(stage, twin);
                 let ids: Vec<String> = (0..*count).map(|number| format!("{id}-{number}")).collect();
-                let replies =
-                    join_all(ids.iter().map(|id| ask.send(to, id, TWINS[twin]))).await;
+                let replies = join_all(ids.iter().map(|id| ask.send(to, id, TWINS[twin]))).await;
                 let mut all: Vec<String> = replies
                     .into_iter()
                     .map(|reply| seen(ask, reply.map_err(|_| "no answer".into())).join("\n"))

@@ -47,8 +47,7 @@ fn hashed(dice: &mut Dice, number: usize) -> Part {
     }
     let mut policy = json!({"loadBalancer": {"consistentHash": hash(dice)}});
     if dice.one_in(3) {
-        let level =
-            json!({"port": {"number": 80}, "loadBalancer": {"consistentHash": hash(dice)}});
+        let level = json!({"port": {"number": 80}, "loadBalancer": {"consistentHash": hash(dice)}});
         policy["portLevelSettings"] = json!([level]);
     }
     let rule = json!({"host": host, "trafficPolicy": policy, "subsets": [
@@ -71,10 +70,8 @@ fn hashed(dice: &mut Dice, number: usize) -> Part {
         }
         probes.push(Probe::Http(HTTP, ask));
     }
-    let resources = vec![
-        resource("DestinationRule", &host, &rule),
-        resource("VirtualService", &host, &routes),
-    ];
+    let resources =
+        vec![resource("DestinationRule", &host, &rule), resource("VirtualService", &host, &routes)];
     Part { resources, probes }
 }
 
@@ -130,10 +127,8 @@ fn pool(dice: &mut Dice, number: usize) -> Part {
         (slow.wire, quick.wire) = (Wire::H2, Wire::H2);
     }
     let probes = vec![Probe::Http(HTTP, quick), Probe::Burst(HTTP, slow, 5)];
-    let resources = vec![
-        resource("DestinationRule", &host, &rule),
-        resource("VirtualService", &host, &routes),
-    ];
+    let resources =
+        vec![resource("DestinationRule", &host, &rule), resource("VirtualService", &host, &routes)];
     Part { resources, probes }
 }
 
@@ -146,7 +141,8 @@ fn entry(dice: &mut Dice, number: usize) -> Part {
     if resolution == "STATIC" && dice.one_in(2) {
         hosts.push(format!("*.wild-{number}.test"));
     }
-    let mut ports = vec![json!({"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080})];
+    let mut ports =
+        vec![json!({"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080})];
     if dice.one_in(2) {
         let more = json!({"number": 8080, "name": "http-more", "protocol": "HTTP"});
         ports.push(more);
@@ -312,8 +308,7 @@ fn streams(dice: &mut Dice) -> Part {
         if dice.one_in(3) {
             continue;
         }
-        let port =
-            json!({"number": 443, "name": "tls", "protocol": "TLS", "targetPort": STREAMS});
+        let port = json!({"number": 443, "name": "tls", "protocol": "TLS", "targetPort": STREAMS});
         let spec = json!({
             "hosts": [host], "ports": [port], "resolution": "STATIC",
             "location": "MESH_EXTERNAL",
