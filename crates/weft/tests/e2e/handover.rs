@@ -368,7 +368,7 @@ impl Client {
                 break Chat { say, hear: response.into_body(), rounds: 0 };
             },
         };
-        chat.say_and_hear().await?;
+        tokio::time::timeout(LIMIT, chat.say_and_hear()).await.context("nothing came back")??;
         match self.kind == Kind::GrpcStream && chat.rounds == CHAT_ROUNDS {
             true => chat.end().await?,
             false => *open = Some(chat),
