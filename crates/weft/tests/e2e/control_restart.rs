@@ -1,4 +1,5 @@
-//! The control plane dies and comes back under load; a proxy restarts while it is away.
+//! The control plane dies and comes back under load, or what it reads does; a proxy starts while it is
+//! away.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -9,11 +10,13 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Value, json};
+use weft_testkit::kube::{Server, istio};
 use weft_testkit::{backend, client};
 
 use crate::{
     cast::{self, place, pod},
-    harness::{self, Flavor, Mesh},
+    harness::{self, Flavor, Mesh, Place},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +47,50 @@ async fn the_data_plane_does_not_notice() {
     let gateway = mesh.start_restarted(&gateway_place);
     gateway.ready().await;
     until_served(to).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_dies_is_not_noticed_either() {
+    let app = backend::http("app", "127.0.0.1:0").await;
+    let (gateway_ip, app_ip) = (harness::address(), harness::address());
+    let world = world(gateway_ip, app_ip, app.address.port());
+    let objects: Vec<Value> =
+        world.split("\n---").map(|one| serde_saphyr::from_str(one).expect("YAML")).collect();
+    let objects: Vec<Value> = objects.into_iter().filter(|one: &Value| !one.is_null()).collect();
+    let mut server = Server::start(istio()).await;
+    objects.iter().for_each(|object| server.apply(object));
+    let mesh = Mesh::on(&server).await;
+    let _sidecar = mesh.proxy(Flavor::Weft, &place("app", app_ip)).await;
+    let _gateway = mesh.proxy(Flavor::Weft, &place("gateway", gateway_ip)).await;
+    let to = SocketAddr::new(gateway_ip, 8080);
+    until_served(to).await;
+
+    let load = Load::start(to);
+    load.more(50).await;
+    server.kill();
+    load.more(200).await;
+    // A proxy that starts meanwhile gets the last snapshot.
+    let late_ip = harness::address();
+    let late = Place { name: "late", ..place("gateway", late_ip) };
+    let _late = mesh.proxy(Flavor::Weft, &late).await;
+    until_served(SocketAddr::new(late_ip, 8080)).await;
+
+    // What changes with its return reaches proxies.
+    let rule = objects.iter().find(|one| one["kind"] == "VirtualService");
+    let mut rule = rule.expect("the rule").clone();
+    let teapot = json!({"match": [{"uri": {"prefix": "/new"}}], "directResponse": {"status": 418}});
+    rule["spec"]["http"].as_array_mut().expect("a list").insert(0, teapot);
+    server.apply(&rule);
+    server.compact();
+    server.revive().await;
+    weft_testkit::wait::until("the change", Duration::from_secs(60), || async move {
+        let reply = client::get(to, "/new", &[("host", "wallstreetcn.com")]).await.ok()?;
+        (reply.status == 418).then_some(())
+    })
+    .await;
+    let (served, failed) = load.stop().await;
+    assert!(served >= 250, "{served} served");
+    assert_eq!(failed, 0, "requests failed while the API server was away");
 }
 
 async fn until_served(to: SocketAddr) {

@@ -28,6 +28,8 @@ pub struct Mesh {
     pub folder: tempfile::TempDir,
     pub xds: SocketAddr,
     pub http: SocketAddr,
+    /// How `weft control` is told where resources come from.
+    source: String,
     config: PathBuf,
     control: Option<Process>,
 }
@@ -83,11 +85,25 @@ impl Mesh {
 
     /// Starts a control plane on a folder of YAML that is there already.
     pub async fn over(folder: tempfile::TempDir, config: PathBuf) -> Self {
+        let source = format!("--config-dir={}", config.display());
+        Self::from(folder, source, config).await
+    }
+
+    /// Starts a control plane on a Kubernetes API.
+    pub async fn on(server: &weft_testkit::kube::Server) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let kubeconfig = server.kubeconfig(folder.path());
+        let source = format!("--kubeconfig={}", kubeconfig.display());
+        Self::from(folder, source, kubeconfig).await
+    }
+
+    async fn from(folder: tempfile::TempDir, source: String, config: PathBuf) -> Self {
         let loopback = Ipv4Addr::LOCALHOST;
         let mut mesh = Self {
             folder,
             xds: (loopback, free_port()).into(),
             http: (loopback, free_port()).into(),
+            source,
             config,
             control: None,
         };
@@ -111,10 +127,10 @@ impl Mesh {
     }
 
     pub async fn start_control(&mut self) {
-        let (config, state) = (&self.config, self.state());
+        let state = self.state();
         let args = [
             "control".to_owned(),
-            format!("--config-dir={}", config.display()),
+            self.source.clone(),
             format!("--state-dir={}", state.display()),
             format!("--xds-address={}", self.xds),
             "--xds-tls-address=127.0.0.1:0".to_owned(),
