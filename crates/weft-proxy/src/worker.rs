@@ -22,6 +22,7 @@ use crate::drain::{DrainSignal, OpenGuard};
 use crate::handover::{Heir, Idle};
 use crate::http::parking::Parking;
 use crate::http::policy::HttpPolicy;
+use crate::http::span::Spans;
 use crate::limits::LimitCounters;
 pub use crate::limits::{Limits, Sources};
 use crate::listener::accept::{accept_loop, serve, serve_adopted};
@@ -71,6 +72,8 @@ pub struct Worker {
     pub names: DynamicNames,
     /// Upstream HTTP connections.
     pub pools: Pools,
+    /// Spans on their way to a collector.
+    pub(crate) spans: Spans,
     /// Idle client connections.
     pub(crate) parking: Parking,
     /// Read buffer for bodies of TCP connections; borrow it only inside one poll.
@@ -216,6 +219,7 @@ impl Worker {
             tables: RefCell::default(),
             captured: RefCell::default(),
             counters: Counters::new(&metrics),
+            spans: Spans::new(&metrics),
             metrics,
             tls: TlsConfigs::new(secrets),
             drain: drain.for_worker(),

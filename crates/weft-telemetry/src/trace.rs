@@ -5,6 +5,7 @@
 //! in applications that copy headers they never received. Randomness is an argument.
 
 mod wire;
+pub mod zipkin;
 
 #[cfg(test)]
 mod tests;

@@ -66,12 +66,23 @@ pub enum HttpFilter {
 }
 
 /// Percentages 0..=100.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tracing {
+    /// Where spans go; None: they are not reported.
+    pub collector: Option<Arc<Zipkin>>,
     /// Honour `x-client-trace-id` forced tracing.
     pub client_sampling: f64,
     pub random_sampling: f64,
     pub overall_sampling: f64,
+}
+
+/// A collector that takes Zipkin's JSON (v2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zipkin {
+    pub cluster: Arc<str>,
+    /// For `Host`.
+    pub host: Arc<str>,
+    pub path: Arc<str>,
 }
 
 /// `server_header_transformation` with `server_name`.

@@ -1,4 +1,4 @@
-//! Access logs as MeshConfig and Telemetry resources ask for them, as Istio builds them.
+//! Access logs and traces as MeshConfig and Telemetry resources ask for them, as Istio builds them.
 //!
 //! Without Telemetry the mesh's `accessLogFile` counts, else the providers: of the resources that
 //! apply (mesh, namespace, workload) the later one decides which providers log and how.
@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 use weft_model::spec::{
     AccessLogging, ExtensionProvider, FileLogProvider, GrpcLogProvider, LogEncoding, MeshConfig,
-    OtelLogProvider, WorkloadMode,
+    OtelLogProvider, WorkloadMode, ZipkinProvider,
 };
 use weft_xds::names;
 use weft_xds::pb::envoy::config::accesslog::v3 as accesslog;
 use weft_xds::pb::envoy::config::core::v3 as core;
+use weft_xds::pb::envoy::config::trace::v3 as trace;
 use weft_xds::pb::envoy::extensions::access_loggers::file::v3 as file;
 use weft_xds::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use weft_xds::pb::envoy::extensions::access_loggers::grpc::v3 as als;
@@ -108,6 +109,76 @@ pub(crate) fn listener_logs(scope: &Scope<'_>, side: Side) -> Vec<accesslog::Acc
         });
     }
     logs
+}
+
+/// What connection managers do about traces.
+pub(crate) struct Tracing {
+    /// Percent of traces started here that are sampled, 0 to 100.
+    pub(crate) sampling: f64,
+    /// Where spans go, if anywhere.
+    pub(crate) provider: Option<trace::tracing::Http>,
+}
+
+/// Sampling and the collector: the mesh's settings, then Telemetry, the narrower scope last.
+pub(crate) fn tracing(scope: &Scope<'_>, side: Side) -> Tracing {
+    let mesh = scope.snapshot.mesh();
+    let mut sampling = scope.sampling();
+    let mut off = mesh.enable_tracing == Some(false);
+    let default = mesh.default_providers.as_ref().and_then(|default| default.tracing.first());
+    let mut provider = default.map(String::as_str);
+    let view = scope.view;
+    for resource in scope.snapshot.telemetries_for(&view.namespace, &view.labels) {
+        for rule in &resource.spec.tracing {
+            if !is_for(rule.matches.map(|matches| matches.mode).unwrap_or_default(), side) {
+                continue;
+            }
+            sampling = rule.random_sampling_percentage.unwrap_or(sampling);
+            off = rule.disable_span_reporting.unwrap_or(off);
+            provider = rule.providers.first().map(|named| named.name.as_str()).or(provider);
+        }
+    }
+    let provider = match provider {
+        _ if off => None,
+        Some(name) => {
+            let zipkin = scope.snapshot.provider(name).and_then(|provider| provider.zipkin);
+            zipkin.and_then(|to| zipkin_tracer(scope, &to))
+        }
+        None => {
+            let settings = scope.config().tracing.as_ref();
+            let address = settings.and_then(|settings| settings.zipkin.as_ref());
+            address.and_then(|zipkin| zipkin_at(scope, &zipkin.address))
+        }
+    };
+    Tracing { sampling, provider }
+}
+
+/// `defaultConfig.tracing.zipkin.address`: `zipkin.istio-system:9411`.
+fn zipkin_at(scope: &Scope<'_>, address: &str) -> Option<trace::tracing::Http> {
+    let (host, port) = address.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let full = format!("{host}.svc.{}", weft_model::CLUSTER_DOMAIN);
+    let service = [host.to_owned(), full].into_iter().find(|host| scope.service(host).is_some())?;
+    zipkin_tracer(scope, &ZipkinProvider { service, port, ..Default::default() })
+}
+
+/// None: there is no such service.
+fn zipkin_tracer(scope: &Scope<'_>, to: &ZipkinProvider) -> Option<trace::tracing::Http> {
+    let (host, cluster) = provider_cluster(scope, &to.service, to.port)?;
+    let path = if to.path.is_empty() { "/api/v2/spans" } else { &to.path };
+    let config = trace::ZipkinConfig {
+        collector_cluster: cluster,
+        collector_endpoint: path.to_owned(),
+        collector_endpoint_version: trace::zipkin_config::CollectorEndpointVersion::HttpJson as i32,
+        collector_hostname: host,
+        trace_id_128bit: !to.enable_64bit_trace_id,
+        // The server's span is the other half of the client's, as our own proxy has it.
+        shared_span_context: crate::build::boolean(true),
+        ..Default::default()
+    };
+    Some(trace::tracing::Http {
+        name: "envoy.tracers.zipkin".to_owned(),
+        config_type: Some(trace::tracing::http::ConfigType::TypedConfig(any(&config))),
+    })
 }
 
 /// None: neither Telemetry nor default providers have a say.

@@ -177,7 +177,7 @@ extensionProviders:
 
     let everywhere =
         telemetry("mesh", "istio-system", "{accessLogging: [{providers: [{name: envoy}]}]}");
-    assert_eq!(of(&mesh, &[everywhere.clone()], outbound), [plain("/dev/stdout")]);
+    assert_eq!(of(&mesh, std::slice::from_ref(&everywhere), outbound), [plain("/dev/stdout")]);
     let errors = telemetry(
         "errors",
         "shop",
@@ -243,4 +243,39 @@ fn what_telemetry_gets_wrong_is_told() {
     assert!(bad[0].contains("UPSERT needs a value"), "{bad:?}");
     let bad = findings("{tracing: [{randomSamplingPercentage: 101}]}");
     assert!(bad[0].contains("percentage"), "{bad:?}");
+}
+
+#[test]
+fn spans_go_to_the_collector_that_the_mesh_or_telemetry_names() {
+    let mesh = "
+extensionProviders: [{name: zipkin, zipkin: {service: reviews.shop.svc.cluster.local, port: 9080}}]
+";
+    let of = |mesh: &str, telemetries: &[String], listener: &str| {
+        let world = world(&format!("{mesh}\n---\n{}", telemetries.join("---\n")), "");
+        let all = listeners(&world, &sidecar());
+        let tracing = &manager(&all, listener)["tracing"];
+        let cluster = &tracing["provider"]["typed_config"]["collector_cluster"];
+        (tracing["random_sampling"]["value"].as_f64(), cluster.as_str().map(str::to_owned))
+    };
+    let (inbound, outbound) = ("virtualInbound", "0.0.0.0_9080");
+    let there = || Some("outbound|9080||reviews.shop.svc.cluster.local".to_owned());
+    assert_eq!(of(mesh, &[], outbound), (Some(1.0), None));
+    let by_default = format!("{mesh}defaultProviders: {{tracing: [zipkin]}}\n");
+    assert_eq!(of(&by_default, &[], outbound), (Some(1.0), there()));
+    let address = "defaultConfig: {tracing: {sampling: 5, zipkin: {address: 'reviews.shop:9080'}}}";
+    assert_eq!(of(address, &[], inbound), (Some(5.0), there()));
+    assert_eq!(of(&format!("{address}\nenableTracing: false"), &[], inbound), (Some(5.0), None));
+    let root = telemetry(
+        "mesh",
+        "istio-system",
+        "{tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 10}]}",
+    );
+    let own = telemetry(
+        "own",
+        "shop",
+        "{selector: {matchLabels: {app: reviews}}, tracing: [{match: {mode: SERVER}, randomSamplingPercentage: 100}, {match: {mode: CLIENT}, disableSpanReporting: true}]}",
+    );
+    let both = [root, own];
+    assert_eq!(of(mesh, &both, inbound), (Some(100.0), there()));
+    assert_eq!(of(mesh, &both, outbound), (Some(10.0), None));
 }

@@ -223,10 +223,6 @@ fn mesh_config(spec: &MeshConfig, findings: &mut Findings<'_>) {
     for (index, provider) in spec.extension_providers.iter().enumerate() {
         telemetry::provider(provider, &format!("extensionProviders[{index}]"), findings);
     }
-    let unbuilt = [("enableTracing", spec.enable_tracing.is_some(), "spans are not exported yet")];
-    for (path, _, why) in unbuilt.into_iter().filter(|(_, set, _)| *set) {
-        findings.info(code::NOT_IMPLEMENTED, path, format!("{path} is not built yet: {why}"), "");
-    }
 }
 
 /// Settings of proxies that are read and do not reach them.
@@ -245,11 +241,6 @@ fn proxy_settings(spec: &ProxyConfig, path: &str, findings: &mut Findings<'_>) {
         ),
         ("discoveryAddress", !spec.discovery_address.is_empty(), started),
         ("proxyMetadata", !spec.proxy_metadata.is_empty(), started),
-        (
-            "tracing.zipkin",
-            spec.tracing.as_ref().is_some_and(|tracing| tracing.zipkin.is_some()),
-            "spans are not exported yet",
-        ),
         (
             "proxyHeaders.envoyDebugHeaders",
             headers.is_some_and(|headers| headers.envoy_debug_headers.is_some()),

@@ -46,7 +46,7 @@ pub(super) fn check(spec: &Telemetry, findings: &mut Findings<'_>) {
             findings.error(format!("{path}.providers"), "traces go to one provider");
         }
         for (name, tag) in &tracing.custom_tags {
-            custom_tag(tag, entry(&format!("{path}.customTags"), name), findings);
+            custom_tag(tag, &entry(&format!("{path}.customTags"), name), findings);
         }
     }
     for (index, metrics) in spec.metrics.iter().enumerate() {
@@ -64,15 +64,15 @@ fn expression(text: &str, path: String, findings: &mut Findings<'_>) {
     }
 }
 
-fn custom_tag(tag: &CustomTag, path: String, findings: &mut Findings<'_>) {
+fn custom_tag(tag: &CustomTag, path: &str, findings: &mut Findings<'_>) {
     let CustomTag { literal, environment, header, formatter } = tag;
     let kinds = [literal.is_some(), environment.is_some(), header.is_some(), formatter.is_some()];
     if kinds.into_iter().filter(|set| *set).count() != 1 {
-        findings.error(&path, "expected one of literal, environment, header, formatter");
+        findings.error(path, "expected one of literal, environment, header, formatter");
     }
     for named in environment.iter().chain(header) {
         if named.name.is_empty() {
-            findings.error(&path, "a name is required");
+            findings.error(path, "a name is required");
         }
     }
 }
@@ -106,11 +106,8 @@ fn unbuilt(spec: &Telemetry, findings: &mut Findings<'_>) {
     }
     for (index, tracing) in spec.tracing.iter().enumerate() {
         let path = format!("spec.tracing[{index}]");
-        if tracing.disable_span_reporting.is_some() || !tracing.providers.is_empty() {
-            tell(path.clone(), "spans are not exported yet");
-        }
         if !tracing.custom_tags.is_empty() {
-            tell(format!("{path}.customTags"), "spans are not exported yet");
+            tell(format!("{path}.customTags"), "spans have Istio's tags");
         }
         for (field, set) in [
             ("useRequestIdForTraceSampling", tracing.use_request_id_for_trace_sampling.is_some()),
@@ -138,8 +135,7 @@ pub(super) fn provider(provider: &ExtensionProvider, path: &str, findings: &mut 
         ("envoyHttpAls", provider.envoy_http_als.is_some(), only_envoy),
         ("envoyTcpAls", provider.envoy_tcp_als.is_some(), only_envoy),
         ("envoyOtelAls", provider.envoy_otel_als.is_some(), only_envoy),
-        ("zipkin", provider.zipkin.is_some(), "spans are not exported yet"),
-        ("opentelemetry", provider.opentelemetry.is_some(), "spans are not exported yet"),
+        ("opentelemetry", provider.opentelemetry.is_some(), "spans go to Zipkin collectors only"),
     ] {
         if set {
             unbuilt(field, why);

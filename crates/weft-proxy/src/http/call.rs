@@ -35,12 +35,8 @@ pub(crate) async fn call(
     let _permit = permit.ok_or(ErrorKind::Overflow)?;
     let active = picked.host.begin();
     // There are no retries to make up for a connection that is dead.
-    let purpose = Purpose {
-        downstream: Version::H11,
-        certain: true,
-        priority: 0,
-        origin: Origin::default(),
-    };
+    let purpose =
+        Purpose { downstream: Version::H11, certain: true, priority: 0, origin: Origin::default() };
     let Opened { mut upstream, facts } =
         worker.pools.open(worker, cluster, &picked.endpoint, purpose).await?;
     let mut guard = Guard::new(facts, active, None);

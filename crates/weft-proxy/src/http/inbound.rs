@@ -22,7 +22,7 @@ pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn
         headers.remove_known(Known::XEnvoyPeerMetadata);
     }
     headers.remove_known(Known::XEnvoyPeerMetadataId);
-    trace::carry_on(&mut request.head, http, Side::Server, conn);
+    request.parent = trace::carry_on(&mut request.head, http, Side::Server, conn);
 }
 
 /// Tells a calling proxy who answered. What the application says of that is not believed.

@@ -212,7 +212,10 @@ impl Copy {
     }
 }
 
-fn poll_status(upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<u16, ProxyError>> {
+pub(super) fn poll_status(
+    upstream: &mut Upstream,
+    cx: &mut Context<'_>,
+) -> Poll<Result<u16, ProxyError>> {
     let mut answer = None;
     while answer.is_none() {
         match ready!(upstream.poll_answer(cx, &mut answer)) {
@@ -223,7 +226,10 @@ fn poll_status(upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<u16
     Poll::Ready(Ok(answer.map_or(0, |answer| answer.head.status)))
 }
 
-fn poll_discard(upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+pub(super) fn poll_discard(
+    upstream: &mut Upstream,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), ProxyError>> {
     while !upstream.input_done() {
         match upstream.poll_frame(cx) {
             Poll::Ready(Some(frame)) => upstream.release(frame_bytes(&frame?)),

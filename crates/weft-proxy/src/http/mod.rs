@@ -24,10 +24,12 @@ mod inbound;
 mod outbound;
 mod trace;
 
+mod call;
 mod local_reply;
 pub(crate) mod log;
 mod rate_limit;
 mod record;
+pub(crate) mod span;
 mod upgrade;
 mod why;
 

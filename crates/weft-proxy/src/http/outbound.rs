@@ -18,7 +18,7 @@ use crate::upstream::connect::Negotiated;
 
 /// Begins or continues the trace.
 pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn) {
-    trace::carry_on(&mut request.head, http, Side::Client, conn);
+    request.parent = trace::carry_on(&mut request.head, http, Side::Client, conn);
 }
 
 /// Tells the endpoint's proxy who calls; takes such claims off requests that go elsewhere.

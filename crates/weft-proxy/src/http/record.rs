@@ -21,6 +21,7 @@ use super::grpc::Messages;
 use super::grpc_web::Web;
 use super::log::{End, Notes};
 use super::request::Request;
+use super::span;
 use crate::error::ProxyError;
 
 /// One request's record.
@@ -41,6 +42,8 @@ pub(crate) struct Record {
     pub(crate) why: Option<Box<str>>,
     /// What a rate limit tells of its bucket.
     pub(crate) left: Option<Box<Left>>,
+    /// Of a request that is sampled.
+    pub(crate) span: Option<Box<span::Notes>>,
     flags: ResponseFlags,
     /// The local reply's status, when there was one.
     replied: Option<u16>,
@@ -99,6 +102,7 @@ impl Record {
             cors: None,
             reply: None,
             why: None,
+            span: None,
             left: None,
             flags: ResponseFlags::NONE,
             replied: None,
@@ -200,6 +204,16 @@ impl Record {
             response_messages: messages.map_or(0, |both| both.response.unreported()),
         };
         let callee = (self.response.peer.as_ref(), self.attempts.host.as_deref());
+        if let (Some(span), Some(request)) = (self.span, request) {
+            let end = span::End {
+                duration: amounts.duration,
+                outcome,
+                received_bytes: amounts.request_bytes,
+                sent_bytes: amounts.response_bytes,
+                endpoint: self.attempts.host.as_deref(),
+            };
+            span.report(request, &end, conn);
+        }
         if let Some(log) = &self.tally.log {
             let end = End {
                 received: self.received,

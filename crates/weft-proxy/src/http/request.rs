@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -28,6 +29,7 @@ use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
 use super::log::Notes;
 use super::record::{Parties, Record, Response};
+use super::span;
 use super::why::{self, Way};
 use super::{
     filter, gateway, grpc, head_rules, inbound, local_reply, outbound, rate_limit, spelling,
@@ -59,6 +61,8 @@ pub(crate) struct Request {
     pub(crate) stripped: bool,
     /// The client asks for provenance, and may.
     pub(crate) why: bool,
+    /// The caller's span, if it has one.
+    pub(crate) parent: Option<NonZeroU64>,
     /// A fault held it up.
     pub(crate) delayed: bool,
     /// How the names were spelt before they were lower-cased for an HTTP/2 endpoint.
@@ -164,6 +168,7 @@ async fn way<'t>(
 ) -> Result<Option<attempt::Forward<'t>>, ProxyError> {
     sanitize(request, http, conn)?;
     record.called_by(request, conn);
+    record.span = span::Notes::begin(http, &request.head);
     note_way(request, record, conn, Way::default());
 
     let web = Web::of(http, &request.head);
@@ -185,6 +190,9 @@ async fn way<'t>(
     note_way(request, record, conn, Way { found: Some(&found), ..Way::default() });
     if let Some(log) = &mut record.tally.log {
         log.routed(&found, conn);
+    }
+    if let Some(span) = &mut record.span {
+        span.routed(found.route.operation.as_ref());
     }
     if web.is_some() {
         Web::open(&mut request.head, &mut request.body);
@@ -229,6 +237,9 @@ async fn way<'t>(
     record.calls(cluster, request, conn);
     if let Some(log) = &mut record.tally.log {
         log.calls(&found, cluster, conn);
+    }
+    if let Some(span) = &mut record.span {
+        span.calls(cluster);
     }
     let way = Way { found: Some(&found), cluster: Some(cluster), endpoint: None };
     note_way(request, record, conn, way);
@@ -393,6 +404,7 @@ impl Request {
             caller: None,
             stripped: false,
             why: false,
+            parent: None,
             delayed: false,
             spelling: None,
             head,

@@ -5,9 +5,10 @@
 //! which are counted, and nobody's time.
 
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use weft_http::{HeaderList, Known, Method, RequestHead, Scheme, Target, Version};
@@ -15,7 +16,7 @@ use weft_telemetry::trace::{Context, Side, zipkin};
 use weft_telemetry::{LocalCounter, Outcome, Shard};
 use weft_traffic::http::Zipkin;
 use weft_traffic::listener::Direction;
-use weft_traffic::{Cluster, EndpointAddress, Endpoint, HttpConfig};
+use weft_traffic::{Cluster, Endpoint, EndpointAddress, HttpConfig};
 
 use super::call::call;
 use super::conn::HttpConn;
@@ -77,7 +78,7 @@ impl Notes {
             Direction::Outbound | Direction::Gateway => Side::Client,
         };
         if side == Side::Client {
-            ids.parent = request.parent.map(|parent| parent.get());
+            ids.parent = request.parent.map(NonZeroU64::get);
         }
         let worker = &conn.worker;
         let own = &worker.node.peer;
@@ -89,7 +90,8 @@ impl Notes {
             (service, _) => service,
         };
         let service = format!("{service}.{}", own.namespace);
-        let url = format!("{}://{authority}{}", head.scheme.as_str(), cut(&text(head.path_and_query())));
+        let url =
+            format!("{}://{authority}{}", head.scheme.as_str(), cut(&text(head.path_and_query())));
         let number = |number: u64| number.to_string();
         let (code, flags) = (number(end.outcome.code.into()), end.outcome.flags.to_string());
         let (sent, received) = (number(end.sent_bytes), number(end.received_bytes));
@@ -129,7 +131,7 @@ impl Notes {
         let span = zipkin::Span {
             ids,
             side,
-            shared: side == Side::Server && ids.parent.is_some(),
+            shared: side == Side::Server && request.parent.is_some(),
             debug: incoming.debug,
             name,
             start_us: micros(self.start.duration_since(UNIX_EPOCH).unwrap_or_default()),
@@ -172,14 +174,18 @@ fn cut(text: &str) -> &str {
 
 /// Whether the context that goes on says so; any of its formats will do, for they agree.
 fn is_sampled(headers: &HeaderList) -> bool {
-    let ends = |known, end: &[u8]| headers.get_known(known).is_some_and(|value| value.ends_with(end));
+    let ends =
+        |known, end: &[u8]| headers.get_known(known).is_some_and(|value| value.ends_with(end));
     match headers.get_known(Known::XB3Sampled) {
         Some(value) if !value.is_empty() => value == b"1" || value == b"true",
         _ => {
             ends(Known::Traceparent, b"-01")
                 || ends(Known::XB3Flags, b"1")
                 || headers.get_known(Known::B3).is_some_and(|value| {
-                    value.split(|byte| *byte == b'-').nth(2).is_some_and(|one| one == b"1" || one == b"d")
+                    value
+                        .split(|byte| *byte == b'-')
+                        .nth(2)
+                        .is_some_and(|one| one == b"1" || one == b"d")
                 })
         }
     }

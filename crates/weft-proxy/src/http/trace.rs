@@ -1,6 +1,8 @@
 //! Request id and trace context on the way through: taken over, begun where there is none, and
-//! handed on. Spans are not reported yet; sampling is decided and announced all the same, so that
+//! handed on. Sampling is decided and announced whether or not spans are reported (`span`), so that
 //! applications and other proxies agree.
+
+use std::num::NonZeroU64;
 
 use weft_http::{Known, RequestHead};
 use weft_telemetry::trace::{Context, Field, NewTrace, Sampling, Side};
@@ -9,30 +11,38 @@ use weft_traffic::http::Tracing;
 
 use super::conn::HttpConn;
 
-/// Writes the context that the request goes on with into its head.
-pub(crate) fn carry_on(head: &mut RequestHead, http: &HttpConfig, side: Side, conn: &HttpConn) {
+/// Writes the context that the request goes on with into its head. Gives the caller's span, if there
+/// is one.
+pub(crate) fn carry_on(
+    head: &mut RequestHead,
+    http: &HttpConfig,
+    side: Side,
+    conn: &HttpConn,
+) -> Option<NonZeroU64> {
     if let (Some(tracing), false) = (&http.tracing, head.headers.contains_any(&FIELDS)) {
         let new = NewTrace::begin(rate(tracing), || conn.worker.random());
         let lines = NewTrace::LINES.map(|(field, value_len)| (known(field), value_len));
         head.headers.append_written(new.text(), lines);
-        return;
+        return None;
     }
     let incoming = Context::extract(|field| head.headers.get_known(known(field)));
+    let caller = incoming.ids.and_then(|ids| NonZeroU64::new(ids.span));
     let Some(tracing) = &http.tracing else {
         if http.request_id.generate && incoming.request_id.is_none() {
             let context = Context::next(incoming, side, Sampling::NEVER, || conn.worker.random());
             head.headers.set_known(Known::XRequestId, &context.request_id);
         }
-        return;
+        return caller;
     };
     let complete = incoming.ids.is_some() && incoming.sampled.is_some();
     let has_id = head.headers.get_known(Known::XRequestId).is_some_and(|id| !id.is_empty());
     if side == Side::Server && complete && has_id {
         // The server shares the client's span: there is nothing to change.
-        return;
+        return caller;
     }
     let context = Context::next(incoming, side, rate(tracing), || conn.worker.random());
     context.inject(|field, value| head.headers.set_known(known(field), value));
+    caller
 }
 
 /// All that [`Context::extract`] asks for.
@@ -52,7 +62,7 @@ fn rate(tracing: &Tracing) -> Sampling {
     Sampling::percent(tracing.random_sampling.min(tracing.overall_sampling))
 }
 
-const fn known(field: Field) -> Known {
+pub(super) const fn known(field: Field) -> Known {
     match field {
         Field::RequestId => Known::XRequestId,
         Field::B3 => Known::B3,

@@ -261,6 +261,8 @@ fn route_tracing(message: &pb::Tracing) -> Result<Tracing> {
         Ok(100.0 * f64::from(fraction.numerator) / f64::from(fraction.denominator))
     };
     Ok(Tracing {
+        // The connection manager's.
+        collector: None,
         client_sampling: percent(&message.client_sampling).at("client_sampling")?,
         random_sampling: percent(&message.random_sampling).at("random_sampling")?,
         overall_sampling: percent(&message.overall_sampling).at("overall_sampling")?,

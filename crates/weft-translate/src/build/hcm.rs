@@ -16,6 +16,7 @@ use weft_xds::pb::envoy::r#type::v3::Percent;
 
 use super::{ads, any, boolean, duration, filter};
 use crate::settings::HttpSettings;
+use crate::telemetry::Tracing;
 use crate::view::Flavor;
 
 /// Where the routes of a connection manager come from.
@@ -39,8 +40,7 @@ pub(crate) struct Http {
     pub(crate) routes: Routes,
     pub(crate) side: Side,
     pub(crate) flavor: Flavor,
-    /// Percent of traces started here that are sampled, 0 to 100.
-    pub(crate) sampling: f64,
+    pub(crate) tracing: Tracing,
     pub(crate) access_log: Vec<AccessLog>,
     pub(crate) settings: HttpSettings,
     /// The port's protocol is gRPC-Web: browsers speak it, applications gRPC.
@@ -60,7 +60,8 @@ pub(crate) fn http(options: Http) -> listener::Filter {
         http_filters,
         tracing: Some(manager::Tracing {
             client_sampling: percent(100.0),
-            random_sampling: percent(options.sampling),
+            random_sampling: percent(options.tracing.sampling),
+            provider: options.tracing.provider,
             overall_sampling: percent(100.0),
             ..Default::default()
         }),

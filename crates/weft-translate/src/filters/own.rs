@@ -24,6 +24,7 @@ type Fields = (&'static str, &'static [&'static str]);
 /// Extensions that it has, or whose work it does unasked.
 const KNOWN: &[&str] = &[
     "envoy.config.route.v3.FilterConfig",
+    "envoy.config.trace.v3.ZipkinConfig",
     "envoy.extensions.access_loggers.file.v3.FileAccessLog",
     "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
     "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
@@ -136,7 +137,7 @@ const ONLY: &[Fields] = &[
     ("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector", &[]),
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing",
-        &["client_sampling", "random_sampling", "overall_sampling"],
+        &["client_sampling", "random_sampling", "overall_sampling", "provider"],
     ),
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig",

@@ -24,7 +24,7 @@ use crate::ports;
 use crate::route::{Place, api};
 use crate::scope::Scope;
 use crate::settings::HttpSettings;
-use crate::telemetry::access_logs;
+use crate::telemetry::{access_logs, tracing};
 use crate::view::Interception;
 
 /// One server of a Gateway resource.
@@ -440,7 +440,7 @@ fn connection_manager(
         routes: Routes::Rds(routes.to_owned()),
         side: Side::Gateway,
         flavor: scope.view.flavor,
-        sampling: scope.sampling(),
+        tracing: tracing(scope, Side::Gateway),
         access_log: access_logs(scope, Side::Gateway),
         settings: HttpSettings::of(scope),
         grpc_web,

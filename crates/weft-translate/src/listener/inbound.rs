@@ -21,7 +21,7 @@ use crate::route::action::timeouts;
 use crate::route::matching::everything;
 use crate::scope::Scope;
 use crate::settings::HttpSettings;
-use crate::telemetry::access_logs;
+use crate::telemetry::{access_logs, tracing};
 
 /// What Istio's clients offer in ALPN when they speak mutual TLS, by what they know is inside.
 const ISTIO_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
@@ -167,7 +167,7 @@ fn build(
             routes: Routes::Inline(Box::new(routes(port))),
             side: Side::Inbound,
             flavor: scope.view.flavor,
-            sampling: scope.sampling(),
+            tracing: tracing(scope, Side::Inbound),
             access_log: access_logs(scope, Side::Inbound),
             settings: HttpSettings::of(scope),
             grpc_web: port.protocol == Protocol::GrpcWeb,

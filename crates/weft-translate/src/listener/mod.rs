@@ -29,7 +29,7 @@ use crate::grpc;
 use crate::ports::WorkloadPort;
 use crate::scope::Scope;
 use crate::settings::HttpSettings;
-use crate::telemetry::{access_logs, listener_logs};
+use crate::telemetry::{access_logs, listener_logs, tracing};
 use crate::view::{Interception, ProxyKind};
 
 /// What listeners need besides clusters.
@@ -217,7 +217,7 @@ fn outbound_http(
             routes: Routes::Rds(routes.to_owned()),
             side: Side::Outbound,
             flavor: scope.view.flavor,
-            sampling: scope.sampling(),
+            tracing: tracing(scope, Side::Outbound),
             access_log: access_logs(scope, Side::Outbound),
             settings: HttpSettings::of(scope),
             grpc_web,

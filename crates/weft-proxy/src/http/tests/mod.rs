@@ -17,6 +17,7 @@ mod mirror;
 mod rate_limit;
 mod retry;
 mod retry_h2;
+mod spans;
 mod stock;
 mod upgrade;
 mod versions;

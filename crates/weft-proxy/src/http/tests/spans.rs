@@ -32,15 +32,25 @@ async fn report(collector: &TcpListener) -> (String, Vec<Value>) {
     let (stream, _) = collector.accept().await.unwrap();
     let mut peer = Raw::new(stream);
     let head = peer.head().await.to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-    let body = peer.bytes(length.parse().unwrap()).await;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let body = match length {
+        Some(length) => peer.bytes(length.parse().unwrap()).await,
+        // Envoy's own: one chunk.
+        None => {
+            let chunks = peer.until("\r\n0\r\n\r\n").await;
+            let (_, chunk) = chunks.split_once("\r\n").unwrap();
+            chunk.trim_end_matches("\r\n0\r\n\r\n").to_owned()
+        }
+    };
     peer.send("HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
     (head, serde_json::from_str(&body).unwrap())
 }
 
 async fn ask(address: SocketAddr, headers: &str) {
     let mut client = Raw::new(TcpStream::connect(address).await.unwrap());
-    client.send(format!("GET /a?b=1 HTTP/1.1\r\nhost: a.com\r\nuser-agent: me\r\n{headers}\r\n")).await;
+    client
+        .send(format!("GET /a?b=1 HTTP/1.1\r\nhost: a.com\r\nuser-agent: me\r\n{headers}\r\n"))
+        .await;
     client.head().await;
 }
 
@@ -89,10 +99,33 @@ fn five_spans_make_a_report_as_a_stock_envoys() {
                 assert!(ours["timestamp"].as_u64().unwrap() > 1_600_000_000_000_000);
                 assert!(ours["duration"].as_u64().unwrap() > 0);
                 assert_eq!(ours["localEndpoint"]["ipv4"], "127.0.0.1");
-                for tag in ["http.method", "http.url", "http.status_code", "http.protocol", "user_agent", "response_flags", "component", "request_size", "response_size"] {
+                for tag in [
+                    "http.method",
+                    "http.url",
+                    "http.status_code",
+                    "http.protocol",
+                    "user_agent",
+                    "response_flags",
+                    "component",
+                    "request_size",
+                    "response_size",
+                ] {
                     assert_eq!(ours["tags"][tag], theirs["tags"][tag], "{tag}");
                 }
-                let known = ["traceId", "id", "parentId", "kind", "name", "timestamp", "duration", "localEndpoint", "remoteEndpoint", "shared", "debug", "tags"];
+                let known = [
+                    "traceId",
+                    "id",
+                    "parentId",
+                    "kind",
+                    "name",
+                    "timestamp",
+                    "duration",
+                    "localEndpoint",
+                    "remoteEndpoint",
+                    "shared",
+                    "debug",
+                    "tags",
+                ];
                 assert!(names(ours).iter().all(|name| known.contains(name)), "{ours}");
                 let strings = ours["tags"].as_object().unwrap().values().all(Value::is_string);
                 assert!(strings, "{ours}");
