@@ -10,7 +10,7 @@ mod headers;
 mod message;
 pub mod rules;
 
-pub use headers::{Header, HeaderList, Iter, Known};
+pub use headers::{Header, HeaderList, Iter, Known, Lengths};
 pub use message::{
     BodyLength, Frame, Method, RequestHead, ResponseHead, Scheme, Target, Version, reason_phrase,
 };

@@ -442,6 +442,13 @@ async fn give_back_memory(worker: Rc<Worker>) {
             most = open;
             crate::http::wire::trim_spare();
             crate::memory::release_all_freed();
+            // Handshakes and closes run code that requests do not. On a thread of its own: finding
+            // the mappings takes milliseconds.
+            let release = std::thread::Builder::new().name("give-back".into());
+            let spawned = release.spawn(crate::memory::release_startup_code);
+            if let Err(error) = spawned {
+                tracing::debug!(%error, "code pages stay");
+            }
         }
     }
 }

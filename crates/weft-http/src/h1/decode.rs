@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::Limits;
 use super::error::ParseError;
 use super::lines::read_entries;
-use crate::headers::{FirstIndex, HeaderList, Known, UNKNOWN};
+use crate::headers::{FirstIndex, HeaderList, Known};
 use crate::message::{BodyLength as Length, Frame};
 
 /// Takes one body apart.
@@ -104,6 +104,26 @@ impl BodyDecoder {
             trailer_bytes_max: limits.trailer_bytes_max,
             trailers_max: limits.trailers_max.min(TRAILERS_CAP),
         }
+    }
+
+    /// How much content is to come of a body whose length was announced.
+    pub fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Exact(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// So much of it has gone another way than through [`decode`](Self::decode).
+    ///
+    /// # Panics
+    /// When it is more than is [`left`](Self::left).
+    pub fn skip(&mut self, bytes: u64) {
+        let left = self.left().and_then(|left| left.checked_sub(bytes));
+        self.state = match left.expect("nobody takes more than was announced") {
+            0 => State::End,
+            left => State::Exact(left),
+        };
     }
 
     /// Takes the next piece off the front of `buf`, sharing its memory.
@@ -288,8 +308,8 @@ impl BodyDecoder {
         };
         let entries = read_entries(&section, headers)?;
         let mut first = FirstIndex::default();
-        for (index, entry) in entries.iter().enumerate().filter(|(_, e)| e.known != UNKNOWN) {
-            first.note(entry.known, index);
+        for (index, entry) in entries.iter().enumerate() {
+            first.note(entry.known, entry.name_len as usize, index);
         }
         let mut trailers = HeaderList::from_block(section, entries, first);
         trailers.retain(|header| !header.known.is_some_and(is_forbidden_trailer));

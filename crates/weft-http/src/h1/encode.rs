@@ -94,6 +94,26 @@ impl BodyEncoder {
         }
     }
 
+    /// Whether content goes as it is, up to a length that was announced.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.state, State::Exact(_))
+    }
+
+    /// Accounts for content that has gone another way than through here; nothing may be queued before
+    /// it.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn skip(&mut self, bytes: u64) -> Result<(), EncodeError> {
+        match self.state {
+            State::Exact(left) if bytes <= left => {
+                self.state = if bytes == left { State::End } else { State::Exact(left - bytes) };
+                Ok(())
+            }
+            _ => Err(EncodeError::TooLong),
+        }
+    }
+
     /// Whether nothing more may be queued.
     pub fn is_end(&self) -> bool {
         self.state == State::End

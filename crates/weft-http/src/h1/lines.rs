@@ -51,8 +51,8 @@ impl Lines {
         let mut lines = Lines::of(entries);
         for (index, header) in headers.iter().enumerate() {
             let known = lines.entries[index].known;
+            lines.first.note(known, header.name.len(), index);
             if let Some(&known_name) = Known::ALL.get(usize::from(known)) {
-                lines.first.note(known, index);
                 lines.note(window, known_name, header.value, response)?;
             }
         }

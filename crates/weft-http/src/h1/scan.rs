@@ -97,18 +97,19 @@ fn fields(
         let value = line[value_start..value_end].trim_ascii_end();
         let known = Known::from_token(&line[..name_len]);
         let index = lines.entries.len();
+        let known_byte = known.map_or(UNKNOWN, |known| known as u8);
+        lines.first.note(known_byte, name_len, index);
         lines.entries.push(Entry {
             start: offset(at),
             end: offset(at + value_end + 2),
             name_len: offset(name_len),
             value_start: offset(at + value_start),
             value_len: offset(value.len()),
-            known: known.map_or(UNKNOWN, |known| known as u8),
+            known: known_byte,
             place: Place::Block,
             never_indexed: false,
         });
         if let Some(known) = known {
-            lines.first.note(known as u8, index);
             lines.note(window, known, value, response).ok()?;
         }
         at += value_end + 2;

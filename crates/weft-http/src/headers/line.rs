@@ -27,21 +27,58 @@ pub(crate) enum Place {
 pub(crate) const UNKNOWN: u8 = u8::MAX;
 pub(super) const FAR: u8 = u8::MAX;
 
+/// Where names stand, so that most need not be searched for.
 #[derive(Clone, Debug)]
-pub(crate) struct FirstIndex(pub(super) [u8; KNOWN_COUNT]);
+pub(crate) struct FirstIndex {
+    /// For each known name, 1 + the entry of its first line; 0 none; `FAR` beyond the byte's range.
+    pub(super) known: [u8; KNOWN_COUNT],
+    /// How long the other names are; perhaps those of lines that are gone, too.
+    pub(super) others: Lengths,
+}
 
 impl Default for FirstIndex {
     fn default() -> Self {
-        FirstIndex([0; KNOWN_COUNT])
+        FirstIndex { known: [0; KNOWN_COUNT], others: Lengths::of(&[]) }
     }
 }
 
 impl FirstIndex {
-    /// Notes entry `index` unless an earlier line has the name.
-    pub(crate) fn note(&mut self, known: u8, index: usize) {
-        if let Some(slot @ 0) = self.0.get_mut(usize::from(known)) {
-            *slot = u8::try_from(index + 1).unwrap_or(FAR);
+    /// Notes entry `index`, whose name is `known` or of `name_len` bytes.
+    pub(crate) fn note(&mut self, known: u8, name_len: usize, index: usize) {
+        match self.known.get_mut(usize::from(known)) {
+            Some(slot @ 0) => *slot = u8::try_from(index + 1).unwrap_or(FAR),
+            Some(_) => {}
+            None => self.others.add(name_len),
         }
+    }
+}
+
+/// Lengths of names, told apart up to 64: enough to know that a name cannot be among some others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths(u64);
+
+impl Lengths {
+    /// Those of `names`.
+    pub const fn of(names: &[&str]) -> Lengths {
+        let mut lengths = Lengths(0);
+        let mut index = 0;
+        while index < names.len() {
+            lengths.add(names[index].len());
+            index += 1;
+        }
+        lengths
+    }
+
+    const fn add(&mut self, length: usize) {
+        self.0 |= 1 << (length % 64);
+    }
+
+    pub(super) fn may_have(self, length: usize) -> bool {
+        self.0 & (1 << (length % 64)) != 0
+    }
+
+    pub(super) fn meet(self, other: Lengths) -> bool {
+        self.0 & other.0 != 0
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 pub(crate) use known::KNOWN_COUNT;
 pub use known::Known;
+pub use line::Lengths;
 pub(crate) use line::{Entry, FirstIndex, Place, UNKNOWN, is_token_byte, known_byte, offset};
 use line::{FAR, push_value};
 
@@ -22,7 +23,6 @@ pub struct HeaderList {
     /// Added and changed lines, each `name: value CR LF`.
     overlay: Vec<u8>,
     entries: Vec<Entry>,
-    /// For each known name, 1 + the entry of its first line; 0 none; `FAR` beyond the byte's range.
     first: FirstIndex,
     /// Entries not removed.
     live: usize,
@@ -193,13 +193,18 @@ impl HeaderList {
         debug_assert_eq!(start, self.overlay.len());
     }
 
+    /// Whether there may be a line whose name is not a known one and has one of these lengths.
+    pub fn has_other_of(&self, lengths: &Lengths) -> bool {
+        self.first.others.meet(*lengths)
+    }
+
     /// Whether one of these known names is there.
     pub fn contains_any(&self, known: &[Known]) -> bool {
         known.iter().any(|&known| self.contains_known(known))
     }
 
     fn push(&mut self, entry: Entry) {
-        self.first.note(entry.known, self.entries.len());
+        self.first.note(entry.known, entry.name_len as usize, self.entries.len());
         self.entries.push(entry);
         self.live += 1;
     }
@@ -377,7 +382,10 @@ impl HeaderList {
     fn find_as(&self, name: &[u8], known: Option<Known>) -> Option<usize> {
         match known {
             Some(known) => self.find_known(known),
-            None => self.entries.iter().position(|entry| self.is_named(entry, name, None)),
+            None if self.first.others.may_have(name.len()) => {
+                self.entries.iter().position(|entry| self.is_named(entry, name, None))
+            }
+            None => None,
         }
     }
 
@@ -395,7 +403,7 @@ impl HeaderList {
     }
 
     fn find_known(&self, known: Known) -> Option<usize> {
-        match self.first.0[known as usize] {
+        match self.first.known[known as usize] {
             0 => None,
             FAR => self
                 .entries
@@ -419,7 +427,7 @@ impl HeaderList {
 
     fn forget(&mut self, known: Option<Known>) {
         if let Some(known) = known {
-            self.first.0[known as usize] = 0;
+            self.first.known[known as usize] = 0;
         }
     }
 
@@ -427,7 +435,7 @@ impl HeaderList {
         self.first = FirstIndex::default();
         for (index, entry) in self.entries.iter().enumerate() {
             if entry.place != Place::Removed {
-                self.first.note(entry.known, index);
+                self.first.note(entry.known, entry.name_len as usize, index);
             }
         }
     }

@@ -414,7 +414,11 @@ fn attempt(
         };
         prepare(forward, request, to, &picked.endpoint);
         if forward.found.host.attempt_count_upstream {
-            request.head.headers.set_known(Known::XEnvoyAttemptCount, one.count.to_string());
+            let headers = &mut request.head.headers;
+            match one.count {
+                1 => headers.set_known(Known::XEnvoyAttemptCount, "1"),
+                count => headers.set_known(Known::XEnvoyAttemptCount, count.to_string()),
+            }
         }
         if request.grpc
             && let Some(limit) = exchange.grpc_timeout(one.count == 1)

@@ -8,6 +8,7 @@ use weft_http::{BodyLength, Frame, ResponseHead, Version};
 use super::server_h1::H1Server;
 use super::server_h2::H2Server;
 use crate::error::ProxyError;
+use crate::net::pipe::Pipe;
 
 /// Where the request body comes from and the response goes to. A closed set: HTTP/3 will be the
 /// third arm.
@@ -91,6 +92,26 @@ impl Downstream<'_> {
                 side.send(frame);
                 Ok(())
             }
+        }
+    }
+
+    /// Whether the response body can come to it through a pipe.
+    pub(crate) fn takes_pipe(&self) -> bool {
+        match self {
+            Self::H1(side) => side.takes_pipe(),
+            Self::H2(_) => false,
+        }
+    }
+
+    /// Sends what is queued, and then what is in `pipe`.
+    pub(crate) fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<Result<usize, ProxyError>> {
+        match self {
+            Self::H1(side) => side.poll_drain(cx, pipe),
+            Self::H2(_) => Poll::Ready(Ok(0)),
         }
     }
 

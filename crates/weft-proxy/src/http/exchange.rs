@@ -26,10 +26,14 @@ use super::record::Reporting;
 use super::request::Request;
 use super::spelling::{self, Spelling};
 use crate::error::{ErrorKind, ProxyError};
+use crate::net::pipe::Pipe;
 use crate::upstream::{Answer, FinalHead, Upstream};
 
 /// Request body kept for retries. A longer body makes the request unrepeatable once it is exceeded.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// A response body of which this much is to come goes through a pipe, where it can. Bytes.
+const PIPE_BYTES_MIN: u64 = 32 * 1024;
 
 /// One request in flight, over all its attempts.
 pub(crate) struct Exchange<'x, 'c> {
@@ -54,6 +58,8 @@ pub(crate) struct Exchange<'x, 'c> {
     web: Option<Box<grpc_web::Codec>>,
     /// The response body was taken, not to be passed on.
     taken: bool,
+    /// What the rest of the response body goes through.
+    pipe: Option<Box<Pipe>>,
 }
 
 /// What went through.
@@ -85,6 +91,8 @@ enum Progress {
     Sending,
     /// Its end is queued.
     Ended,
+    /// All of it has left.
+    Sent,
     /// The upstream takes no more; its answer may be on its way all the same.
     Refused,
 }
@@ -114,6 +122,7 @@ impl<'x, 'c> Exchange<'x, 'c> {
             informed: false,
             web: None,
             taken: false,
+            pipe: None,
         };
         if exchange.down.input_done() {
             exchange.limits.request_ended();
@@ -299,6 +308,9 @@ impl<'x, 'c> Exchange<'x, 'c> {
     /// Moves request frames while there are any and room for them. An error is the client's.
     fn poll_request(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Result<(), ProxyError> {
         self.client_owes = false;
+        if self.request == Progress::Sent {
+            return Ok(());
+        }
         if self.tunnel && self.request == Progress::Sending {
             self.end_request(up)?;
         }
@@ -335,9 +347,16 @@ impl<'x, 'c> Exchange<'x, 'c> {
                 }
             }
         }
-        // What the upstream makes of a failed write shows on its answer.
-        if self.request != Progress::Refused && matches!(up.poll_flush(cx), Poll::Ready(Err(_))) {
-            self.request = Progress::Refused;
+        if self.request != Progress::Refused {
+            match up.poll_flush(cx) {
+                // What the upstream makes of a failed write shows on its answer.
+                Poll::Ready(Err(_)) => self.request = Progress::Refused,
+                Poll::Ready(Ok(())) if self.request == Progress::Ended => {
+                    self.request = Progress::Sent;
+                    up.request_sent();
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
         }
         Ok(())
     }
@@ -412,6 +431,13 @@ impl<'x, 'c> Exchange<'x, 'c> {
                 continue;
             }
             ready!(self.down.poll_ready(cx))?;
+            if self.goes_through_pipe(up) {
+                ready!(self.poll_pipe(up, cx))?;
+                if up.input_done() {
+                    self.end_response()?;
+                    continue;
+                }
+            }
             match up.poll_frame(cx) {
                 Poll::Ready(Some(frame)) => {
                     let mut frame = frame?;
@@ -450,6 +476,40 @@ impl<'x, 'c> Exchange<'x, 'c> {
                 }
             }
         }
+    }
+
+    /// Whether the rest of the response body is much, and nobody here has to see it.
+    fn goes_through_pipe(&mut self, up: &Upstream) -> bool {
+        if self.pipe.is_some() {
+            return true;
+        }
+        let much = up.unread().is_some_and(|left| left >= PIPE_BYTES_MIN);
+        let unseen = self.tally.messages.is_none() && self.web.is_none();
+        if much && unseen && self.down.takes_pipe() {
+            self.pipe = Pipe::take();
+        }
+        self.pipe.is_some()
+    }
+
+    /// Moves the response body from socket to socket; ready when no more goes this way.
+    fn poll_pipe(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        while let Some(pipe) = &mut self.pipe {
+            if !pipe.is_empty() {
+                self.tally.response_bytes += ready!(self.down.poll_drain(cx, pipe))? as u64;
+                continue;
+            }
+            match up.poll_fill(cx, pipe) {
+                Poll::Ready(Ok(0)) => self.pipe = None,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    ready!(self.down.poll_flush(cx))?;
+                    self.client_full = false;
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn end_response(&mut self) -> Result<(), ProxyError> {

@@ -1,7 +1,7 @@
 //! Requests from outside the mesh at a gateway: nothing in them is believed that only the mesh
 //! itself may say. Towards the mesh a gateway is a client like any other (`outbound`).
 
-use weft_http::{HeaderList, Known, rules};
+use weft_http::{HeaderList, Known, Lengths, rules};
 use weft_telemetry::trace::Side;
 use weft_telemetry::{PEER_METADATA, PEER_METADATA_ID};
 use weft_traffic::HttpConfig;
@@ -45,6 +45,10 @@ pub(crate) fn sanitize(request: &mut Request, http: &HttpConfig, conn: &HttpConn
 
 /// Takes off what an application told its sidecar, once it is heeded: it is not for the endpoint.
 pub(crate) fn strip_instructions(headers: &mut HeaderList) {
+    let told = headers.has_other_of(&INSTRUCTION_LENGTHS) || headers.contains_any(&KNOWN);
+    if !told {
+        return;
+    }
     headers.retain(|header| !(is_envoys(header.name) && listed(&INSTRUCTIONS, header.name)));
 }
 
@@ -61,6 +65,11 @@ const INSTRUCTIONS: [&str; 10] = [
     "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-envoy-upstream-rq-timeout-ms",
 ];
+
+/// Those of them that lists index, and the lengths of the others: hardly any request has either.
+const KNOWN: [Known; 2] =
+    [Known::XEnvoyUpstreamRqTimeoutMs, Known::XEnvoyUpstreamRqPerTryTimeoutMs];
+static INSTRUCTION_LENGTHS: Lengths = Lengths::of(&INSTRUCTIONS);
 
 fn is_internal(name: &[u8]) -> bool {
     is_envoys(name) && (listed(&INTERNAL, name) || listed(&INSTRUCTIONS, name))

@@ -11,6 +11,7 @@ use weft_http::h1::{
 use weft_http::{BodyLength, Frame, Method};
 
 use super::wire::Wire;
+use crate::net::pipe::Pipe;
 
 /// A connection with at most one message under way in each direction.
 pub(crate) struct H1 {
@@ -104,6 +105,44 @@ impl H1 {
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
+    }
+
+    /// What is left of a body of announced length, when all of it is still in the kernel.
+    pub(crate) fn unread(&self) -> Option<u64> {
+        self.decoder.left().filter(|_| self.wire.input.is_empty() && self.wire.socket().is_some())
+    }
+
+    /// Takes content into `pipe`; ask [`unread`](Self::unread) first. `Ok(0)`: nothing more comes.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        let (Some(left), Some(socket)) = (self.unread(), self.wire.socket()) else {
+            return Poll::Ready(Ok(0));
+        };
+        let taken = ready!(pipe.poll_fill(cx, socket, left))?;
+        self.decoder.skip(taken as u64);
+        self.input_done = taken as u64 == left;
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Whether content can go to the socket as it is.
+    pub(crate) fn takes_pipe(&self) -> bool {
+        self.encoder.is_exact() && self.wire.socket().is_some()
+    }
+
+    /// Sends what is queued, and then what is in `pipe`.
+    pub(crate) fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.wire.poll_flush(cx))?;
+        let Some(socket) = self.wire.socket() else { return Poll::Ready(Ok(0)) };
+        let sent = ready!(pipe.poll_drain(cx, socket))?;
+        self.encoder.skip(sent as u64).map_err(io::Error::other)?;
+        Poll::Ready(Ok(sent))
     }
 
     /// Whether the body being read has been taken whole.

@@ -33,6 +33,7 @@ use super::wire::{self, Wire};
 use crate::error::{ErrorKind, ProxyError};
 use crate::handover::{Idle, Passed};
 use crate::net::Io;
+use crate::net::pipe::Pipe;
 
 /// How an HTTP/2 client without ALPN opens (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -216,6 +217,31 @@ enum Served {
     Upgraded(Box<Connection>),
 }
 
+/// What comes before a request.
+enum Ahead {
+    /// The rest of its head. `first`: it may ask for HTTP/2.
+    Rest { first: bool },
+    /// It asks for HTTP/2, and is the first on this connection.
+    Switch(Box<Connection>),
+    /// It is none.
+    Refuse(ProxyError),
+}
+
+#[inline]
+fn place_request(
+    incoming: Incoming,
+    conn: &HttpConn,
+    first: bool,
+    received: Instant,
+    place: &mut Option<request::Served>,
+) -> Option<Ahead> {
+    if first && let Some(connection) = h2c::asked(&incoming, conn) {
+        return Some(Ahead::Switch(connection));
+    }
+    *place = Some(request::Served::new(incoming, received, conn));
+    None
+}
+
 impl H1Server {
     #[inline]
     fn new(mut wire: Wire, conn: &HttpConn) -> Self {
@@ -258,34 +284,72 @@ impl H1Server {
         let received = conn.worker.tick();
         self.head_sent = false;
         self.requests = self.requests.saturating_add(1);
-        // Nearly always the whole head is here already; only a slow one costs a timer.
-        let read = match self.parse_head(conn) {
-            Ok(None) => Box::pin(self.read_head(conn)).await,
-            read => read,
-        };
-        let incoming = match read {
-            Ok(Some(incoming)) => incoming,
-            Ok(None) => return Served::Last,
-            Err(error) => {
-                self.keep_alive = false;
-                let mut down = Downstream::H1(self);
-                Box::pin(local_reply::refuse(&mut down, error, received, conn)).await;
-                return Served::Last;
-            }
-        };
-        if first && let Some(connection) = h2c::asked(&incoming, conn) {
-            return match Box::pin(self.switch()).await {
-                true => Served::Upgraded(connection),
-                false => Served::Last,
-            };
+        // It goes to its place at once: every request under way holds this state, and whatever it
+        // passed through on the way would be part of it.
+        let mut place = None;
+        let ahead = self.take_request(conn, first, received, &mut place);
+        if let Some(ahead) = ahead
+            && let Some(end) = Box::pin(self.without_request(ahead, conn, received, &mut place)).await
+        {
+            return end;
         }
-        let mut served = request::Served::new(incoming, received, conn);
-        served.run(&mut Downstream::H1(self), conn).await;
-        served.finish(conn);
+        if let Some(served) = &mut place {
+            served.run(&mut Downstream::H1(self), conn).await;
+        }
+        if let Some(served) = place {
+            served.finish(conn);
+        }
         match self.keep_alive && !self.aborted && self.h1.input_done() && self.h1.output_done() {
             true => Served::Next,
             false => Served::Last,
         }
+    }
+
+    /// Puts the request into `place`, if its head is here, as nearly always; else says what comes
+    /// first.
+    #[inline]
+    fn take_request(
+        &mut self,
+        conn: &HttpConn,
+        first: bool,
+        received: Instant,
+        place: &mut Option<request::Served>,
+    ) -> Option<Ahead> {
+        match self.parse_head(conn) {
+            Ok(Some(incoming)) => place_request(incoming, conn, first, received, place),
+            Ok(None) => Some(Ahead::Rest { first }),
+            Err(error) => Some(Ahead::Refuse(error)),
+        }
+    }
+
+    /// Does what comes before a request; `None` when it is in its place.
+    async fn without_request(
+        &mut self,
+        ahead: Ahead,
+        conn: &HttpConn,
+        received: Instant,
+        place: &mut Option<request::Served>,
+    ) -> Option<Served> {
+        let ahead = match ahead {
+            // Only a slow head costs a timer.
+            Ahead::Rest { first } => match self.read_head(conn).await {
+                Ok(Some(incoming)) => place_request(incoming, conn, first, received, place)?,
+                Ok(None) => return Some(Served::Last),
+                Err(error) => Ahead::Refuse(error),
+            },
+            ahead => ahead,
+        };
+        match ahead {
+            Ahead::Switch(connection) if self.switch().await => {
+                return Some(Served::Upgraded(connection));
+            }
+            Ahead::Switch(_) | Ahead::Rest { .. } => {}
+            Ahead::Refuse(error) => {
+                self.keep_alive = false;
+                local_reply::refuse(&mut Downstream::H1(self), error, received, conn).await;
+            }
+        }
+        Some(Served::Last)
     }
 
     /// Tells the client that HTTP/2 begins; false when it does not take it.
@@ -459,6 +523,18 @@ impl H1Server {
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         self.h1.wire.poll_flush(cx).map_err(ProxyError::disconnect)
+    }
+
+    pub(crate) fn takes_pipe(&self) -> bool {
+        self.h1.takes_pipe()
+    }
+
+    pub(crate) fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<Result<usize, ProxyError>> {
+        self.h1.poll_drain(cx, pipe).map_err(ProxyError::disconnect)
     }
 
     /// Ready when the client has closed or reset its connection while its response is under way. A

@@ -51,6 +51,7 @@ pub(crate) fn trim_spare() {
         }
     });
     super::busy::trim_spare();
+    crate::net::pipe::trim_spare();
 }
 
 /// Reads the first bytes of a connection that has no buffer: takes a spare one, which it gives back
@@ -61,13 +62,29 @@ pub(crate) fn poll_first(io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<B
     match io.poll_read_bytes(cx, &mut input) {
         Poll::Ready(Ok(1..)) => Poll::Ready(Ok(input)),
         other => {
-            SPARE.with_borrow_mut(|spare| {
-                if spare.input.len() < SPARE_MAX {
-                    spare.input.push(input);
-                }
-            });
+            keep_input(input);
             other.map_ok(|_| BytesMut::new())
         }
+    }
+}
+
+/// Puts an empty input buffer among the spare ones.
+fn keep_input(input: BytesMut) {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.input.len() < SPARE_MAX {
+            spare.input.push(input);
+        }
+    });
+}
+
+/// Puts an output buffer among the spare ones, if it is worth keeping.
+fn keep_output(output: OutBuf) {
+    if (1..=SPARE_OUTPUT_BYTES_MAX).contains(&output.capacity()) {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.output.len() < SPARE_MAX {
+                spare.output.push(output);
+            }
+        });
     }
 }
 
@@ -136,6 +153,14 @@ impl Wire {
         }
     }
 
+    /// The socket, when bytes go through it as they are.
+    pub(crate) fn socket(&self) -> Option<&tokio::net::TcpStream> {
+        match &self.io {
+            Io::Plain(_) if !self.io.has_read_ahead() => Some(self.io.tcp()),
+            Io::Plain(_) | Io::Tls(_) => None,
+        }
+    }
+
     pub(crate) fn io_mut(&mut self) -> &mut Io {
         &mut self.io
     }
@@ -166,16 +191,24 @@ impl Wire {
         self.output.len() < self.buffer_bytes_max as usize
     }
 
-    /// Reads once into `input`. `Ok(false)` is the end of the stream.
+    /// Reads once into `input`. `Ok(false)` is the end of the stream. A connection that waits for
+    /// the first byte of a message keeps no buffer meanwhile.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.input_ended {
             return Poll::Ready(Ok(false));
         }
+        let bare = self.input.capacity() == 0;
         if self.input.capacity() - self.input.len() < self.fill_bytes as usize / 2 {
             self.grow_input();
         }
         let spare = self.input.capacity() - self.input.len();
-        let count = ready!(self.io.poll_read_bytes(cx, &mut self.input))?;
+        let Poll::Ready(count) = self.io.poll_read_bytes(cx, &mut self.input) else {
+            if bare && self.fill_bytes == FILL_BYTES_MIN {
+                keep_input(std::mem::take(&mut self.input));
+            }
+            return Poll::Pending;
+        };
+        let count = count?;
         if count == 0 {
             self.input_ended = true;
         } else if count == spare {
@@ -238,22 +271,18 @@ impl Wire {
             true => std::mem::take(&mut self.input),
             false => BytesMut::new(),
         };
-        let output = match self.output.is_empty() {
-            true => std::mem::take(&mut self.output),
-            false => OutBuf::new(),
-        };
         // A buffer whose bytes are still shared cannot be reused, one that has grown should not be.
         let least = FILL_BYTES_MIN as usize;
-        let reusable = input.try_reclaim(least) && input.capacity() <= 2 * least;
-        SPARE.with_borrow_mut(|spare| {
-            if reusable && spare.input.len() < SPARE_MAX {
-                spare.input.push(input);
-            }
-            if (1..=SPARE_OUTPUT_BYTES_MAX).contains(&output.capacity())
-                && spare.output.len() < SPARE_MAX
-            {
-                spare.output.push(output);
-            }
-        });
+        if input.try_reclaim(least) && input.capacity() <= 2 * least {
+            keep_input(input);
+        }
+        self.release_output();
+    }
+
+    /// Gives the output buffer back if nothing is left in it.
+    pub(crate) fn release_output(&mut self) {
+        if self.output.is_empty() && self.output.capacity() > 0 {
+            keep_output(std::mem::take(&mut self.output));
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::http::h1_body::{BodyError, H1};
 use crate::http::wire::Wire;
 use crate::net::Io;
 use crate::net::io::IdleState;
+use crate::net::pipe::Pipe;
 
 /// Taken off a `Keep-Alive: timeout` so that we close before the endpoint does; half of one that is
 /// shorter than twice this.
@@ -120,6 +121,10 @@ impl H1Client {
         self.connection.h1.wire.poll_flush(cx).map_err(|error| self.broken(error))
     }
 
+    pub(crate) fn request_sent(&mut self) {
+        self.connection.h1.wire.release_output();
+    }
+
     /// As [`Upstream::poll_answer`](super::Upstream::poll_answer).
     pub(crate) fn poll_answer(
         &mut self,
@@ -161,6 +166,18 @@ impl H1Client {
                 Some((timeout / 2).max(timeout.saturating_sub(KEEP_ALIVE_MARGIN)));
         }
         self.connection.h1.start_input(body);
+    }
+
+    pub(crate) fn unread(&self) -> Option<u64> {
+        self.connection.h1.unread()
+    }
+
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<Result<usize, ProxyError>> {
+        self.connection.h1.poll_fill(cx, pipe).map_err(ProxyError::upstream_reset)
     }
 
     pub(crate) fn poll_frame(

@@ -17,6 +17,7 @@ use weft_http::h1::Connection;
 use weft_http::{BodyLength, Frame, RequestHead, ResponseHead, Version};
 
 use crate::error::ProxyError;
+use crate::net::pipe::Pipe;
 
 pub use pool::Pools;
 
@@ -104,6 +105,14 @@ impl Upstream {
         }
     }
 
+    /// The whole request has left: what it needed goes to others while its answer is waited for.
+    pub(crate) fn request_sent(&mut self) {
+        match self {
+            Self::H1(side) => side.request_sent(),
+            Self::H2(_) => {}
+        }
+    }
+
     /// The next head of the response; the final one is put into `place`, since it is large.
     pub(crate) fn poll_answer(
         &mut self,
@@ -113,6 +122,26 @@ impl Upstream {
         match self {
             Self::H1(side) => side.poll_answer(cx, place),
             Self::H2(side) => side.poll_answer(cx, place),
+        }
+    }
+
+    /// What is left of the response body, when it could go through a pipe. Bytes.
+    pub(crate) fn unread(&self) -> Option<u64> {
+        match self {
+            Self::H1(side) => side.unread(),
+            Self::H2(_) => None,
+        }
+    }
+
+    /// Takes response body into `pipe`. `Ok(0)`: nothing more comes this way.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<Result<usize, ProxyError>> {
+        match self {
+            Self::H1(side) => side.poll_fill(cx, pipe),
+            Self::H2(_) => Poll::Ready(Ok(0)),
         }
     }
 

@@ -194,7 +194,7 @@ impl FieldSink {
         }
         match class.name.kind {
             Kind::Regular => {
-                self.first.note(class.name.known, self.entries.len());
+                self.first.note(class.name.known, name_len, self.entries.len());
                 if class.name.known == Known::ContentLength as u8 {
                     self.note_content_length(value);
                 }

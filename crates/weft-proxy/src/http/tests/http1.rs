@@ -96,6 +96,35 @@ fn large_bodies_arrive_whole_under_back_pressure() {
 }
 
 #[test]
+fn a_large_body_of_known_length_comes_as_it_is_sent_and_the_connection_goes_on() {
+    run(Setup::default(), |mesh| async move {
+        const SIZE: usize = 300_000;
+        const HALF: usize = SIZE / 2;
+        let body: String = (0..SIZE).map(|at| char::from(b'a' + (at % 23) as u8)).collect();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+        let mut client = mesh.client().await;
+        client.send(GET).await;
+        let mut app = mesh.app().await;
+        for last in [false, true] {
+            app.head().await;
+            app.send(&head).await;
+            client.head().await;
+            app.send(&body[..HALF]).await;
+            assert!(client.bytes(HALF).await == body[..HALF], "the first half changed");
+            if !last {
+                app.send(&body[HALF..]).await;
+                assert!(client.bytes(SIZE - HALF).await == body[HALF..], "the other half changed");
+                client.send(GET).await;
+            }
+        }
+        app.send("xyz").await;
+        drop(app);
+        assert_eq!(client.rest().await, "xyz", "cut with its endpoint");
+        mesh.expect_requests(&["response_flags=\"UC\"", "response_code=\"200\""], 1).await;
+    });
+}
+
+#[test]
 fn expect_continue_is_passed_end_to_end() {
     run(Setup::default(), |mesh| async move {
         let head =
