@@ -104,7 +104,11 @@ fn requested(head: &[u8]) -> usize {
         .fold(0, |size, byte| size * 10 + usize::from(byte - b'0'))
 }
 
-/// Replies to every request with two bytes. Request heads are not decoded.
+/// What is read at once, at least: a server that reads little at a time makes its proxies do so.
+const READ_BYTES_MIN: usize = 16 * 1024;
+
+/// Replies to every request with two bytes, or, where it has content, with a gRPC message of a hundred.
+/// Request heads are not decoded.
 async fn http2(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     mut buf: Vec<u8>,
@@ -113,22 +117,35 @@ async fn http2(
     stream.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 3, 232]).await?;
     let mut out = Vec::new();
     loop {
-        let mut start = 0;
+        let (mut start, mut content) = (0, 0);
         while let Some(frame) = buf.get(start..).and_then(frame) {
+            content += if frame.kind == DATA { frame.payload.len() } else { 0 };
             answer(frame, &mut out);
             start += 9 + frame.payload.len();
         }
         buf.drain(..start);
+        if content > 0 {
+            // What has come on all streams may come again; no stream has more than one message.
+            out.extend_from_slice(&[0, 0, 4, WINDOW_UPDATE, 0, 0, 0, 0, 0]);
+            out.extend_from_slice(&(content as u32).to_be_bytes());
+        }
         if !out.is_empty() {
             stream.write_all(&out).await?;
             stream.flush().await?;
             out.clear();
         }
+        buf.reserve(READ_BYTES_MIN);
         if stream.read_buf(&mut buf).await? == 0 {
             return Ok(());
         }
     }
 }
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 
 #[derive(Clone, Copy)]
 struct Frame<'a> {
@@ -146,20 +163,22 @@ fn frame(buf: &[u8]) -> Option<Frame<'_>> {
 }
 
 fn answer(frame: Frame<'_>, out: &mut Vec<u8>) {
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    const PING: u8 = 6;
+    let mut say = |kind: u8, flags: u8, payload: &[u8]| {
+        out.extend_from_slice(&[0, 0, payload.len() as u8, kind, flags]);
+        out.extend_from_slice(&frame.stream);
+        out.extend_from_slice(payload);
+    };
     match frame.kind {
-        DATA | HEADERS if frame.flags & 1 != 0 => {
+        HEADERS if frame.flags & 1 != 0 => {
             // :status 200, content-length 2; then two bytes that end the stream.
-            let head = [0x88, 0x0f, 0x0d, 1, b'2'];
-            out.extend_from_slice(&[0, 0, head.len() as u8, HEADERS, 4]);
-            out.extend_from_slice(&frame.stream);
-            out.extend_from_slice(&head);
-            out.extend_from_slice(&[0, 0, 2, DATA, 1]);
-            out.extend_from_slice(&frame.stream);
-            out.extend_from_slice(b"xx");
+            say(HEADERS, 4, &[0x88, 0x0f, 0x0d, 1, b'2']);
+            say(DATA, 1, b"xx");
+        }
+        DATA if frame.flags & 1 != 0 => {
+            // :status 200, content-type application/grpc; a message; grpc-status 0.
+            say(HEADERS, 4, b"\x88\x0f\x10\x10application/grpc");
+            say(DATA, 0, &GRPC_MESSAGE);
+            say(HEADERS, 5, b"\x00\x0bgrpc-status\x010");
         }
         SETTINGS if frame.flags & 1 == 0 => {
             out.extend_from_slice(&[0, 0, 0, SETTINGS, 1, 0, 0, 0, 0]);
@@ -171,3 +190,10 @@ fn answer(frame: Frame<'_>, out: &mut Vec<u8>) {
         _ => {}
     }
 }
+
+/// A hundred bytes behind their prefix.
+const GRPC_MESSAGE: [u8; 105] = {
+    let mut message = [b'x'; 105];
+    (message[0], message[1], message[2], message[3], message[4]) = (0, 0, 0, 0, 100);
+    message
+};

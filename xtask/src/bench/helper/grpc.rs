@@ -23,8 +23,6 @@ const PART: usize = 16 * 1024;
 /// How a client loads.
 #[derive(Clone, Copy)]
 pub struct Load {
-    /// Messages on open streams instead of calls.
-    pub streaming: bool,
     pub connections: u32,
     pub streams: u32,
     /// Of a message, without its five bytes of prefix.
@@ -192,10 +190,7 @@ pub async fn measure(port: u16, host: &str, load: Load) -> anyhow::Result<()> {
             let (sender, host, message) = (sender.clone(), host.to_owned(), message.clone());
             let latencies = Rc::clone(&latencies);
             tasks.push(tokio::task::spawn_local(async move {
-                match load.streaming {
-                    true => stream_messages(&sender, &host, &message, end, &latencies).await,
-                    false => make_calls(&sender, &host, &message, end, &latencies).await,
-                }
+                stream_messages(&sender, &host, &message, end, &latencies).await
             }));
         }
     }
@@ -203,21 +198,6 @@ pub async fn measure(port: u16, host: &str, load: Load) -> anyhow::Result<()> {
         task.await??;
     }
     super::print_latencies(latencies.take())
-}
-
-async fn make_calls(
-    sender: &SendRequest<Bytes>,
-    host: &str,
-    message: &Bytes,
-    end: Instant,
-    latencies: &RefCell<Vec<Duration>>,
-) -> anyhow::Result<()> {
-    while Instant::now() < end {
-        let begun = Instant::now();
-        unary(sender, host, message).await?;
-        latencies.borrow_mut().push(begun.elapsed());
-    }
-    Ok(())
 }
 
 /// One message goes out when the one before has come back.

@@ -40,10 +40,8 @@ enum Program {
     Rate { port: u16, host: String, per_second: u32, seconds: u32 },
     /// HTTP/1 over mutual TLS, closed loop; prints requests, p50 and p99 in µs.
     LoadMtls { folder: PathBuf, port: u16, connections: u32, bytes: usize, seconds: u32 },
-    /// gRPC, closed loop; prints messages (or calls), p50 and p99 in µs.
+    /// Messages on open gRPC streams, closed loop; prints messages, p50 and p99 in µs.
     GrpcLoad {
-        #[arg(long)]
-        streaming: bool,
         port: u16,
         host: String,
         connections: u32,
@@ -77,8 +75,8 @@ pub fn run(args: &HelperArgs) -> anyhow::Result<()> {
             let load = load_mtls::measure(folder, port, connections, bytes, seconds);
             local.block_on(&runtime, load)
         }
-        &Program::GrpcLoad { streaming, port, ref host, connections, streams, bytes, seconds } => {
-            let load = grpc::Load { streaming, connections, streams, bytes, seconds };
+        &Program::GrpcLoad { port, ref host, connections, streams, bytes, seconds } => {
+            let load = grpc::Load { connections, streams, bytes, seconds };
             local.block_on(&runtime, grpc::measure(port, host, load))
         }
         &Program::Fair { port, ref host, seconds } => {

@@ -41,29 +41,44 @@ pub fn run(tools: &Tools, row: Row, port: u16, seconds: u32) -> anyhow::Result<M
             command.arg(format!("{scheme}://127.0.0.1:{port}/{bytes}"));
             parse_wrk(&output(&mut command)?)
         }
-        Load::Http2 { connections, streams } => {
+        Load::Http2 { connections, streams } | Load::Unary { connections, streams, .. } => {
             let log = tools.folder().join("h2load.tsv");
             let _ = std::fs::remove_file(&log);
             command.args(["h2load", "-t1", "-H", &format!(":authority: {host}")]);
             command.args([format!("-c{connections}"), format!("-m{streams}")]);
             command.args([format!("-D{seconds}"), format!("--log-file={}", log.display())]);
-            command.arg(format!("http://127.0.0.1:{port}/2"));
+            match row.load {
+                Load::Unary { bytes, .. } => {
+                    let message = tools.folder().join("message");
+                    std::fs::write(&message, grpc_message(bytes))?;
+                    command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+                    command.arg(format!("--data={}", message.display()));
+                    command.arg(format!("http://127.0.0.1:{port}/bench.Bench/Echo"));
+                }
+                _ => {
+                    command.arg(format!("http://127.0.0.1:{port}/2"));
+                }
+            }
             let mut measured = parse_h2load(&output(&mut command)?)?;
             (measured.p50_us, measured.p99_us) = percentiles_of_log(&log)?;
             std::fs::remove_file(&log)?;
             Ok(measured)
         }
-        Load::Unary { connections, streams, bytes }
-        | Load::Streaming { connections, streams, bytes } => {
+        Load::Streaming { connections, streams, bytes } => {
             command.arg(&tools.helper).args(["bench-helper", "grpc-load"]);
-            if matches!(row.load, Load::Streaming { .. }) {
-                command.arg("--streaming");
-            }
             command.args([port.to_string(), host.to_owned()]);
             command.args([connections, streams, bytes, seconds].map(|number| number.to_string()));
             parse_own(&output(&mut command)?, seconds)
         }
     }
+}
+
+/// A message of so many bytes with its prefix.
+fn grpc_message(bytes: u32) -> Vec<u8> {
+    let mut message = vec![0];
+    message.extend_from_slice(&bytes.to_be_bytes());
+    message.resize(message.len() + bytes as usize, b'x');
+    message
 }
 
 pub fn output(command: &mut Command) -> anyhow::Result<String> {

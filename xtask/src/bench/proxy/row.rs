@@ -90,7 +90,7 @@ pub enum Load {
     Http1 { connections: u32, bytes: u32 },
     /// h2load: streams on each connection; two bytes at a time.
     Http2 { connections: u32, streams: u32 },
-    /// Own client: calls with a message of so many bytes each way.
+    /// h2load: gRPC calls with a message of so many bytes each way.
     Unary { connections: u32, streams: u32, bytes: u32 },
     /// Own client: open streams on which one message after the other goes out and comes back.
     Streaming { connections: u32, streams: u32, bytes: u32 },
@@ -146,8 +146,8 @@ pub const ALL: &[Row] = &[
     http1(Door::Http1To2, 64, 2),
     http2(Door::Http2Mtls, 1, 100),
     http2(Door::Http2Mtls, 8, 32),
-    Row { door: Door::Grpc, load: Load::Unary { connections: 1, streams: 100, bytes: 100 } },
-    Row { door: Door::Grpc, load: Load::Unary { connections: 8, streams: 32, bytes: 100 } },
+    Row { door: Door::Http2, load: Load::Unary { connections: 1, streams: 100, bytes: 100 } },
+    Row { door: Door::Http2, load: Load::Unary { connections: 8, streams: 32, bytes: 100 } },
     Row { door: Door::Grpc, load: Load::Streaming { connections: 4, streams: 16, bytes: KIB } },
     Row {
         door: Door::Grpc,
@@ -175,7 +175,7 @@ impl Row {
                 format!("{door} {connections} × {streams} streams")
             }
             Load::Unary { connections, streams, bytes } => {
-                format!("{door} unary {connections} × {streams} streams, {}", size(bytes))
+                format!("gRPC unary {connections} × {streams} streams, {}", size(bytes))
             }
             Load::Streaming { connections, streams, bytes } => {
                 format!("{door} streaming {connections} × {streams} streams, {}", size(bytes))
@@ -212,7 +212,7 @@ impl Row {
             (Door::Http2, Load::Http2 { streams, .. }) if streams > 1 => {
                 vec![Cpu(Kind::EnvoyMesh, 0.15), Cpu(Kind::Haproxy, 0.4)]
             }
-            (Door::Grpc, Load::Unary { .. }) => {
+            (_, Load::Unary { .. }) => {
                 vec![Cpu(Kind::EnvoyMesh, 0.15), Cpu(Kind::Haproxy, 0.4)]
             }
             (Door::Http2To1 | Door::Http1To2, _) => vec![Cpu(Kind::EnvoyMesh, 0.40)],
