@@ -40,6 +40,10 @@ const READ_BLOCK_BYTES: usize = 64 * 1024;
 const READS_PER_TURN: usize = 8;
 /// The start of a frame up to this size is copied out of the shared block.
 const REST_COPY_MAX: usize = 4 * 1024;
+/// A write is put off for news with this many streams open, the one that speaks included.
+const DEFER_STREAMS_MIN: usize = 4;
+/// More than this is worth a write of its own. Bytes.
+const DEFER_BYTES_MAX: usize = 16 * 1024;
 /// Slices of one vectored write; the kernel takes up to 1024.
 const SLICES_MAX: usize = 64;
 
@@ -72,6 +76,8 @@ pub(crate) struct Wire<'l> {
     rest: BytesMut,
     /// This turn did not read to the end, because the peer does not read either.
     held_back: bool,
+    /// What was said waits for the next turn, which comes once the reactor has been asked for news.
+    deferred: bool,
 }
 
 /// What the task does after a turn.
@@ -86,7 +92,7 @@ pub(crate) enum Turn {
 impl<'l> Wire<'l> {
     /// `read` is what was read of the connection already.
     pub(crate) fn new(link: &'l Link, io: Io, read: BytesMut) -> Self {
-        Self { link, io, rest: read, held_back: false }
+        Self { link, io, rest: read, held_back: false, deferred: false }
     }
 
     /// Whether the peer is in the middle of a head: of its frame, or of a block of several.
@@ -165,8 +171,32 @@ impl<'l> Wire<'l> {
         }
     }
 
-    /// Writes what has been said, as far as the socket takes it.
+    /// Writes what has been said, as far as the socket takes it; where more may be said in a moment,
+    /// in the next turn.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Turn {
+        match !self.deferred && self.is_worth_waiting() {
+            true => {
+                self.deferred = true;
+                come_back_after_news(cx);
+                Turn::Wait
+            }
+            false => {
+                self.deferred = false;
+                self.write_all(cx)
+            }
+        }
+    }
+
+    /// Whether little is said so far and other streams may have something to say: each write wakes
+    /// the peer, and peers that wake each other for a few messages at a time go on like that.
+    fn is_worth_waiting(&self) -> bool {
+        self.link.with(|connection| {
+            let busy = connection.open_streams() >= DEFER_STREAMS_MIN;
+            busy && connection.has_output() && connection.output_bytes() < DEFER_BYTES_MAX
+        })
+    }
+
+    fn write_all(&mut self, cx: &mut Context<'_>) -> Turn {
         let mut connection = self.link.connection.borrow_mut();
         let blocked = loop {
             let output = connection.output();
@@ -202,7 +232,7 @@ impl<'l> Wire<'l> {
         }
         let closing = async {
             poll_fn(|cx| {
-                self.poll_write(cx);
+                self.write_all(cx);
                 match self.link.with(|connection| connection.output().is_empty()) {
                     true => Poll::Ready(()),
                     false => Poll::Pending,
@@ -222,6 +252,14 @@ impl<'l> Wire<'l> {
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
+}
+
+/// Wakes the task once the reactor was asked what else is there: requests and answers that have come
+/// meanwhile are taken first, and what they say goes out in the same write.
+fn come_back_after_news(cx: &mut Context<'_>) {
+    let asked = std::pin::pin!(tokio::task::yield_now());
+    // It leaves the waker with the scheduler; there is nothing to wait for here.
+    let _ = asked.poll(cx);
 }
 
 /// What a connection does as time passes. One timer serves its whole life and is moved only when

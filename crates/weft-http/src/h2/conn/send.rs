@@ -245,6 +245,17 @@ impl Connection {
         &mut self.output
     }
 
+    /// Whether there is anything to write.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty() || !self.ring.is_empty()
+    }
+
+    /// Bytes that wait to be written as they are; content still waiting for its turn is not among
+    /// them.
+    pub fn output_bytes(&self) -> usize {
+        self.output.len()
+    }
+
     /// Whether the peer takes too little of what is written for it to be asked for more. A client
     /// always reads, or two connections could wait for each other.
     pub fn is_congested(&self) -> bool {
