@@ -492,7 +492,11 @@ impl<'x, 'c> Exchange<'x, 'c> {
     }
 
     /// Moves the response body from socket to socket; ready when no more goes this way.
-    fn poll_pipe(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+    fn poll_pipe(
+        &mut self,
+        up: &mut Upstream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ProxyError>> {
         while let Some(pipe) = &mut self.pipe {
             if !pipe.is_empty() {
                 self.tally.response_bytes += ready!(self.down.poll_drain(cx, pipe))? as u64;

@@ -289,7 +289,8 @@ impl H1Server {
         let mut place = None;
         let ahead = self.take_request(conn, first, received, &mut place);
         if let Some(ahead) = ahead
-            && let Some(end) = Box::pin(self.without_request(ahead, conn, received, &mut place)).await
+            && let Some(end) =
+                Box::pin(self.without_request(ahead, conn, received, &mut place)).await
         {
             return end;
         }

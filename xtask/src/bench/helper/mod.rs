@@ -41,14 +41,7 @@ enum Program {
     /// HTTP/1 over mutual TLS, closed loop; prints requests, p50 and p99 in µs.
     LoadMtls { folder: PathBuf, port: u16, connections: u32, bytes: usize, seconds: u32 },
     /// Messages on open gRPC streams, closed loop; prints messages, p50 and p99 in µs.
-    GrpcLoad {
-        port: u16,
-        host: String,
-        connections: u32,
-        streams: u32,
-        bytes: usize,
-        seconds: u32,
-    },
+    GrpcLoad { port: u16, host: String, connections: u32, streams: u32, bytes: usize, seconds: u32 },
     /// Small calls on an HTTP/2 connection, alone and beside a download; prints p50 and p99 in µs
     /// of both.
     Fair { port: u16, host: String, seconds: u32 },
