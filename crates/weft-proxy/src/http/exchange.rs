@@ -32,8 +32,9 @@ use crate::upstream::{Answer, FinalHead, Upstream};
 /// Request body kept for retries. A longer body makes the request unrepeatable once it is exceeded.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
-/// A response body of which this much is to come goes through a pipe, where it can. Bytes.
-const PIPE_BYTES_MIN: u64 = 32 * 1024;
+/// A response body of which this much is to come goes through a pipe, where it can. At 64 KiB the
+/// further system calls cost more than the copies. Bytes.
+const PIPE_BYTES_MIN: u64 = 256 * 1024;
 
 /// One request in flight, over all its attempts.
 pub(crate) struct Exchange<'x, 'c> {
