@@ -98,5 +98,6 @@ fn is_istio(kind: Kind) -> bool {
             | Kind::ProxyConfig
             | Kind::Telemetry
             | Kind::PeerAuthentication
+            | Kind::Telemetry
     )
 }
