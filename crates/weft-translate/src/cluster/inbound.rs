@@ -36,10 +36,14 @@ fn to_application(scope: &Scope<'_>, port: &WorkloadPort<'_>) -> pb::Cluster {
     // `h2UpgradePolicy` lets a client speak HTTP/2 to a plain HTTP port; the application did not
     // agree to that, so its version is the port's own.
     let upstream = declared(port.protocol);
+    let tcp = port.pool.and_then(|pool| pool.tcp.as_ref());
     let mut cluster = pb::Cluster {
         name: names::inbound_cluster(port.port),
-        connect_timeout: duration(CONNECT_TIMEOUT),
+        connect_timeout: duration(
+            tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
+        ),
         circuit_breakers: Some(limits::breakers(port.pool, None)),
+        upstream_connection_options: limits::keepalive(port.pool, None),
         metadata: port.service.map(|service| metadata(service, "", None)),
         ..Default::default()
     };

@@ -159,6 +159,8 @@ pub(super) fn virtual_inbound(scope: &Scope<'_>, findings: &mut Findings) -> Lis
         cluster: names::INBOUND_PASSTHROUGH_CLUSTER.to_owned(),
         host: names::INBOUND_PASSTHROUGH_CLUSTER.to_owned(),
         own_tls: inbound::OwnTls::No,
+        idle_timeout: None,
+        duration_max: None,
     };
     inspection.add(Inspection::of_inbound(&undeclared));
     let mut catch_all = inbound::chains(scope, &undeclared, false);

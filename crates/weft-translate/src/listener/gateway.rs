@@ -19,7 +19,7 @@ use crate::build::hcm::{Http, Routes, Side, http};
 use crate::build::socket_address;
 use crate::build::tcp::tcp_to;
 use crate::cluster;
-use crate::findings::{Findings, LISTENER_CONFLICT};
+use crate::findings::{Findings, LISTENER_CONFLICT, NOT_IMPLEMENTED};
 use crate::ports;
 use crate::route::{Place, api};
 use crate::scope::Scope;
@@ -129,6 +129,10 @@ pub(crate) fn all(scope: &Scope<'_>, built: &mut Built, findings: &mut Findings)
             let compatible = first.is_some_and(|first| {
                 first == entry.class() || (first.is_tls() && entry.class().is_tls())
             });
+            if !entry.server.default_endpoint.is_empty() {
+                let message = "not implemented, in Istio neither; the field has no effect";
+                entry.report(findings, NOT_IMPLEMENTED, ".defaultEndpoint", message);
+            }
             if compatible {
                 chains.add(scope, entry, (&bind, port), findings);
             } else {

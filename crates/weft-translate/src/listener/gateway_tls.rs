@@ -112,6 +112,24 @@ fn report_unsupported(
     tls: &ServerTlsSettings,
     findings: &mut Findings,
 ) {
+    let unread = "not implemented yet by this proxy; the field has no effect";
+    if tls.insecure_skip_verify == Some(true) {
+        owner.report(findings, NOT_IMPLEMENTED, ".tls.insecureSkipVerify", unread);
+    }
+    if tls.https_redirect && matches!(owner, Owner::Ingress { .. }) {
+        owner.report(findings, NOT_IMPLEMENTED, ".tls.httpsRedirect", unread);
+    }
+    for (index, pair) in tls.tls_certificates.iter().enumerate() {
+        let field = format!(".tls.tlsCertificates[{index}]");
+        if !pair.ca_certificates.is_empty() {
+            let field = format!("{field}.caCertificates");
+            owner.report(findings, NOT_IMPLEMENTED, &field, unread);
+        }
+        if pair.server_certificate.is_empty() || pair.private_key.is_empty() {
+            let message = "a certificate needs serverCertificate and privateKey; it is left out";
+            owner.report(findings, SCHEMA, &field, message);
+        }
+    }
     if scope.view.flavor != Flavor::Weft {
         return;
     }

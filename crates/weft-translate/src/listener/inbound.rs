@@ -4,6 +4,8 @@
 //! Where no single chain can tell, the order of Envoy's matching decides: destination port, then
 //! transport protocol (TLS or not), then the protocols the client offered.
 
+use std::time::Duration;
+
 use weft_model::{MtlsMode, Protocol};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::core::v3::TransportSocket;
@@ -12,7 +14,7 @@ use weft_xds::pb::envoy::config::route::v3 as route;
 
 use super::gateway_tls::version;
 use crate::build::hcm::{Http, Routes, Side, http};
-use crate::build::tcp::tcp_to;
+use crate::build::tcp::{Tcp, tcp, tcp_to};
 use crate::build::tls::{
     Certificate, ClientCheck, MESH_ROOTS, ServerParams, Trust, WORKLOAD_CERT, downstream,
 };
@@ -45,6 +47,9 @@ pub(crate) struct InboundPort {
     /// Host of the service, for the trace operation name.
     pub(crate) host: String,
     pub(crate) own_tls: OwnTls,
+    /// Of connections that carry bytes.
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) duration_max: Option<Duration>,
 }
 
 /// TLS that the Sidecar's `ingress` asks for, for clients outside the mesh.
@@ -173,7 +178,14 @@ fn build(
             grpc_web: port.protocol == Protocol::GrpcWeb,
             names: None,
         }),
-        Content::Bytes => tcp_to(&port.cluster, access_logs(scope, Side::Inbound)),
+        Content::Bytes => tcp(Tcp {
+            stat_prefix: port.cluster.clone(),
+            clusters: vec![(port.cluster.clone(), 1)],
+            idle_timeout: port.idle_timeout,
+            duration_max: port.duration_max,
+            access_log: access_logs(scope, Side::Inbound),
+            ..Default::default()
+        }),
     };
     let transport_protocol = match chain.transport {
         Transport::Mutual | Transport::Own | Transport::Foreign => "tls",
@@ -240,7 +252,7 @@ fn routes(port: &InboundPort) -> route::RouteConfiguration {
         )),
         ..Default::default()
     };
-    timeouts(&mut action, std::time::Duration::ZERO, false);
+    timeouts(&mut action, Duration::ZERO, false);
     let only = route::Route {
         name: "default".to_owned(),
         r#match: Some(everything()),

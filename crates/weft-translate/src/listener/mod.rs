@@ -167,6 +167,7 @@ fn inbound_port(
         (_, protocol) if protocol.is_tls() => Protocol::Tcp,
         (_, protocol) => protocol,
     };
+    let tcp = port.pool.and_then(|pool| pool.tcp.as_ref());
     inbound::InboundPort {
         port: port.port,
         service_port: port.service_port,
@@ -177,6 +178,8 @@ fn inbound_port(
             .service
             .map_or_else(|| "localhost".to_owned(), |service| service.host.to_string()),
         own_tls,
+        idle_timeout: tcp.and_then(|tcp| tcp.idle_timeout),
+        duration_max: tcp.and_then(|tcp| tcp.max_connection_duration),
     }
 }
 
