@@ -88,7 +88,6 @@ pub fn istio() -> Vec<Kind> {
         Kind::new("networking.istio.io", &["v1beta1"], "proxyconfigs", "ProxyConfig"),
         Kind::new("telemetry.istio.io", &["v1", "v1alpha1"], "telemetries", "Telemetry"),
         security("peerauthentications", "PeerAuthentication"),
-        Kind::new("telemetry.istio.io", &["v1", "v1alpha1"], "telemetries", "Telemetry"),
     ]
 }
 

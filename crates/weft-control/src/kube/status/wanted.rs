@@ -98,6 +98,5 @@ fn is_istio(kind: Kind) -> bool {
             | Kind::ProxyConfig
             | Kind::Telemetry
             | Kind::PeerAuthentication
-            | Kind::Telemetry
     )
 }

@@ -58,11 +58,6 @@ pub const WATCHED: &[Watched] = &[
         versions: &["v1", "v1alpha1"],
         ..istio("telemetries", Kind::Telemetry)
     },
-    Watched {
-        group: "telemetry.istio.io",
-        versions: &["v1", "v1alpha1"],
-        ..istio("telemetries", Kind::Telemetry)
-    },
     Watched { namespaced: false, ..gateway_api("gatewayclasses", Kind::GatewayClass) },
     gateway_api("gateways", Kind::KubeGateway),
     gateway_api("listenersets", Kind::ListenerSet),
