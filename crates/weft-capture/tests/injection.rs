@@ -50,7 +50,7 @@ fn plain(value: &Value) -> Value {
     match value {
         Value::Object(entries) => {
             let kept = entries.iter().filter(|(key, value)| {
-                !(key.as_str() == "resources" && **value == json!({})) && !value.is_null()
+                (key.as_str() != "resources" || **value != json!({})) && !value.is_null()
             });
             kept.map(|(key, value)| (key.clone(), plain(value))).collect()
         }

@@ -23,7 +23,7 @@ pub(crate) enum Command {
     /// A whole mesh on this machine, without root: gateway, sidecars, sample applications.
     Demo(DemoArgs),
     /// The control plane.
-    Control(ControlArgs),
+    Control(Box<ControlArgs>),
     /// The data plane: a sidecar or a gateway.
     Proxy {
         #[command(flatten)]

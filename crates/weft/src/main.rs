@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(&args)?,
-        Command::Control(args) => control::run(args)?,
+        Command::Control(args) => control::run(*args)?,
         Command::Proxy { args, exit_with_stdin } => {
             if exit_with_stdin {
                 exit_with_stdin_closed();
