@@ -39,10 +39,12 @@ pub fn differential(data: &[u8]) {
     let local = tokio::task::LocalSet::new();
     let (mut ours, mut theirs) = (ours(&bytes), local.block_on(&runtime, theirs(&bytes)));
     let refused = ours.ended.is_some() || ours.streams.values().any(|o| *o == Outcome::Refused);
+    let mut given_up = false;
     for head in whole_frames(&bytes[start..]) {
         match head.kind {
             // How far a stream got before its client reset it is a matter of turns.
             FrameType::RstStream => {
+                given_up = true;
                 ours.streams.remove(&head.stream);
                 theirs.streams.remove(&head.stream);
             }
@@ -68,6 +70,9 @@ pub fn differential(data: &[u8]) {
             _ => {}
         }
     }
+    // A malformed stream ends here, and the connection there; nobody tells a client that gave the
+    // stream up already.
+    let refused = refused || given_up && theirs.ended.is_some();
     assert!(refused || ours == theirs, "nothing refused here, but\n{ours:?}\n{theirs:?}");
 }
 
@@ -275,6 +280,7 @@ async fn their_outcome(
     let (head, mut body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let (path, authority) = (path.as_bytes().escape_ascii(), authority.as_bytes().escape_ascii());
     let mut text = format!("{} {path} {authority}", head.method);
     let named = |(name, value)| pair(name, value);
     // Here it became the authority.
