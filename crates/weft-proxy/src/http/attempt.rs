@@ -67,12 +67,12 @@ struct Attempt {
 
 /// The request as the circuit breaker counts it. As in Envoy it is under way from when it has a
 /// connection; before that it is pending.
-struct UnderWay<'c> {
-    circuit: &'c Rc<Circuit>,
+struct UnderWay {
+    circuit: Rc<Circuit>,
     permit: Option<Permit>,
 }
 
-impl UnderWay<'_> {
+impl UnderWay {
     fn begin(&mut self) -> Result<(), ErrorKind> {
         if self.permit.is_none() {
             self.permit =
@@ -107,10 +107,10 @@ pub(crate) fn run(
     place: &mut Option<Attempted>,
 ) -> impl Future<Output = Result<(), ProxyError>> {
     async move {
-        let worker = &forward.conn.worker;
         let priority = usize::from(forward.action.high_priority);
+        let worker = &forward.conn.worker;
         let circuit = worker.balancers.circuit(forward.cluster, priority, worker.now());
-        let mut under_way = UnderWay { circuit: &circuit, permit: None };
+        let mut under_way = UnderWay { circuit, permit: None };
         // Drawn once: all attempts start from the same place.
         let (hash, set_cookie) = match forward.action.hash.sources.is_empty() {
             true => (None, None),
@@ -146,8 +146,8 @@ pub(crate) fn run(
                 }
                 Err(error) => Err(error),
             };
-            let judge =
-                Judge { forward, request, exchange, circuit: &circuit, picked: &picked, one: &one };
+            let circuit = &under_way.circuit;
+            let judge = Judge { forward, request, exchange, circuit, picked: &picked, one: &one };
             let policy = match judge.conclude(outcome, policy, &mut tries) {
                 Next::Again => None,
                 Next::Retry(policy) => Some(policy),
@@ -175,13 +175,13 @@ pub(crate) fn run(
             if policy.priority_update.is_some() {
                 tries.priorities.push(picked.endpoint.priority);
             }
-            let delay = policy.backoff.delay(tries.retries, worker.random());
+            let delay = policy.backoff.delay(tries.retries, forward.conn.worker.random());
             let slept = async {
                 tokio::time::sleep(delay).await;
                 Ok(())
             };
             exchange.unless_interrupted(Box::pin(slept)).await?;
-            worker.tick();
+            forward.conn.worker.tick();
         }
     }
 }
@@ -371,7 +371,7 @@ fn attempt(
     request: &mut Request,
     exchange: &mut Exchange<'_, '_>,
     picked: &Picked,
-    (one, under_way): (&mut Attempt, &mut UnderWay<'_>),
+    (one, under_way): (&mut Attempt, &mut UnderWay),
     place: &mut Option<Attempted>,
 ) -> impl Future<Output = Result<(), ProxyError>> {
     async move {
@@ -392,7 +392,7 @@ fn attempt(
         };
         let Opened { upstream, facts } = exchange.unless_interrupted(open).await?;
         if let Err(overflow) = under_way.begin() {
-            upstream.finish(worker.now());
+            upstream.finish(forward.conn.worker.now());
             return Err(overflow.into());
         }
         one.reused = upstream.reused();

@@ -118,43 +118,47 @@ impl Served {
 // this state.
 
 /// Sanitize, match the route, run the filters, reach an endpoint, pass its response on.
-async fn answer(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is given twice")]
+fn answer(
     down: &mut Downstream<'_>,
     request: &mut Request,
     record: &mut Record,
     conn: &HttpConn,
-) -> Result<(), ProxyError> {
-    let tables = conn.worker.tables();
-    let http = conn.http_now(&tables);
-    record.tally.log = Notes::begin(&http);
-    let Some(forward) = way(&tables, &http, down, request, record, conn).await? else {
-        return Ok(());
-    };
-    let (tally, received) = (&mut record.tally, record.received);
-    let mut exchange = exchange(down, tally, received, &forward, &http, request);
-    if let Some(web) = record.web {
-        exchange.translate(web);
+) -> impl Future<Output = Result<(), ProxyError>> {
+    async move {
+        let tables = conn.worker.tables();
+        let http = conn.http_now(&tables);
+        record.tally.log = Notes::begin(&http);
+        let Some(forward) = way(&tables, &http, down, request, record, conn).await? else {
+            return Ok(());
+        };
+        let (tally, received) = (&mut record.tally, record.received);
+        let mut exchange = exchange(down, tally, received, &forward, &http, request);
+        if let Some(web) = record.web {
+            exchange.translate(web);
+        }
+        let mut place = None;
+        let attempts = &mut record.attempts;
+        if let Err(error) =
+            attempt::run(&forward, request, &mut exchange, attempts, &mut place).await
+        {
+            return Err(after_route(error, &forward.found, request, record, conn));
+        }
+        if let Some(attempted) = &mut place {
+            let called = (&record.parties, &mut record.response, record.left.as_deref());
+            deliver(attempted, &forward, request, &mut exchange, called).await?;
+        }
+        let now = conn.worker.tick();
+        record.ended = Some(now);
+        if let Some(Attempted { guard, upstream, answer, .. }) = place {
+            // Its lines are slices of the connection's read buffer, which serves another request only
+            // when nobody else has it.
+            drop(answer);
+            guard.finish();
+            upstream.finish(now);
+        }
+        Ok(())
     }
-    let mut place = None;
-    let attempts = &mut record.attempts;
-    if let Err(error) = attempt::run(&forward, request, &mut exchange, attempts, &mut place).await {
-        return Err(after_route(error, &forward.found, request, record, conn));
-    }
-    if let Some(attempted) = &mut place {
-        let left = record.left.as_deref().copied();
-        let called = (&record.parties, &mut record.response, left);
-        deliver(attempted, &forward, request, &mut exchange, called).await?;
-    }
-    let now = conn.worker.tick();
-    record.ended = Some(now);
-    if let Some(Attempted { guard, upstream, answer, .. }) = place {
-        // Its lines are slices of the connection's read buffer, which serves another request only
-        // when nobody else has it.
-        drop(answer);
-        guard.finish();
-        upstream.finish(now);
-    }
-    Ok(())
 }
 
 /// Where the request goes; None when it was answered here.
@@ -288,7 +292,7 @@ async fn deliver(
     forward: &attempt::Forward<'_>,
     request: &Request,
     exchange: &mut Exchange<'_, '_>,
-    (parties, response, left): (&Parties, &mut Response, Option<Left>),
+    (parties, response, left): (&Parties, &mut Response, Option<&Left>),
 ) -> Result<(), ProxyError> {
     let conn = forward.conn;
     let Attempted { upstream, answer, endpoint, guard, set_cookie } = attempted;
@@ -316,7 +320,7 @@ async fn deliver(
     }
     respond(&forward.found, request, head, conn);
     if let Some(left) = left {
-        rate_limit::tell(left, &mut head.headers);
+        rate_limit::tell(*left, &mut head.headers);
     }
     local_reply::name_server(&mut head.headers, &conn.http.server_header);
     if request.why {

@@ -83,8 +83,6 @@ async fn the_applications_probes_are_answered_in_the_kubelets_place() {
     })
     .await;
     let https = application(true, |_| "204 No Content").await;
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let silent = silent.local_addr().unwrap().port();
     let (grpc, closed) = (health().await, weft_testkit::free_port());
     let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hanging_port = hanging.local_addr().unwrap().port();
@@ -98,7 +96,7 @@ async fn the_applications_probes_are_answered_in_the_kubelets_place() {
         "/app-health/a/closed": get("/", closed),
         "/app-health/a/hanging": get("/", hanging_port),
         "/app-health/a/tcp": {"tcpSocket": {"port": http}},
-        "/app-health/a/untcp": {"tcpSocket": {"port": silent}},
+        "/app-health/a/untcp": {"tcpSocket": {"port": closed}},
         "/app-health/a/grpc": {"grpc": {"port": grpc, "service": "good"}},
         "/app-health/a/ungrpc": {"grpc": {"port": grpc}},
         "/app-lifecycle/a/prestopz": get("/moved", http),
