@@ -337,8 +337,10 @@ mod tests {
     /// Waits for a file to have this text.
     fn wait(path: &std::path::Path, text: &str) {
         let read = || std::fs::read_to_string(path).unwrap_or_default();
+        let limit = Instant::now() + Duration::from_secs(60);
         while read() != text {
-            assert!(text.starts_with(&read()), "{:?} instead of {text:?}", read());
+            let wrong = !text.starts_with(&read()) || Instant::now() > limit;
+            assert!(!wrong, "{:?} instead of {text:?}", read());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
