@@ -15,12 +15,12 @@ use weft_xds::ca::CertificateServer;
 use weft_xds::server::AdsServer;
 
 use crate::ca::{
-    self, Authority, CaError, CertificateIssuer, JoinKey, Lifetimes, Proven, Verifier,
+    self, Authority, CaError, CertificateIssuer, JoinKey, Lifetimes, PluggedIn, Proven, Verifier,
 };
+use crate::cluster::{self, Kubernetes};
 use crate::kube;
 use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
-use crate::source;
 use crate::source::dir::{self, DirError};
 use crate::status;
 use crate::webhook::{self, Webhook};
@@ -81,19 +81,6 @@ impl Config {
             why: None,
         }
     }
-}
-
-/// The cluster whose resources are the mesh's.
-#[derive(Clone, Debug)]
-pub struct Kubernetes {
-    pub access: kube::Access,
-    pub source: source::kube::Options,
-    /// Keep our own root in the cluster, for all control planes there, and not in our folder.
-    pub shared_root: bool,
-    /// Whom service account tokens must be meant for.
-    pub token_audience: String,
-    /// Take part in electing the one that writes resources' status; `None` writes nothing.
-    pub status: Option<kube::Candidate>,
 }
 
 /// Why the control plane did not start.
@@ -161,7 +148,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         None => None,
     };
     let ca_dir = config.state_dir.join("ca");
-    let authority = authority(&config, client.as_ref(), &ca_dir).await?;
+    let (authority, plugged) = authority(&config, client.as_ref(), &ca_dir).await?;
     let join_key = JoinKey::open(&ca_dir)?;
     let mut verifier = Verifier::from(join_key.clone());
     if let (Some(client), Some(cluster)) = (&client, &config.kubernetes) {
@@ -176,7 +163,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let (http_listener, http) = bind("metrics and status", config.http_address).await?;
 
     let metrics = Metrics::new();
-    let world = start_source(&config, client, &metrics, &shutdown).await?;
+    let world = start_source(&config, client, (&authority, plugged), &metrics, &shutdown).await?;
     let trust = Trust { authority: authority.clone(), verifier: verifier.clone() };
     let pusher = Pusher::start(world.clone(), trust, config.push, &metrics, shutdown.clone());
 
@@ -211,7 +198,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone(), config.why);
     tasks.spawn(status::serve(http_listener, pages, shutdown.clone()));
     tracing::info!(%xds, ?xds_tls, %http, ?webhook, "control plane listens");
-    let root_pem = authority.root_pem().to_owned();
+    let root_pem = authority.root_pem().to_string();
     Ok(Handle {
         xds,
         xds_tls,
@@ -227,12 +214,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     })
 }
 
-/// The one that was plugged into the cluster, else one that is shared there or in our own folder.
+/// The one that was plugged into the cluster (and how), else one that is shared there or in our own folder.
 async fn authority(
     config: &Config,
     client: Option<&kube::Client>,
     ca_dir: &Path,
-) -> Result<Authority, ControlError> {
+) -> Result<(Authority, Option<PluggedIn>), ControlError> {
     let plugged = match (client, &config.kubernetes) {
         (Some(client), Some(cluster)) => {
             let namespace = &cluster.source.root_namespace;
@@ -246,15 +233,17 @@ async fn authority(
         }
         _ => None,
     };
-    Ok(match plugged {
-        Some(plugged) => Authority::plugged(&plugged, &config.trust_domain, config.lifetimes)?,
+    let authority = match &plugged {
+        Some(plugged) => Authority::plugged(plugged, &config.trust_domain, config.lifetimes)?,
         None => Authority::open(ca_dir, &config.trust_domain, config.lifetimes)?,
-    })
+    };
+    Ok((authority, plugged))
 }
 
 async fn start_source(
     config: &Config,
     client: Option<kube::Client>,
+    authority: (&Authority, Option<PluggedIn>),
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> Result<World, ControlError> {
@@ -265,15 +254,7 @@ async fn start_source(
         }
         return Ok(world);
     };
-    let (world, events) = World::start(1);
-    let options = cluster.source.clone();
-    let served = source::kube::watch(client.clone(), options, world.clone(), events, metrics);
-    if let Some(candidate) = cluster.status.clone() {
-        let term = kube::elect(client.clone(), candidate, shutdown.clone());
-        let writer = kube::Writer::new(client, world.clone(), served, term, metrics);
-        tokio::spawn(writer.run(shutdown.clone()));
-    }
-    Ok(world)
+    Ok(cluster::start(cluster, client, authority, metrics, shutdown))
 }
 
 async fn bind(

@@ -5,6 +5,7 @@
 
 mod assembly;
 pub mod ca;
+mod cluster;
 pub mod kube;
 mod listen;
 pub mod push;
@@ -13,4 +14,5 @@ pub mod status;
 pub mod webhook;
 pub mod world;
 
-pub use assembly::{Config, ControlError, Handle, Kubernetes, run};
+pub use assembly::{Config, ControlError, Handle, run};
+pub use cluster::{Kubernetes, Writes};

@@ -88,13 +88,13 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
     let spiffe_id =
         format!("spiffe://{trust_domain}/ns/{}/sa/{}", args.namespace, args.service_account);
     let root = match &args.xds_tls_root {
-        Some(path) => Some(read(path)?),
+        Some(path) => Some((read(path)?, path.as_path())),
         None => None,
     };
-    let mut options = Options::new(target(&args.xds, root.as_deref()));
+    let mut options = Options::new(target(&args.xds, root.as_ref()));
     let identity = args.token_file.as_ref().map(|token_file| IdentityConfig {
         spiffe_id: spiffe_id.clone(),
-        ca: target(args.ca.as_deref().unwrap_or(&args.xds), root.as_deref()),
+        ca: target(args.ca.as_deref().unwrap_or(&args.xds), root.as_ref()),
         token_file: token_file.clone(),
         state_dir: args.state_dir.clone(),
         validity: Duration::ZERO,
@@ -255,9 +255,10 @@ fn read(path: &Path) -> Result<Vec<u8>, StartError> {
         .map_err(|source| StartError::Io { what: path.display().to_string(), source })
 }
 
-fn target(address: &str, root: Option<&[u8]>) -> Target {
+fn target(address: &str, root: Option<&(Vec<u8>, &Path)>) -> Target {
     match root {
-        Some(root) => Target::tls(format!("https://{address}"), root.to_vec()),
+        Some((root, path)) => Target::tls(format!("https://{address}"), root.clone())
+            .with_root_file(path.to_path_buf()),
         None => Target::plain(format!("http://{address}")),
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the connector, keep-alive and token metadata, for ADS and CSR calls
 //! alike. Must not know what is sent over them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ pub struct Target {
     pub address: String,
     /// PEM of the roots to trust; needed for `https`.
     pub root_pem: Option<Vec<u8>>,
+    /// A file that may hold newer ones: roots are replaced while proxies run. Read at every
+    /// connect; while it cannot be, `root_pem` is what counts.
+    pub root_file: Option<PathBuf>,
     /// Name to verify instead of the address' host.
     pub server_name: Option<String>,
 }
@@ -56,12 +60,20 @@ pub enum ConnectError {
 impl Target {
     /// A plain-text target.
     pub fn plain(address: impl Into<String>) -> Self {
-        Self { address: address.into(), root_pem: None, server_name: None }
+        Self { address: address.into(), root_pem: None, root_file: None, server_name: None }
     }
 
     /// A TLS target trusting `root_pem`.
     pub fn tls(address: impl Into<String>, root_pem: Vec<u8>) -> Self {
-        Self { address: address.into(), root_pem: Some(root_pem), server_name: None }
+        let root_pem = Some(root_pem);
+        Self { address: address.into(), root_pem, root_file: None, server_name: None }
+    }
+
+    /// Looks for newer roots in a file.
+    #[must_use]
+    pub fn with_root_file(mut self, path: PathBuf) -> Self {
+        self.root_file = Some(path);
+        self
     }
 
     /// Connects now.
@@ -103,14 +115,11 @@ impl Target {
     fn tls_config(&self) -> Result<rustls::ClientConfig, ConnectError> {
         let root = |text: String| ConnectError::Root(text);
         let pem = self.root_pem.as_deref().ok_or_else(|| root("none given for https".into()))?;
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| root(error.to_string()))?;
-            roots.add(certificate).map_err(|error| root(error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(root("no certificate in it".into()));
-        }
+        let newer = self.root_file.as_ref().and_then(|path| std::fs::read(path).ok());
+        let roots = match newer.as_deref().map(parse_roots) {
+            Some(Ok(newer)) => newer,
+            Some(Err(_)) | None => parse_roots(pem)?,
+        };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -119,6 +128,19 @@ impl Target {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
+    }
+}
+
+fn parse_roots(pem: &[u8]) -> Result<rustls::RootCertStore, ConnectError> {
+    let wrong = |text: String| ConnectError::Root(text);
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    match roots.is_empty() {
+        true => Err(wrong("no certificate in it".into())),
+        false => Ok(roots),
     }
 }
 

@@ -165,6 +165,18 @@ pub(crate) struct ClusterArgs {
     /// Write resources' status, when elected among all control planes that do.
     #[arg(long)]
     pub(crate) write_status: bool,
+    /// Write the mesh's roots into every namespace (ConfigMap `istio-ca-root-cert`), when elected.
+    #[arg(long)]
+    pub(crate) write_roots: bool,
+    /// Write the certificates into our webhooks' configurations, when elected.
+    #[arg(long, requires = "webhook_address")]
+    pub(crate) write_webhooks: bool,
+    /// Lease of the election, in the root namespace.
+    #[arg(long, default_value = "weft-leader", value_name = "NAME")]
+    pub(crate) lease: String,
+    /// How long another authority in Secret `cacerts` is trusted before it signs.
+    #[arg(long, default_value = "60s", value_parser = lifetime, value_name = "TIME")]
+    pub(crate) ca_rotation_grace: Duration,
     /// What this control plane calls itself in the election; a Pod's name.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub(crate) pod_name: Option<String>,
@@ -175,18 +187,30 @@ pub(crate) struct ClusterArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InstallArgs {
-    /// Namespace of the control plane, and the mesh's root namespace.
-    #[arg(long, short, default_value = "istio-system", value_name = "NAME")]
-    pub(crate) namespace: String,
-    /// Image that holds this program as its entry point.
+    /// Namespace of the control plane, and the mesh's root namespace: `--set namespace=`.
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Image that holds this program as its entry point: `--set image=`.
     #[arg(long, value_name = "IMAGE")]
-    pub(crate) image: String,
-    /// How many control planes.
-    #[arg(long, default_value = "2", value_name = "NUMBER")]
-    pub(crate) replicas: u32,
+    pub(crate) image: Option<String>,
+    /// Revision of the control plane: `--set revision=`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) revision: Option<String>,
+    /// How many control planes: `--set replicas=`.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) replicas: Option<u32>,
+    /// File of values, as the Helm chart takes them; may be repeated, later ones win.
+    #[arg(long, short = 'f', value_name = "FILE")]
+    pub(crate) values: Vec<PathBuf>,
+    /// One value, over those of files: `ingressGateway.enabled=false`; may be repeated.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) sets: Vec<String>,
     /// Apply it instead of printing it; what somebody else changed is changed back.
     #[arg(long)]
     pub(crate) apply: bool,
+    /// With --apply: have it checked by the API server, and change nothing.
+    #[arg(long, requires = "apply")]
+    pub(crate) dry_run: bool,
     /// Which cluster, for --apply; without it the one this runs in.
     #[arg(long, requires = "apply", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,

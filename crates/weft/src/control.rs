@@ -4,9 +4,9 @@ use crate::cli::{ClusterArgs, ControlArgs};
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use weft_control::kube::{Access, Candidate, Rate};
+use weft_control::kube::{Access, Candidate, Hooks, Rate};
 use weft_control::webhook::Webhook;
-use weft_control::{Config, Handle, Kubernetes, source};
+use weft_control::{Config, Handle, Kubernetes, Writes, source};
 
 /// Runs the control plane until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: ControlArgs) -> anyhow::Result<()> {
@@ -37,11 +37,13 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         log_level: _,
     } = args;
     let mut config = Config::new(config_dir, state_dir);
-    config.kubernetes = kubernetes(cluster);
+    config.kubernetes = kubernetes(cluster, inject.revision());
     if let Some(cluster) = &config.kubernetes {
-        // As its Service is called in any namespace.
-        let name = format!("istiod.{}.svc", cluster.source.root_namespace);
-        config.tls_names = vec![format!("{name}.cluster.local"), name];
+        // As its Service is called in any namespace, and in any revision.
+        for service in ["istiod".to_owned(), named("istiod", inject.revision())] {
+            let name = format!("{service}.{}.svc", cluster.source.root_namespace);
+            config.tls_names.extend([format!("{name}.cluster.local"), name]);
+        }
     }
     config.xds_address = xds_address;
     config.xds_tls_address = Some(xds_tls_address);
@@ -61,10 +63,15 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     Ok(control)
 }
 
-/// What control planes that write status share.
-const LEASE: &str = "weft-leader";
+/// `NAME`, or `NAME-REVISION`.
+fn named(name: &str, revision: &str) -> String {
+    match revision {
+        "" | "default" => name.to_owned(),
+        revision => format!("{name}-{revision}"),
+    }
+}
 
-fn kubernetes(args: ClusterArgs) -> Option<Kubernetes> {
+fn kubernetes(args: ClusterArgs, revision: &str) -> Option<Kubernetes> {
     let ClusterArgs {
         kubernetes,
         kubeconfig,
@@ -72,6 +79,10 @@ fn kubernetes(args: ClusterArgs) -> Option<Kubernetes> {
         kube_qps,
         kube_burst,
         write_status,
+        write_roots,
+        write_webhooks,
+        lease,
+        ca_rotation_grace,
         pod_name,
         root_namespace,
         token_audience,
@@ -81,13 +92,29 @@ fn kubernetes(args: ClusterArgs) -> Option<Kubernetes> {
     }
     let rate = Rate { per_second: f64::from(kube_qps), burst: kube_burst };
     let access = Access { kubeconfig, context: kube_context, rate };
-    let status = write_status.then(|| Candidate {
+    let writes = Writes {
+        status: write_status,
+        roots: write_roots,
+        hooks: write_webhooks.then(|| Hooks {
+            mutating: named("istio-sidecar-injector", revision),
+            validating: named("istio-validator", revision),
+        }),
+    };
+    let candidate = (writes != Writes::default()).then(|| Candidate {
         namespace: root_namespace.clone(),
-        lease: LEASE.to_owned(),
+        lease,
         identity: pod_name.unwrap_or_else(|| format!("weft-{:08x}", rand::random::<u32>())),
     });
     let source = source::kube::Options { root_namespace, ..Default::default() };
-    Some(Kubernetes { access, source, shared_root: kubernetes, token_audience, status })
+    Some(Kubernetes {
+        access,
+        source,
+        shared_root: kubernetes,
+        token_audience,
+        rotation_grace: ca_rotation_grace,
+        candidate,
+        writes,
+    })
 }
 
 /// Logs to standard error: plain lines, colours on a terminal only.

@@ -53,6 +53,11 @@ pub(crate) struct InjectSettings {
 }
 
 impl InjectSettings {
+    /// Revision of the control plane.
+    pub(crate) fn revision(&self) -> &str {
+        &self.revision
+    }
+
     /// As injection takes them.
     pub(crate) fn read(&self, trust_domain: &str) -> anyhow::Result<MeshSettings> {
         let mut mesh = MeshSettings::default();

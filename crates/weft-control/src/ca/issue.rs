@@ -1,7 +1,9 @@
 //! Signing: what goes into a workload's certificate is decided here and nowhere else.
 
 use super::root::{PluggedIn, Root};
+use super::rotation::Trusted;
 use super::{CaError, Identity};
+use arc_swap::ArcSwap;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
@@ -40,13 +42,16 @@ impl Default for Lifetimes {
 /// The mesh's certificate authority. Cheap to clone.
 #[derive(Clone)]
 pub struct Authority {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    root: Root,
+pub(super) struct Inner {
+    /// What signs.
+    pub(super) root: ArcSwap<Root>,
+    /// What is trusted: its roots, and those of before it and after it.
+    pub(super) trusted: Trusted,
     trust_domain: String,
-    lifetimes: Lifetimes,
+    pub(super) lifetimes: Lifetimes,
 }
 
 /// A signed certificate.
@@ -69,8 +74,7 @@ impl Authority {
             return Err(CaError::TrustDomain(trust_domain.into()));
         }
         let root = Root::open(dir, trust_domain, SystemTime::now())?;
-        let trust_domain = trust_domain.to_owned();
-        Ok(Self { inner: Arc::new(Inner { root, trust_domain, lifetimes }) })
+        Ok(Self::of(root, trust_domain, lifetimes))
     }
 
     /// The authority that somebody plugged in, instead of one of a folder.
@@ -86,13 +90,18 @@ impl Authority {
             return Err(CaError::TrustDomain(trust_domain.into()));
         }
         let root = Root::plugged(plugged, SystemTime::now())?;
-        let trust_domain = trust_domain.to_owned();
-        Ok(Self { inner: Arc::new(Inner { root, trust_domain, lifetimes }) })
+        Ok(Self::of(root, trust_domain, lifetimes))
+    }
+
+    fn of(root: Root, trust_domain: &str, lifetimes: Lifetimes) -> Self {
+        let trusted = Trusted::new(&root);
+        let (root, trust_domain) = (ArcSwap::from_pointee(root), trust_domain.to_owned());
+        Self { inner: Arc::new(Inner { root, trusted, trust_domain, lifetimes }) }
     }
 
     /// What a TLS server shows after its leaf.
     pub(super) fn chain_der(&self) -> Vec<CertificateDer<'static>> {
-        let root = &self.inner.root;
+        let root = self.inner.root.load();
         let between: Vec<_> = root.chain.iter().map(|link| link.der.clone()).collect();
         match between.is_empty() {
             true => vec![root.der.clone()],
@@ -100,13 +109,20 @@ impl Authority {
         }
     }
 
-    /// The root certificates, PEM: one, or all that a plugged-in authority trusts.
-    pub fn root_pem(&self) -> &str {
-        &self.inner.root.pem
+    /// The root certificates, PEM: one, or all that a plugged-in authority trusts, and while one
+    /// replaces another both.
+    pub fn root_pem(&self) -> Arc<str> {
+        self.inner.trusted.bundle()
     }
 
-    pub fn root_der(&self) -> &CertificateDer<'static> {
-        &self.inner.root.der
+    /// [`Self::root_pem`] as it is and as it becomes.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<Arc<str>> {
+        self.inner.trusted.changes()
+    }
+
+    /// The first of the roots that what signs now leads to.
+    pub fn root_der(&self) -> CertificateDer<'static> {
+        self.inner.root.load().der.clone()
     }
 
     pub fn trust_domain(&self) -> &str {
@@ -182,7 +198,7 @@ impl Authority {
         lifetime: Duration,
         now: SystemTime,
     ) -> Result<Certificate, CaError> {
-        let root = &self.inner.root;
+        let root = self.inner.root.load();
         let ends = (now + lifetime).min(root.ends);
         // A short-lived certificate is backdated less, so that its half life, counted from its
         // beginning, still lies ahead.
@@ -201,7 +217,7 @@ impl Authority {
         let signed = params.signed_by(key, &root.issuer)?;
         let mut chain = vec![signed.pem()];
         chain.extend(root.chain.iter().map(|link| link.pem.clone()));
-        chain.push(root.pem.clone());
+        chain.push(self.root_pem().to_string());
         Ok(Certificate { chain, der: signed.der().clone(), issued: now, ends })
     }
 }

@@ -17,13 +17,14 @@ const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
 /// A certificate in both its forms.
+#[derive(Clone)]
 pub(super) struct Link {
     pub(super) pem: String,
     pub(super) der: CertificateDer<'static>,
 }
 
 /// An authority that somebody else made: Istio's Secret `cacerts`. All PEM.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PluggedIn {
     /// `ca-cert.pem`: signs.
     pub certificate: String,
@@ -44,7 +45,8 @@ impl std::fmt::Debug for PluggedIn {
 
 /// The certificates to trust and the key that signs.
 pub(super) struct Root {
-    pub(super) pem: String,
+    /// Everything that it leads to is trusted, the first root among them.
+    pub(super) trusted: Vec<Link>,
     pub(super) der: CertificateDer<'static>,
     /// Between a leaf and a root, the signing certificate first; empty when the root itself signs.
     pub(super) chain: Vec<Link>,
@@ -92,7 +94,8 @@ impl Root {
             return Err(CaError::RootExpired(not_after.to_string()));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { pem, der, chain: Vec::new(), ends, issuer })
+        let trusted = vec![Link { pem, der: der.clone() }];
+        Ok(Self { trusted, der, chain: Vec::new(), ends, issuer })
     }
 
     /// Takes an authority that was plugged in, when it holds together.
@@ -128,8 +131,7 @@ impl Root {
         let issuer = Issuer::from_ca_cert_der(&first, key)?;
         let der = trusted.first().map(|root| root.der.clone());
         let der = der.ok_or_else(|| wrong("root-cert.pem has no certificate"))?;
-        let pem = trusted.into_iter().map(|root| root.pem).collect();
-        Ok(Self { pem, der, chain: between, ends, issuer })
+        Ok(Self { trusted, der, chain: between, ends, issuer })
     }
 }
 

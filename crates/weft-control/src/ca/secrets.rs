@@ -4,6 +4,7 @@
 //! is replaced together with its certificate at about half life.
 
 use super::{Authority, CaError, Identity, renew_at};
+use std::sync::Arc;
 use std::time::SystemTime;
 use weft_xds::Resource;
 use weft_xds::pb::envoy::config::core::v3::DataSource;
@@ -32,6 +33,8 @@ pub struct WorkloadSecrets {
     pub certificate: Resource,
     /// `ROOTCA`: the roots.
     pub root: Resource,
+    /// What that says.
+    pem: Arc<str>,
     /// Ask again at this time.
     pub renew_at: SystemTime,
 }
@@ -58,7 +61,12 @@ impl StreamSecrets {
                 }
             },
         };
-        Ok(self.current.insert(current))
+        let current = self.current.insert(current);
+        let pem = self.authority.root_pem();
+        if current.pem != pem {
+            (current.root, current.pem) = (roots(&pem), pem);
+        }
+        Ok(current)
     }
 
     fn make(&self, now: SystemTime, jitter: f64) -> Result<WorkloadSecrets, CaError> {
@@ -71,16 +79,22 @@ impl StreamSecrets {
             private_key: Some(inline(&key.serialize_pem())),
             ..TlsCertificate::default()
         };
-        let roots = CertificateValidationContext {
-            trusted_ca: Some(inline(self.authority.root_pem())),
-            ..CertificateValidationContext::default()
-        };
+        let pem = self.authority.root_pem();
         Ok(WorkloadSecrets {
             certificate: secret(DEFAULT, Type::TlsCertificate(tls)),
-            root: secret(ROOT, Type::ValidationContext(roots)),
+            root: roots(&pem),
+            pem,
             renew_at,
         })
     }
+}
+
+fn roots(pem: &str) -> Resource {
+    let roots = CertificateValidationContext {
+        trusted_ca: Some(inline(pem)),
+        ..CertificateValidationContext::default()
+    };
+    secret(ROOT, Type::ValidationContext(roots))
 }
 
 fn secret(name: &str, content: Type) -> Resource {

@@ -77,7 +77,7 @@ fn files_are_private_and_survive_a_restart() {
     let token = join_key.mint(&servicea(), HOUR, now);
     assert_eq!(JoinKey::open(&ca).unwrap().verify(&token, now), Ok(servicea()));
     let signed = again.sign(&servicea(), &csr(vec![]), None, now).unwrap();
-    assert!(verify(authority.root_der(), &signed.der, now));
+    assert!(verify(&authority.root_der(), &signed.der, now));
     let left: Vec<_> = std::fs::read_dir(&ca).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
 }
@@ -111,10 +111,10 @@ fn the_name_comes_from_the_identity_and_never_from_the_request() {
     let (_, cert) = parse_x509_certificate(&signed.der).unwrap();
     assert!(!cert.is_ca());
     assert!(cert.subject().iter().next().is_none());
-    assert!(verify(authority.root_der(), &signed.der, now));
-    assert!(!verify(authority.root_der(), &signed.der, now + 25 * HOUR), "it ends");
+    assert!(verify(&authority.root_der(), &signed.der, now));
+    assert!(!verify(&authority.root_der(), &signed.der, now + 25 * HOUR), "it ends");
     let (_other_dir, other, _) = open();
-    assert!(!verify(other.root_der(), &signed.der, now), "another root does not vouch");
+    assert!(!verify(&other.root_der(), &signed.der, now), "another root does not vouch");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn lifetimes_are_bounded_and_backdated() {
     let now = SystemTime::now();
     let life = |wish| {
         let signed = authority.sign(&servicea(), &csr(vec![]), wish, now).unwrap();
-        assert!(verify(authority.root_der(), &signed.der, now - Duration::from_secs(1)));
+        assert!(verify(&authority.root_der(), &signed.der, now - Duration::from_secs(1)));
         signed.ends.duration_since(now).unwrap()
     };
     assert_eq!(life(None), 24 * HOUR);
@@ -157,7 +157,7 @@ fn bad_requests_are_refused() {
         (tampered.as_str(), "not signed"),
         ("", "PEM"),
         (huge.as_str(), "16 KiB"),
-        (authority.root_pem(), "PEM block"),
+        (&*authority.root_pem(), "PEM block"),
     ] {
         let error = authority.sign(&servicea(), request, None, SystemTime::now()).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
@@ -214,9 +214,9 @@ async fn only_known_workloads_with_our_token_get_a_certificate() {
     let token = format!("Bearer {}", join_key.mint(&servicea(), HOUR, now));
     let chain = ask(&issuer, Some(&token)).await.unwrap();
     assert_eq!(chain.len(), 2);
-    assert_eq!(chain[1], authority.root_pem());
+    assert_eq!(chain[1], *authority.root_pem());
     let leaf = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
-    assert!(verify(authority.root_der(), &leaf, now));
+    assert!(verify(&authority.root_der(), &leaf, now));
 
     let code = |result: Result<_, tonic::Status>| result.map(|_: Vec<String>| ()).unwrap_err();
     assert_eq!(code(ask(&issuer, None).await).code(), Code::Unauthenticated);
@@ -252,7 +252,7 @@ fn stream_secrets_rotate_at_half_life() {
         other => panic!("{other:?}"),
     };
     let leaf = CertificateDer::from_pem_slice(&pem).unwrap();
-    assert!(verify(authority.root_der(), &leaf, now + 13 * HOUR));
+    assert!(verify(&authority.root_der(), &leaf, now + 13 * HOUR));
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn the_tls_port_is_trusted_by_the_root() {
     )
     .unwrap();
     let mut roots = RootCertStore::empty();
-    roots.add(authority.root_der().clone()).unwrap();
+    roots.add(authority.root_der()).unwrap();
     let mut client =
         rustls::ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()

@@ -73,6 +73,20 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// The error that a watch tells.
+    pub(crate) fn told(status: &Value) -> Self {
+        let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+        let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
+        ApiError::Refused {
+            status: code.unwrap_or(500),
+            reason: text("reason"),
+            message: text("message"),
+            retry_after: None,
+        }
+    }
+}
+
 /// How a PATCH is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patch {

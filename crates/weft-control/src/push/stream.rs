@@ -86,6 +86,7 @@ async fn serve(
     first: Request,
 ) -> Result<(), Status> {
     let AdsStream { mut inbox, outbox, mode, .. } = stream;
+    let mut roots = pusher.trust.authority.changes();
     let (published, _registered) = pusher.registry.register(&proxy);
     let identity = proxy.identity.clone();
     let mut serving = Serving {
@@ -118,6 +119,7 @@ async fn serve(
                 None => return Ok(()),
             },
             () = sleep(timer), if timer.is_some() => serving.on_timer(),
+            Ok(()) = roots.changed() => serving.on_roots(),
             () = pusher.shutdown.cancelled() => return Err(shutting_down()),
         }
         serving.note();
@@ -249,6 +251,11 @@ impl Serving<'_> {
             (Some(removal), Some(renewal)) => Some(removal.min(renewal)),
             (removal, renewal) => removal.or(renewal),
         }
+    }
+
+    /// Who trusts the mesh's roots must hear of others at once.
+    fn on_roots(&mut self) {
+        self.session.mark_names(ResourceType::Secret, &[Arc::from(names::SECRET_ROOT)]);
     }
 
     fn on_timer(&mut self) {

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use weft_control::kube::{Access, Candidate, Client, Install, Patch, Rate, apply, manifests};
-use weft_control::{Config, Handle, Kubernetes, run, source};
+use weft_control::kube::{
+    Access, Candidate, Client, Hooks, Install, Patch, Rate, apply, manifests,
+};
+use weft_control::{Config, Handle, Kubernetes, Writes, run, source};
 use weft_model::Snapshot;
 use weft_testkit::kube::{Fault, Rule, Server, gateway_api, istio};
 use weft_testkit::wait;
@@ -27,7 +29,7 @@ use crate::plane::LIMIT;
 pub struct Cluster {
     /// `None` when it is a real one.
     server: Option<Server>,
-    client: Client,
+    pub client: Client,
     access: Access,
     folder: tempfile::TempDir,
 }
@@ -79,7 +81,7 @@ impl Cluster {
     }
 
     /// With a name it takes part in writing status.
-    async fn plane_called(&self, name: Option<&str>) -> Handle {
+    pub async fn plane_called(&self, name: Option<&str>) -> Handle {
         run(self.config(name), CancellationToken::new()).await.expect("the plane starts")
     }
 
@@ -91,7 +93,7 @@ impl Cluster {
 
     fn config(&self, name: Option<&str>) -> Config {
         let mut config = Config::new(Vec::new(), self.folder.path().join("state"));
-        let status = name.map(|name| Candidate {
+        let candidate = name.map(|name| Candidate {
             namespace: "istio-system".to_owned(),
             lease: "weft-test".to_owned(),
             identity: name.to_owned(),
@@ -103,7 +105,16 @@ impl Cluster {
             source,
             shared_root: name.is_some(),
             token_audience: "istio-ca".to_owned(),
-            status,
+            rotation_grace: Duration::from_millis(200),
+            candidate,
+            writes: Writes {
+                status: true,
+                roots: true,
+                hooks: Some(Hooks {
+                    mutating: "istio-sidecar-injector".to_owned(),
+                    validating: "istio-validator".to_owned(),
+                }),
+            },
         });
         config.xds_address.set_port(0);
         config.xds_tls_address = None;
@@ -643,14 +654,11 @@ fn rules(manifests: &[Value]) -> Vec<Rule> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_installed_allows_what_is_done_and_no_more() {
     let cluster = Cluster::start().await;
-    let install = Install {
-        namespace: "istio-system".to_owned(),
-        image: "weft:test".to_owned(),
-        replicas: 2,
-    };
-    let all = manifests(&install);
-    apply(&cluster.client, &all).await.expect("it is applied");
-    apply(&cluster.client, &all).await.expect("it is applied again");
+    let all = manifests(&Install::default());
+    apply(&cluster.client, &all, true).await.expect("it could be applied");
+    assert!(cluster.server().get("deployments", "istio-system", "istiod").is_none());
+    apply(&cluster.client, &all, false).await.expect("it is applied");
+    apply(&cluster.client, &all, false).await.expect("it is applied again");
     let deployment = cluster.server().get("deployments", "istio-system", "istiod");
     assert_eq!(deployment.expect("it is there")["spec"]["replicas"], 2);
     cluster.apply(SHOP).await;
@@ -672,7 +680,10 @@ async fn what_is_installed_allows_what_is_done_and_no_more() {
         };
         let done = has("update", "leases")
             && has("patch", "httproutes/status")
-            && has("patch", "virtualservices/status");
+            && has("patch", "virtualservices/status")
+            && has("patch", "configmaps")
+            && has("patch", "mutatingwebhookconfigurations")
+            && has("patch", "validatingwebhookconfigurations");
         done.then_some(())
     })
     .await;

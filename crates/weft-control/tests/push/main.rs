@@ -7,3 +7,4 @@ mod identity;
 mod plane;
 mod streams;
 mod trust;
+mod upkeep;

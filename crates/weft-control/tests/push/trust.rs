@@ -17,7 +17,7 @@ use crate::cluster::Cluster;
 
 const OWN: &[&str] = &["default", "ROOTCA"];
 
-const POD: &str = "
+pub const POD: &str = "
 apiVersion: v1
 kind: Pod
 metadata: {name: web-1, namespace: default, labels: {app: web}}
@@ -34,7 +34,7 @@ fn token(name: &str, audience: &str) -> String {
     format!("{}.{}.{}", part("{}".to_owned()), part(claims.to_string()), part("x".to_owned()))
 }
 
-fn known(cluster: &Cluster, name: &str, pod: &str) -> String {
+pub fn known(cluster: &Cluster, name: &str, pod: &str) -> String {
     let token = token(name, "istio-ca");
     let extra =
         |key: &str, value: &str| (format!("authentication.kubernetes.io/{key}"), value.to_owned());
@@ -47,7 +47,7 @@ fn known(cluster: &Cluster, name: &str, pod: &str) -> String {
     token
 }
 
-fn proxy(plane: &Handle, name: &'static str, token: String) -> TestProxy {
+pub fn proxy(plane: &Handle, name: &'static str, token: String) -> TestProxy {
     let target = Target::plain(format!("http://{}", plane.xds));
     let behaviour =
         Behaviour { token: Some(token), secrets: OWN, ..Behaviour::new(Mode::Delta, name) };

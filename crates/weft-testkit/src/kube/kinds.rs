@@ -43,6 +43,10 @@ pub(super) fn built_in() -> Vec<Kind> {
     let rbac = |plural, kind| {
         Kind::new("rbac.authorization.k8s.io", &["v1"], plural, kind).without_status()
     };
+    let hook = |plural, kind| {
+        let kind = Kind::new("admissionregistration.k8s.io", &["v1"], plural, kind);
+        kind.without_status().of_cluster()
+    };
     vec![
         core("namespaces", "Namespace").of_cluster(),
         core("nodes", "Node").of_cluster(),
@@ -55,6 +59,9 @@ pub(super) fn built_in() -> Vec<Kind> {
         core("events", "Event").without_status(),
         Kind::new("discovery.k8s.io", &["v1"], "endpointslices", "EndpointSlice").without_status(),
         Kind::new("apps", &["v1"], "deployments", "Deployment"),
+        Kind::new("autoscaling", &["v2"], "horizontalpodautoscalers", "HorizontalPodAutoscaler"),
+        hook("mutatingwebhookconfigurations", "MutatingWebhookConfiguration"),
+        hook("validatingwebhookconfigurations", "ValidatingWebhookConfiguration"),
         Kind::new("policy", &["v1"], "poddisruptionbudgets", "PodDisruptionBudget"),
         Kind::new("coordination.k8s.io", &["v1"], "leases", "Lease").without_status(),
         rbac("clusterroles", "ClusterRole").of_cluster(),

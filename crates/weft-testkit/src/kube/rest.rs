@@ -264,6 +264,9 @@ fn perform(shared: &Shared, call: &Call) -> Result<Value, Refusal> {
                 patch["metadata"]["name"] = target.name.clone().into();
             }
             target.status = call.target.status;
+            if call.parameter("dryRun") == "All" {
+                return Ok(patch);
+            }
             store.patch(&target, style, patch, EPOCH)
         }
     };
@@ -344,23 +347,36 @@ impl State {
         Some(planned.fault)
     }
 
+    /// A list or watch of one name is about that one; to apply what is not there is to create it.
     fn permit(&self, call: &Call) -> Result<(), Refusal> {
+        let apply = call.content_type == "application/apply-patch+yaml";
+        if apply && call.verb == "patch" && self.store.get(&call.target).is_err() {
+            self.permit_as(call, "create")?;
+        }
+        self.permit_as(call, call.verb)
+    }
+
+    fn permit_as(&self, call: &Call, verb: &str) -> Result<(), Refusal> {
         // Discovery is everybody's.
         let Some(rules) = self.rules.as_ref().filter(|_| !call.resource.is_empty()) else {
             return Ok(());
+        };
+        let name = match call.parameter("fieldSelector").strip_prefix("metadata.name=") {
+            Some(name) if matches!(verb, "list" | "watch") => name,
+            _ => &call.target.name,
         };
         let has = |all: &[String], one: &str| all.iter().any(|x| x == one || x == "*");
         let allows = |rule: &Rule| {
             (rule.namespace.is_empty() || rule.namespace == call.target.namespace)
                 && has(&rule.groups, &call.group)
                 && has(&rule.resources, &call.resource)
-                && has(&rule.verbs, call.verb)
-                && (rule.names.is_empty() || has(&rule.names, &call.target.name))
+                && has(&rule.verbs, verb)
+                && (rule.names.is_empty() || has(&rule.names, name))
         };
         if rules.iter().any(allows) {
             return Ok(());
         }
-        let Call { verb, resource, group, target, .. } = call;
+        let Call { resource, group, target, .. } = call;
         let namespace = &target.namespace;
         let why = format!(
             "cannot {verb} resource {resource:?} in API group {group:?}, namespace {namespace:?}"

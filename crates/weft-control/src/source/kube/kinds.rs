@@ -155,7 +155,7 @@ impl Watched {
 }
 
 /// Percent-encoded for a query.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {

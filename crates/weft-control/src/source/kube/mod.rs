@@ -22,7 +22,9 @@ use weft_telemetry::Registry as Metrics;
 use crate::kube::Client;
 use crate::world::{Event, World};
 
+pub(crate) use kinds::escaped;
 pub use kinds::{WATCHED, Watched};
+pub(crate) use selection::discovered;
 pub(crate) use served::Served;
 
 use health::Health;

@@ -251,7 +251,7 @@ impl Reflector {
         let object = event.get_mut("object").map(Value::take).unwrap_or_default();
         let kind = event["type"].as_str().unwrap_or_default();
         if kind == "ERROR" {
-            return Err(status(&object).into());
+            return Err(ApiError::told(&object).into());
         }
         let at = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
         let at = at.filter(|at| !at.is_empty()).ok_or_else(|| malformed("has no version"))?;
@@ -369,18 +369,6 @@ fn name_of(object: &Value) -> Option<Name> {
     let text = |field: &str| object.get("metadata")?.get(field)?.as_str();
     let name = text("name").filter(|name| !name.is_empty())?;
     Some((Arc::from(text("namespace").unwrap_or_default()), Arc::from(name)))
-}
-
-/// The error that a watch tells.
-fn status(object: &Value) -> ApiError {
-    let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
-    let code = object["code"].as_u64().and_then(|code| u16::try_from(code).ok());
-    ApiError::Refused {
-        status: code.unwrap_or(500),
-        reason: text("reason"),
-        message: text("message"),
-        retry_after: None,
-    }
 }
 
 fn hash(object: &Value) -> u64 {

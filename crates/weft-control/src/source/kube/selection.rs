@@ -8,6 +8,10 @@ use weft_model::{Kind, Snapshot};
 
 use crate::world::World;
 
+/// Namespaces of the cluster itself, where nothing is injected.
+pub(crate) const SYSTEM: [&str; 4] =
+    ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+
 /// Namespaces that are read; all when `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Selection {
@@ -34,6 +38,37 @@ impl Selection {
         }));
         Selection { only: Some(Arc::new(only)) }
     }
+}
+
+/// Names of the namespaces that are read and stay.
+pub(crate) fn discovered(world: World) -> watch::Receiver<Arc<BTreeSet<Arc<str>>>> {
+    let (sender, names) = watch::channel(Arc::default());
+    tokio::spawn(async move {
+        let (mut state, mut updates) = world.subscribe();
+        loop {
+            let now = Arc::new(staying(&state.snapshot));
+            sender.send_if_modified(|before| {
+                let differs = *before != now;
+                *before = now;
+                differs
+            });
+            tokio::select! {
+                () = sender.closed() => return,
+                update = updates.next() => match update {
+                    Some(update) => state = update.state,
+                    None => return,
+                },
+            }
+        }
+    });
+    names
+}
+
+fn staying(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
+    let selection = Selection::of(snapshot);
+    let all = snapshot.namespaces().filter(|one| !one.meta.deleting);
+    let names = all.map(|one| one.meta.name.clone());
+    names.filter(|name| selection.includes(name) && !SYSTEM.contains(&&**name)).collect()
 }
 
 /// Tells the readers when the selection differs.

@@ -1,0 +1,88 @@
+//! What runs when the mesh's resources are a Kubernetes cluster's: its reader, and what is written
+//! there by the one control plane that is elected.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use weft_telemetry::Registry as Metrics;
+
+use crate::ca::{Authority, PluggedIn};
+use crate::kube::{self, HooksKeeper, RootsKeeper, Rotation};
+use crate::source;
+use crate::world::World;
+
+/// The cluster whose resources are the mesh's.
+#[derive(Clone, Debug)]
+pub struct Kubernetes {
+    pub access: kube::Access,
+    pub source: source::kube::Options,
+    /// Keep our own root in the cluster, for all control planes there, and not in our folder.
+    pub shared_root: bool,
+    /// Whom service account tokens must be meant for.
+    pub token_audience: String,
+    /// How long another authority in Secret `cacerts` is trusted before it signs.
+    pub rotation_grace: Duration,
+    /// Take part in electing the one that writes; `None` writes nothing.
+    pub candidate: Option<kube::Candidate>,
+    /// What it writes.
+    pub writes: Writes,
+}
+
+/// What an elected control plane writes into its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// Resources' status.
+    pub status: bool,
+    /// ConfigMap `istio-ca-root-cert` in every namespace.
+    pub roots: bool,
+    /// Certificates of these webhooks.
+    pub hooks: Option<kube::Hooks>,
+}
+
+/// Reads the cluster and, when elected, writes into it, until `shutdown`.
+pub(crate) fn start(
+    cluster: &Kubernetes,
+    client: kube::Client,
+    (authority, plugged): (&Authority, Option<PluggedIn>),
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> World {
+    let (world, events) = World::start(1);
+    let options = cluster.source.clone();
+    let served = source::kube::watch(client.clone(), options, world.clone(), events, metrics);
+    let rotation = Rotation {
+        client: client.clone(),
+        namespace: cluster.source.root_namespace.clone(),
+        authority: authority.clone(),
+        current: plugged,
+        grace: cluster.rotation_grace,
+        metrics: metrics.clone(),
+    };
+    tokio::spawn(rotation.run(shutdown.clone()));
+    let Some(candidate) = cluster.candidate.clone() else { return world };
+    let term = kube::elect(client.clone(), candidate, shutdown.clone());
+    let Writes { status, roots, hooks } = cluster.writes.clone();
+    if status {
+        let (client, term) = (client.clone(), term.clone());
+        let writer = kube::Writer::new(client, world.clone(), served, term, metrics);
+        tokio::spawn(writer.run(shutdown.clone()));
+    }
+    if roots {
+        let help = "ConfigMaps with the mesh's roots that were written.";
+        let keeper = RootsKeeper {
+            client: client.clone(),
+            term: term.clone(),
+            authority: authority.clone(),
+            namespaces: source::kube::discovered(world.clone()),
+            writes: metrics.counter("weft_kubernetes_roots_writes_total", help, &[]),
+        };
+        tokio::spawn(keeper.run(shutdown.clone()));
+    }
+    if let Some(hooks) = hooks {
+        let help = "Webhook configurations whose certificates were written.";
+        let writes = metrics.counter("weft_kubernetes_webhook_writes_total", help, &[]);
+        let authority = authority.clone();
+        tokio::spawn(HooksKeeper { client, term, authority, hooks, writes }.run(shutdown.clone()));
+    }
+    world
+}
