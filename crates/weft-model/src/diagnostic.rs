@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::{Origin, ResourceKey};
+use crate::{Labels, Origin, ResourceKey};
 
 /// How bad a finding is. An `Error` leaves its resource out; the others change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -34,6 +34,17 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it; may be empty.
     pub help: String,
+    /// Its resource asks not to be told of it; see [`SUPPRESS`].
+    pub suppressed: bool,
+}
+
+/// Annotation with codes that `weft analyze` is not to tell of, separated by commas; `*` is all.
+pub(crate) const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
+
+/// Whether annotations have [`SUPPRESS`] for a code.
+pub(crate) fn suppresses(annotations: &Labels, code: &str) -> bool {
+    let codes = annotations.get(SUPPRESS);
+    codes.is_some_and(|codes| codes.split(',').map(str::trim).any(|one| one == "*" || one == code))
 }
 
 /// Codes: Istio's own from its message catalogue, ours where it has none.
@@ -175,6 +186,7 @@ impl Diagnostic {
             path: path.into(),
             message: message.into(),
             help: String::new(),
+            suppressed: false,
         }
     }
 

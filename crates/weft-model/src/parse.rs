@@ -9,7 +9,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use crate::diagnostic::{Diagnostic, Severity, code};
+use crate::diagnostic::{Diagnostic, Severity, code, suppresses};
 use crate::object::{Kind, Meta, Object, Origin, ResourceKey};
 use crate::protojson::{self, Skipped};
 use crate::snapshot::{Change, ChangeKind, Snapshot};
@@ -79,7 +79,6 @@ pub struct Analysis {
     /// `galley.istio.io/analyze-suppress` asks not to be told of.
     pub findings: Vec<Diagnostic>,
     files: std::collections::HashMap<String, String>,
-    suppressed: std::collections::HashMap<ResourceKey, String>,
 }
 
 impl Analysis {
@@ -89,14 +88,12 @@ impl Analysis {
             snapshot: Snapshot::default(),
             findings: Vec::new(),
             files: files.iter().cloned().collect(),
-            suppressed: Default::default(),
         };
         let mut found = Vec::new();
         let mut changes = Vec::new();
         let mut seen: std::collections::HashMap<ResourceKey, Origin> = Default::default();
         for (file, text) in files {
-            let Parser { objects, diagnostics, suppressed, .. } = parse(file, text);
-            analysis.suppressed.extend(suppressed);
+            let Parser { objects, diagnostics, .. } = parse(file, text);
             found.extend(diagnostics);
             for object in objects {
                 let Some(key) = object.key() else { continue };
@@ -116,13 +113,8 @@ impl Analysis {
 
     /// Adds what a reader of the snapshot found, with the lines of the fields.
     pub fn add(&mut self, found: Vec<Diagnostic>) {
-        let suppressed = |one: &Diagnostic| {
-            let codes = one.resource.as_ref().and_then(|key| self.suppressed.get(key));
-            codes.is_some_and(|codes| {
-                codes.split(',').map(str::trim).any(|code| code == "*" || code == one.code)
-            })
-        };
-        let mut found: Vec<Diagnostic> = found.into_iter().filter(|one| !suppressed(one)).collect();
+        let wanted = |one: &Diagnostic| !self.snapshot.suppresses(one);
+        let mut found: Vec<Diagnostic> = found.into_iter().filter(wanted).collect();
         found.iter_mut().for_each(|one| self.locate(one));
         self.findings.extend(found);
         self.findings.sort_by(|a, b| {
@@ -166,12 +158,7 @@ struct Parser {
     file: Arc<str>,
     objects: Vec<Object>,
     diagnostics: Vec<Diagnostic>,
-    /// Resources that ask not to be told of some codes, and which.
-    suppressed: Vec<(ResourceKey, String)>,
 }
-
-/// Codes not to be told of, separated by commas; `*` is all.
-const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 
 /// `apiVersion`, `kind`, `metadata` of a document.
 struct Head {
@@ -182,12 +169,7 @@ struct Head {
 
 impl Parser {
     fn new(file: &str) -> Self {
-        Parser {
-            file: Arc::from(file),
-            objects: Vec::new(),
-            diagnostics: Vec::new(),
-            suppressed: Vec::new(),
-        }
+        Parser { file: Arc::from(file), objects: Vec::new(), diagnostics: Vec::new() }
     }
 
     fn refuse(&mut self, document: u32, line: u32, message: String, help: &str) {
@@ -267,11 +249,14 @@ impl Parser {
 
     /// Builds the object, reports what is wrong with it, and keeps it when nothing is an error.
     fn resource(&mut self, head: &Head, node: &Node) {
-        if let Some(codes) = head.meta.annotations.get(SUPPRESS)
-            && let Some(kind) = known_kind(&head.api_version, &head.kind)
-        {
-            self.suppressed.push((key_of(kind, &head.meta), codes.clone()));
+        let before = self.diagnostics.len();
+        self.built(head, node);
+        for found in &mut self.diagnostics[before..] {
+            found.suppressed = suppresses(&head.meta.annotations, found.code);
         }
+    }
+
+    fn built(&mut self, head: &Head, node: &Node) {
         let skipped = RefCell::default();
         let built = build(head, node, &skipped);
         let object = match built {

@@ -190,3 +190,38 @@ fn samples_raise_no_false_alarm() {
         assert!(loud.is_empty(), "{loud:#?}");
     }
 }
+
+#[test]
+fn tls_settings_that_would_do_nothing_are_told() {
+    let rule = |tls: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\n\
+             spec: {{host: a.example, trafficPolicy: {{tls: {tls}}}}}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\n\
+             spec: {{hosts: [a.example], resolution: DNS, ports: [{{number: 443, name: tls, protocol: TLS}}]}}\n"
+        )
+    };
+    let told = |yaml: &str, path: &str, code: &str| {
+        let all = analyze(&[("a.yaml".to_owned(), yaml.to_owned())]);
+        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let wanted = |one: &String| one.contains(path) && one.contains(code);
+        assert!(all.iter().any(wanted), "{path} {code}: {all:?}");
+    };
+    let path = "spec.trafficPolicy.tls.";
+    for (field, tls) in [
+        ("caCrl", "{mode: SIMPLE, credentialName: a, caCrl: /crl}"),
+        ("caCertificates", "{mode: MUTUAL, credentialName: a, caCertificates: /ca}"),
+        ("credentialName", "{mode: SIMPLE, credentialName: a, insecureSkipVerify: true}"),
+        ("subjectAltNames", "{mode: SIMPLE, subjectAltNames: [a], insecureSkipVerify: true}"),
+    ] {
+        told(&rule(tls), &format!("{path}{field}"), "IST0106");
+    }
+    told(&rule("{mode: SIMPLE, caCrl: /crl, insecureSkipVerify: true}"), "tls.caCrl", "IST0133");
+    let mesh = "rootNamespace: istio-system\nmeshMTLS: {cipherSuites: [AES128-SHA, NONSENSE]}\n\
+                tlsDefaults: {ecdhCurves: [P-521, P-1], minProtocolVersion: TLSV1_1}\n";
+    told(mesh, "meshMTLS.cipherSuites", "WEFT0005");
+    told(mesh, "\"NONSENSE\" is not known", "IST0133");
+    told(mesh, "tlsDefaults.ecdhCurves", "WEFT0005");
+    told(mesh, "\"P-1\" is not known", "IST0133");
+    told(mesh, "tlsDefaults.minProtocolVersion", "WEFT0005");
+}

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 use weft_telemetry::{PeerInfo, Shard};
 use weft_traffic::cluster::ClusterKind;
-use weft_traffic::{Cluster, ListenerConfig, Tables};
+use weft_traffic::{Cluster, EndpointAddress, ListenerConfig, Tables};
 
 use crate::access_log::{LogSinks, LogWriter};
 use crate::drain::{DrainSignal, OpenGuard};
@@ -279,7 +279,7 @@ impl Worker {
     pub fn endpoint_counters(
         &self,
         cluster: &Cluster,
-        address: SocketAddr,
+        address: &EndpointAddress,
     ) -> Arc<EndpointCounters> {
         match cluster.config.kind {
             ClusterKind::OriginalDst { .. } | ClusterKind::Dynamic(_) => {

@@ -467,7 +467,7 @@ impl<'a> Imports<'a> {
 }
 
 fn suites(settings: &MeshTls) -> Suites {
-    Suites { ciphers: settings.cipher_suites.clone(), curves: settings.ecdh_curves.clone() }
+    Suites::known(&settings.cipher_suites, &settings.ecdh_curves)
 }
 
 /// Hosts a VirtualService sends traffic to.

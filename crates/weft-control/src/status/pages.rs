@@ -137,6 +137,7 @@ async fn analyzez(State(pages): State<Pages>, Query(wanted): Query<Findings>) ->
     let state = pages.world.current();
     let mut found: Vec<weft_model::Diagnostic> = state.all_diagnostics().cloned().collect();
     found.extend(weft_translate::check(&state.snapshot));
+    found.retain(|one| !state.snapshot.suppresses(one));
     let of_type = |content_type: &'static str, text: String| {
         ([(header::CONTENT_TYPE, content_type)], text).into_response()
     };

@@ -17,6 +17,7 @@ mod policy;
 mod protocol;
 mod routing;
 mod service;
+mod suppress;
 mod table;
 mod telemetry;
 mod workload;

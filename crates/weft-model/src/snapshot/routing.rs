@@ -166,6 +166,11 @@ impl Snapshot {
     }
 
     /// Every DestinationRule as written (not merged).
+    /// By its own name.
+    pub(crate) fn destination_rule_named(&self, namespace: &str, name: &str) -> Option<&Dr> {
+        self.inner.destination_rules.table.get(namespace, name)
+    }
+
     pub fn all_destination_rules(&self) -> impl Iterator<Item = &Dr> {
         self.inner.destination_rules.table.iter()
     }

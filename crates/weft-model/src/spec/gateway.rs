@@ -94,3 +94,38 @@ pub enum TlsProtocol {
     #[serde(rename = "TLSV1_3")]
     V1_3,
 }
+
+/// TLS 1.2 cipher suites, in OpenSSL's spelling, that our own proxy speaks.
+pub const OWN_CIPHERS: [&str; 6] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+];
+
+/// Further ones that Envoy speaks.
+const ENVOY_CIPHERS: [&str; 9] = [
+    "AES128-GCM-SHA256",
+    "AES128-SHA",
+    "AES256-GCM-SHA384",
+    "AES256-SHA",
+    "DES-CBC3-SHA",
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-RSA-AES256-SHA",
+];
+
+/// Key exchange groups, in BoringSSL's spelling, that our own proxy speaks.
+pub const OWN_CURVES: [&str; 4] = ["X25519", "P-256", "P-384", "X25519MLKEM768"];
+
+/// All that Envoy speaks.
+pub const CURVES: [&str; 5] = ["X25519", "P-256", "P-384", "P-521", "X25519MLKEM768"];
+
+/// Whether it names a cipher suite that Envoy takes, or is an expression (`[A|B]`, `-ALL`).
+pub fn is_cipher(name: &str) -> bool {
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    !is_name || name == "ALL" || OWN_CIPHERS.contains(&name) || ENVOY_CIPHERS.contains(&name)
+}

@@ -222,6 +222,33 @@ fn outlier_detection(outlier: Option<&OutlierDetection>, path: &str, findings: &
     }
 }
 
+/// What a client that checks nothing cannot check.
+fn unverified_client(tls: &ClientTlsSettings, path: &str, findings: &mut Findings<'_>) {
+    if tls.insecure_skip_verify != Some(true) {
+        return;
+    }
+    let simple = tls.mode == ClientTlsMode::Simple;
+    for (field, set) in [
+        ("caCertificates", !tls.ca_certificates.is_empty()),
+        ("credentialName", simple && !tls.credential_name.is_empty()),
+        ("subjectAltNames", !tls.subject_alt_names.is_empty()),
+    ] {
+        if set {
+            let message = "it cannot be set beside insecureSkipVerify, which checks nothing";
+            findings.error(format!("{path}.{field}"), message);
+        }
+    }
+    if !tls.ca_crl.is_empty() {
+        let message = "revocation is not checked beside insecureSkipVerify";
+        findings.warn(
+            code::SCHEMA_WARNING,
+            format!("{path}.caCrl"),
+            message,
+            "Remove one of them.",
+        );
+    }
+}
+
 fn client_tls(
     tls: Option<&ClientTlsSettings>,
     path: &str,
@@ -246,12 +273,15 @@ fn client_tls(
             }
         }
         ClientTlsMode::Simple | ClientTlsMode::Mutual => {
-            let own = !tls.client_certificate.is_empty() || !tls.private_key.is_empty();
-            if !tls.credential_name.is_empty() && own {
-                findings.error(
-                    format!("{path}.credentialName"),
-                    "only one of credentialName, certificate files is allowed",
-                );
+            unverified_client(tls, &path, findings);
+            let crl = ("caCrl", &tls.ca_crl);
+            if !tls.credential_name.is_empty() {
+                for (field, _) in files.iter().chain([&crl]).filter(|(_, one)| !one.is_empty()) {
+                    findings.error(
+                        format!("{path}.{field}"),
+                        "certificates come from the secret where credentialName is set",
+                    );
+                }
             }
             if tls.mode == ClientTlsMode::Mutual && tls.credential_name.is_empty() {
                 for (field, value) in &files[..2] {

@@ -4,7 +4,7 @@ use super::text::{is_host, is_ip, is_label};
 use super::{Findings, bounds, port_number};
 use crate::diagnostic::code;
 use crate::snapshot::Protocol;
-use crate::spec::{Gateway, Port, Server, ServerTlsMode, ServerTlsSettings};
+use crate::spec::{CURVES, Gateway, Port, Server, ServerTlsMode, ServerTlsSettings, is_cipher};
 
 pub(super) fn check(spec: &Gateway, findings: &mut Findings<'_>) {
     if spec.servers.is_empty() {
@@ -179,9 +179,46 @@ pub(super) fn server_tls(tls: &ServerTlsSettings, path: &str, findings: &mut Fin
             }
         }
     }
+    suites(&tls.cipher_suites, &tls.ecdh_curves, path, findings);
+    revocation(tls, path, findings);
     use crate::spec::TlsProtocol::Auto;
     let (min, max) = (tls.min_protocol_version, tls.max_protocol_version);
     if min != Auto && max != Auto && min > max {
         findings.error(format!("{path}.minProtocolVersion"), "it is above maxProtocolVersion");
     }
+}
+
+/// Names of ciphers and curves that nobody knows are left out, as Istio does.
+pub(super) fn suites(
+    ciphers: &[String],
+    curves: &[String],
+    path: &str,
+    findings: &mut Findings<'_>,
+) {
+    let ciphers = ciphers.iter().filter(|name| !is_cipher(name));
+    let curves = curves.iter().filter(|name| !CURVES.contains(&name.as_str()));
+    let unknown =
+        ciphers.map(|one| ("cipherSuites", one)).chain(curves.map(|one| ("ecdhCurves", one)));
+    for (field, name) in unknown {
+        let message = format!("{name:?} is not known; it is left out");
+        let help = "Use the names of OpenSSL.";
+        findings.warn(code::SCHEMA_WARNING, format!("{path}.{field}"), message, help);
+    }
+}
+
+/// `caCrl` goes with `caCertificates`; a secret brings its own.
+fn revocation(tls: &ServerTlsSettings, path: &str, findings: &mut Findings<'_>) {
+    if tls.ca_crl.is_empty() {
+        return;
+    }
+    let verifies = matches!(tls.mode, ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
+    let by_secret = !tls.credential_name.is_empty()
+        || !tls.credential_names.is_empty()
+        || !tls.ca_cert_credential_name.is_empty();
+    let message = match (verifies, by_secret) {
+        (true, false) => return,
+        (true, true) => "it has no effect: the roots are a secret's, whose ca.crl counts",
+        (false, _) => "it has no effect: client certificates are not checked in this mode",
+    };
+    findings.warn(code::SCHEMA_WARNING, format!("{path}.caCrl"), message, "Remove it.");
 }

@@ -19,7 +19,10 @@ pub(crate) use annotations::{INJECTION_LABEL, REVISION_LABEL};
 
 use crate::diagnostic::{Diagnostic, Severity, code};
 use crate::object::{Kind, Object, Origin, ResourceKey};
-use crate::spec::{LogEncoding, MeshConfig, PeerAuthentication, ProxyConfig, ProxyConfigResource};
+use crate::spec::{
+    CURVES, LogEncoding, MeshConfig, MeshTls, OWN_CIPHERS, OWN_CURVES, PeerAuthentication,
+    ProxyConfig, ProxyConfigResource, TlsProtocol, is_cipher,
+};
 use crate::yaml::{Node, Value};
 
 /// Appends findings on `object`; `node` is its document, for lines.
@@ -167,6 +170,10 @@ fn metadata(findings: &mut Findings<'_>) {
     }
 }
 
+/// Why a setting of proxies does not reach them by configuration.
+const FOR_STARTER: &str =
+    "it is for whoever starts the proxy; give it the option or environment variable";
+
 fn proxy_config(spec: &ProxyConfigResource, findings: &mut Findings<'_>) {
     if let Some(wanted) = &spec.selector {
         bounds::selector(&wanted.match_labels, 4096, "spec.selector.matchLabels", findings);
@@ -175,8 +182,17 @@ fn proxy_config(spec: &ProxyConfigResource, findings: &mut Findings<'_>) {
         let path = entry("spec.environmentVariables", name);
         bounds::length(value, 2048, path, findings);
     }
-    if spec.concurrency.is_some_and(|workers| workers < 0) {
-        findings.error("spec.concurrency", "expected a number of workers, 0 for one a processor");
+    match spec.concurrency {
+        Some(workers) if workers < 0 => {
+            let message = "expected a number of workers, 0 for one a processor";
+            findings.error("spec.concurrency", message);
+        }
+        Some(_) => findings.info(code::NOT_IMPLEMENTED, "spec.concurrency", FOR_STARTER, ""),
+        None => {}
+    }
+    if !spec.environment_variables.is_empty() {
+        let path = "spec.environmentVariables";
+        findings.info(code::NOT_IMPLEMENTED, path, FOR_STARTER, "");
     }
 }
 
@@ -213,6 +229,11 @@ fn mesh_config(spec: &MeshConfig, findings: &mut Findings<'_>) {
         findings.error("defaultConfig.tracing.sampling", "expected a percentage from 0 to 100");
     }
     proxy_settings(&spec.default_config, "defaultConfig", findings);
+    for (field, tls) in [("meshMTLS", &spec.mesh_mtls), ("tlsDefaults", &spec.tls_defaults)] {
+        if let Some(tls) = tls {
+            mesh_tls(tls, field, findings);
+        }
+    }
     if spec.access_log_encoding == LogEncoding::Json
         && !spec.access_log_format.is_empty()
         && spec.json_access_log_format().is_none()
@@ -225,10 +246,32 @@ fn mesh_config(spec: &MeshConfig, findings: &mut Findings<'_>) {
     }
 }
 
+/// What nobody speaks is left out; of the rest, what our own proxy does not speak.
+fn mesh_tls(tls: &MeshTls, path: &str, findings: &mut Findings<'_>) {
+    let MeshTls { min_protocol_version, ecdh_curves, cipher_suites } = tls;
+    gateway::suites(cipher_suites, ecdh_curves, path, findings);
+    let not_ours = |list: &[String], own: &[&str], known: fn(&str) -> bool| -> Vec<String> {
+        let missing = list.iter().filter(|name| known(name) && !own.contains(&name.as_str()));
+        missing.cloned().collect()
+    };
+    let ciphers = not_ours(cipher_suites, &OWN_CIPHERS, is_cipher);
+    let curves = not_ours(ecdh_curves, &OWN_CURVES, |name| CURVES.contains(&name));
+    for (field, missing) in [("cipherSuites", ciphers), ("ecdhCurves", curves)] {
+        if !missing.is_empty() {
+            let message = format!("our own proxy does not speak {}", missing.join(", "));
+            findings.info(code::NOT_IMPLEMENTED, format!("{path}.{field}"), message, "");
+        }
+    }
+    if matches!(min_protocol_version, TlsProtocol::V1_0 | TlsProtocol::V1_1) {
+        let message = "our own proxy speaks TLS 1.2 and 1.3 only";
+        findings.info(code::NOT_IMPLEMENTED, format!("{path}.minProtocolVersion"), message, "");
+    }
+}
+
 /// Settings of proxies that are read and do not reach them.
 fn proxy_settings(spec: &ProxyConfig, path: &str, findings: &mut Findings<'_>) {
     let headers = spec.proxy_headers.as_ref();
-    let started = "it is for whoever starts the proxy; give it the option or environment variable";
+    let started = FOR_STARTER;
     let of_envoy = "only a stock Envoy acts on it";
     let unbuilt = [
         ("concurrency", spec.concurrency.is_some(), started),

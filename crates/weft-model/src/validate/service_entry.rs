@@ -183,6 +183,15 @@ pub(super) fn check_workload(spec: &WorkloadEntry, path: &str, findings: &mut Fi
     for (field, text, max) in lengths {
         bounds::length(text, max, format!("{path}.{field}"), findings);
     }
+    if !spec.network.is_empty() {
+        findings.info(
+            code::NOT_IMPLEMENTED,
+            format!("{path}.network"),
+            "networks are taken to reach each other directly: nothing goes through a gateway between \
+             them",
+            "",
+        );
+    }
     bounds::count(spec.labels.len(), 256, format!("{path}.labels"), findings);
     bounds::count(spec.ports.len(), 128, format!("{path}.ports"), findings);
     let address = &spec.address;

@@ -109,10 +109,8 @@ fn health(health: Health) -> (&'static str, &'static str) {
 }
 
 fn counters(totals: &Totals, cluster: &Cluster, endpoint: &Endpoint) -> [u64; 8] {
-    match endpoint.socket_addr() {
-        Some(address) => totals.get(&(cluster.name.clone(), address)).copied().unwrap_or_default(),
-        None => [0; 8],
-    }
+    let key = (cluster.name.clone(), endpoint.address.clone());
+    totals.get(&key).copied().unwrap_or_default()
 }
 
 fn totals(shared: &Shared) -> Totals {

@@ -1,10 +1,12 @@
-//! One connection to one endpoint: TCP within the cluster's connect timeout, then TLS with the
-//! identity check if the endpoint's transport says so. Pooling and retries are the callers'.
+//! One connection to one endpoint: TCP (or a Unix socket) within the cluster's connect timeout, then
+//! TLS with the identity check if the endpoint's transport says so. Pooling and retries are the
+//! callers'.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use weft_traffic::cluster::{ProxyProtocolVersion, TcpKeepalive, Transport};
@@ -82,18 +84,13 @@ pub async fn connect(
     endpoint: &Endpoint,
     origin: Origin,
 ) -> Result<Connected, ProxyError> {
-    let address = match &endpoint.address {
-        EndpointAddress::Ip(address) => *address,
-        // Names are resolved in the background; one here has no address yet.
-        EndpointAddress::Name { .. } => return Err(ErrorKind::NoHealthyUpstream.into()),
-        EndpointAddress::Pipe(path) => {
-            let why = format!("Unix socket endpoint {path} is not supported");
-            return Err(ProxyError::new(ErrorKind::ConnectFailed).with_source(why));
-        }
-    };
-    let counters = worker.endpoint_counters(cluster, address);
+    // Names are resolved in the background; one here has no address yet.
+    if matches!(endpoint.address, EndpointAddress::Name { .. }) {
+        return Err(ErrorKind::NoHealthyUpstream.into());
+    }
+    let counters = worker.endpoint_counters(cluster, &endpoint.address);
     counters.cx_total.inc();
-    let attempt = establish(worker, cluster, endpoint, address, origin);
+    let attempt = establish(worker, cluster, endpoint, origin);
     // Boxed: the handshake's state is large and gone once connected.
     let result = match timeout(cluster.config.connect_timeout, Box::pin(attempt)).await {
         Ok(result) => result,
@@ -112,15 +109,22 @@ async fn establish(
     worker: &Worker,
     cluster: &Cluster,
     endpoint: &Endpoint,
-    address: SocketAddr,
     origin: Origin,
 ) -> Result<(Io, Negotiated), ProxyError> {
     let failed =
         |error: std::io::Error| ProxyError::new(ErrorKind::ConnectFailed).with_source(error);
-    let tcp = open(cluster, address, origin).await.map_err(failed)?;
+    let tcp = match &endpoint.address {
+        EndpointAddress::Ip(address) => open(cluster, *address, origin).await,
+        EndpointAddress::Pipe(path) => open_unix(path),
+        EndpointAddress::Name { .. } => return Err(ErrorKind::NoHealthyUpstream.into()),
+    };
+    let tcp = tcp.map_err(failed)?;
     if let Some(version) = cluster.config.proxy_protocol {
-        let own = (tcp.local_addr().map_err(failed)?, address);
-        write_proxy_header(&tcp, version, origin.announced.unwrap_or(own)).await.map_err(failed)?;
+        let told = match origin.announced {
+            Some(announced) => announced,
+            None => (tcp.local_addr().map_err(failed)?, tcp.peer_addr().map_err(failed)?),
+        };
+        write_proxy_header(&tcp, version, told).await.map_err(failed)?;
     }
     let stream = Prefixed::new(tcp, bytes::BytesMut::new());
     let tls = match cluster.transport(endpoint) {
@@ -140,6 +144,7 @@ async fn establish(
         }
         Err(TlsError::Timeout) => Err(ErrorKind::ConnectTimeout.into()),
         Err(error) => {
+            let address = &endpoint.address;
             tracing::debug!(cluster = %cluster.name, %address, %error, "upstream TLS failed");
             Err(ProxyError::new(ErrorKind::UpstreamTls).with_source(error))
         }
@@ -182,6 +187,21 @@ async fn open(
         _ => {}
     }
     socket.connect(address).await
+}
+
+/// Connects to a Unix socket; `@name` is one of the abstract namespace. Bytes go through the stream
+/// type of TCP, since both are stream sockets: what only TCP has (addresses, options) fails with an
+/// error where it is asked for, and nobody does.
+fn open_unix(path: &str) -> std::io::Result<TcpStream> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => SockAddr::unix(format!("\0{name}"))?,
+        None => SockAddr::unix(path)?,
+    };
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // Connected at once or not at all: with its queue full the application is too busy.
+    socket.connect(&address)?;
+    TcpStream::from_std(socket.into())
 }
 
 fn set_keepalive(socket: &TcpSocket, keepalive: TcpKeepalive) -> std::io::Result<()> {

@@ -4,9 +4,10 @@
 //! nothing uses them.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weft_traffic::EndpointAddress;
 
 /// A number only one thread writes.
 #[derive(Debug, Default)]
@@ -74,7 +75,7 @@ impl Drop for CxGuard {
 }
 
 /// Cluster name and address.
-pub type EndpointKey = (Arc<str>, SocketAddr);
+pub type EndpointKey = (Arc<str>, EndpointAddress);
 
 /// Destinations of passthrough that are remembered though nothing uses them.
 const UNUSED_MAX: usize = 1024;
@@ -96,12 +97,16 @@ struct Cells {
 
 impl EndpointTable {
     /// The cells of an endpoint that configuration names, made when missing.
-    pub fn get(&self, cluster: &Arc<str>, address: SocketAddr) -> Arc<EndpointCounters> {
-        self.lock().named.entry((cluster.clone(), address)).or_default().clone()
+    pub fn get(&self, cluster: &Arc<str>, address: &EndpointAddress) -> Arc<EndpointCounters> {
+        self.lock().named.entry((cluster.clone(), address.clone())).or_default().clone()
     }
 
     /// The cells of a destination that a client named.
-    pub fn get_passing(&self, cluster: &Arc<str>, address: SocketAddr) -> Arc<EndpointCounters> {
+    pub fn get_passing(
+        &self,
+        cluster: &Arc<str>,
+        address: &EndpointAddress,
+    ) -> Arc<EndpointCounters> {
         let mut cells = self.lock();
         // Twice what was in use: looking through them costs each new one little.
         if cells.passing.len() >= UNUSED_MAX + 2 * cells.passing_used {
@@ -109,7 +114,7 @@ impl EndpointTable {
             cells.passing_used = cells.passing.len();
             cells.passing.shrink_to(UNUSED_MAX);
         }
-        cells.passing.entry((cluster.clone(), address)).or_default().clone()
+        cells.passing.entry((cluster.clone(), address.clone())).or_default().clone()
     }
 
     /// Adds this worker's numbers to `totals`.
@@ -177,16 +182,16 @@ mod tests {
     fn destinations_that_nothing_uses_are_forgotten() {
         let table = EndpointTable::default();
         let cluster: Arc<str> = Arc::from("PassthroughCluster");
-        let address = |n: u32| SocketAddr::from((std::net::Ipv4Addr::from(n), 80));
-        let used: Vec<_> = (0..100).map(|n| table.get_passing(&cluster, address(n))).collect();
+        let address = |n: u32| EndpointAddress::Ip((std::net::Ipv4Addr::from(n), 80).into());
+        let used: Vec<_> = (0..100).map(|n| table.get_passing(&cluster, &address(n))).collect();
         for n in 0..50_000 {
-            table.get_passing(&cluster, address(n)).cx_total.inc();
+            table.get_passing(&cluster, &address(n)).cx_total.inc();
             assert!(table.lock().passing.len() <= UNUSED_MAX + 2 * used.len());
         }
         assert!(used.iter().all(|counters| counters.cx_total.get() == 1), "the same cells");
         drop(used);
         for n in 0..5_000 {
-            table.get_passing(&cluster, address(n));
+            table.get_passing(&cluster, &address(n));
         }
         assert!(table.lock().passing.len() <= UNUSED_MAX);
     }

@@ -17,7 +17,7 @@ use weft_http::Version;
 use weft_traffic::circuit::{Circuit, Permit, Resource};
 use weft_traffic::cluster::{Transport, UpstreamProtocol};
 use weft_traffic::tls::UpstreamTls;
-use weft_traffic::{Cluster, Endpoint};
+use weft_traffic::{Cluster, Endpoint, EndpointAddress};
 
 use super::Upstream;
 use super::connect::{Connected, Negotiated, Origin, connect};
@@ -61,6 +61,8 @@ struct ClusterPool {
     last: RefCell<Option<(HostKey, Rc<HostPool>)>>,
     /// TLS identities seen, by content; an index into it stands for one in keys.
     identities: RefCell<Vec<Identity>>,
+    /// Paths of Unix sockets seen.
+    paths: RefCell<Vec<Arc<str>>>,
     /// Told whenever a connection came back or went away.
     freed: Rc<Notify>,
 }
@@ -68,9 +70,17 @@ struct ClusterPool {
 /// TLS settings, and the endpoint's name where they ask for that.
 type Identity = (Arc<UpstreamTls>, Option<Arc<str>>);
 
+/// Where an endpoint is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Ip(SocketAddr),
+    /// A Unix socket, by the index of its path.
+    Unix(usize),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct HostKey {
-    address: SocketAddr,
+    place: Place,
     /// Clients the endpoint must tell apart do not share connections.
     origin: Origin,
     /// 0: plain; else 1 + index of the identity.
@@ -289,12 +299,16 @@ impl ClusterPool {
         endpoint: &Endpoint,
         origin: Origin,
     ) -> Result<Rc<HostPool>, ProxyError> {
-        let address = endpoint.socket_addr().ok_or(ErrorKind::NoHealthyUpstream)?;
+        let place = match &endpoint.address {
+            EndpointAddress::Ip(address) => Place::Ip(*address),
+            EndpointAddress::Pipe(path) => Place::Unix(self.path(path)),
+            EndpointAddress::Name { .. } => return Err(ErrorKind::NoHealthyUpstream.into()),
+        };
         let identity = match cluster.transport(endpoint) {
             Transport::Plain => 0,
             Transport::Tls(tls) => 1 + self.identity(tls, &endpoint.hostname),
         };
-        let key = HostKey { address, origin, identity };
+        let key = HostKey { place, origin, identity };
         if let Some((_, host)) = self.last.borrow().as_ref().filter(|(last, _)| *last == key) {
             return Ok(host.clone());
         }
@@ -324,6 +338,14 @@ impl ClusterPool {
         });
         self.hosts.borrow_mut().insert(key, host.clone());
         host
+    }
+
+    fn path(&self, path: &Arc<str>) -> usize {
+        let mut known = self.paths.borrow_mut();
+        known.iter().position(|one| one == path).unwrap_or_else(|| {
+            known.push(path.clone());
+            known.len() - 1
+        })
     }
 
     fn identity(&self, tls: &Arc<UpstreamTls>, hostname: &Arc<str>) -> usize {

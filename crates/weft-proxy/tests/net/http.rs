@@ -164,3 +164,41 @@ async fn grpc_call(wire: Wire, to: std::net::SocketAddr, combination: &str) {
     assert_eq!(&reply.body[..], &message[..], "{combination}");
     assert_eq!(reply.trailers["grpc-status"], "0", "{combination}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_behind_a_unix_socket_is_reached_in_both_versions_and_by_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.sock");
+    let app = backend::http("app", "127.0.0.1:0").await;
+    let socket = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = socket.accept().await {
+            let mut to = connect(app.address).await;
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
+        }
+    });
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    for (name, wire) in [("h1", Wire::H1), ("h2", Wire::H2)] {
+        let mut cluster = cluster(name, app.address, wire, None);
+        let endpoint = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0];
+        endpoint["endpoint"]["address"] = json!({ "pipe": { "path": path } });
+        control.set(Cluster, cluster);
+        control.set(Listener, listener(name, "INBOUND", name, None));
+    }
+    control.set(Listener, tcp_listener("bytes", "h1"));
+    let proxy = plain(&control);
+    proxy.ready().await;
+    for name in ["h1", "h2"] {
+        let to = proxy.listener(name).await;
+        for (spoken, wire) in [("h1", Wire::H1), ("h2", Wire::H2)] {
+            plain_call(wire, to, name, &format!("{spoken} client, {name} app")).await;
+        }
+    }
+    plain_call(Wire::H1, proxy.listener("bytes").await, "h1", "bytes").await;
+    let at = path.display();
+    proxy.shows("/clusters", &format!("h2::{at}::rq_total::6\n")).await;
+    std::fs::remove_file(&path).unwrap();
+    let reply = send(Wire::H1, proxy.listener("bytes").await, Method::GET, "/", &[], "".into());
+    assert!(reply.await.is_err(), "nobody is there");
+    tokio::task::block_in_place(|| control.kill());
+}

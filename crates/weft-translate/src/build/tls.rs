@@ -3,6 +3,7 @@
 //! The workload certificate and the mesh roots are always the SDS names `default` and `ROOTCA`;
 //! this module never sees key material.
 
+use weft_model::spec::{CURVES, is_cipher};
 use weft_xds::pb::envoy::config::core::v3 as core;
 use weft_xds::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use weft_xds::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -34,8 +35,8 @@ pub(crate) enum Trust {
     Sds { roots: String, names: Vec<String> },
     /// Roots from a file on the proxy's disk.
     File { roots: String, names: Vec<String>, crl: Option<String> },
-    /// The operating system's roots; `names` as above.
-    System { names: Vec<String> },
+    /// The operating system's roots; `names` as above; `crl` from a file.
+    System { names: Vec<String>, crl: Option<String> },
     /// These roots (PEM); `names` as above.
     Inline { roots: Vec<u8>, names: Vec<String> },
 }
@@ -94,9 +95,10 @@ fn validation(trust: &Trust) -> Option<tls::common_tls_context::ValidationContex
                 ..names_only(names)
             }))
         }
-        Trust::System { names } => {
+        Trust::System { names, crl } => {
             Some(ValidationContextType::ValidationContext(tls::CertificateValidationContext {
                 system_root_certs: Some(Default::default()),
+                crl: crl.as_deref().map(file),
                 ..names_only(names)
             }))
         }
@@ -135,6 +137,14 @@ pub(crate) struct Suites {
 }
 
 impl Suites {
+    /// Without names that nobody knows, for which Envoy would refuse the whole.
+    pub(crate) fn known(ciphers: &[String], curves: &[String]) -> Suites {
+        Suites {
+            ciphers: ciphers.iter().filter(|name| is_cipher(name)).cloned().collect(),
+            curves: curves.iter().filter(|name| CURVES.contains(&name.as_str())).cloned().collect(),
+        }
+    }
+
     fn params(&self) -> tls::TlsParameters {
         tls::TlsParameters {
             cipher_suites: self.ciphers.clone(),

@@ -209,7 +209,7 @@ fn of_policy(scope: &Scope<'_>, target: &Target<'_>, policy: &BackendTls<'_>) ->
         _ if policy.broken => return untrusting(scope, &validation.hostname),
         (Some(roots), _) => Trust::Inline { roots: roots.clone(), names },
         (None, Flavor::Envoy) => Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None },
-        (None, Flavor::Weft | Flavor::Grpc) => Trust::System { names },
+        (None, Flavor::Weft | Flavor::Grpc) => Trust::System { names, crl: None },
     };
     let certificate = scope
         .client_certificate()
@@ -223,7 +223,7 @@ fn untrusting(scope: &Scope<'_>, sni: &str) -> TransportSocket {
     let names = vec!["no-valid-ca-certificate.gateway-api.invalid".to_owned()];
     let trust = match scope.view.flavor {
         Flavor::Envoy => Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl: None },
-        Flavor::Weft | Flavor::Grpc => Trust::System { names },
+        Flavor::Weft | Flavor::Grpc => Trust::System { names, crl: None },
     };
     upstream(None, &trust, sni, &[], &scope.default_suites())
 }
@@ -261,7 +261,7 @@ fn trust(scope: &Scope<'_>, target: &Target<'_>, settings: &ClientTlsSettings, s
         ("" | "system", Flavor::Envoy) => {
             Trust::File { roots: SYSTEM_ROOTS.to_owned(), names, crl }
         }
-        ("" | "system", Flavor::Weft | Flavor::Grpc) => Trust::System { names },
+        ("" | "system", Flavor::Weft | Flavor::Grpc) => Trust::System { names, crl },
         (path, Flavor::Weft) if settings.ca_crl.is_empty() => Trust::Sds {
             roots: names::SecretName::FileRoot { certificate: path }.to_string(),
             names,

@@ -29,12 +29,6 @@ pub(super) fn ingress(scope: &Scope<'_>, built: &mut Built, findings: &mut Findi
     let hidden = egress_paths(scope);
     for port in ports::of_workload(scope) {
         let Some((index, declared)) = port.ingress else { continue };
-        if matches!(port.application, ports::Application::Unix(_))
-            && scope.view.flavor == Flavor::Weft
-        {
-            let path = format!("spec.ingress[{index}].defaultEndpoint");
-            findings.not_implemented(Kind::Sidecar, &sidecar.meta, &path);
-        }
         let inbound = inbound_port(scope, &port, findings);
         if !scope.binds(declared.capture_mode) {
             continue;

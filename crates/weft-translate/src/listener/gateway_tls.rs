@@ -1,7 +1,9 @@
 //! TLS that ends at a gateway, or at a sidecar's ingress: certificates from credentials or files,
 //! client checks, versions.
 
-use weft_model::spec::{ServerTlsMode, ServerTlsSettings, Sidecar, TlsProtocol};
+use weft_model::spec::{
+    OWN_CIPHERS, OWN_CURVES, ServerTlsMode, ServerTlsSettings, Sidecar, TlsProtocol,
+};
 use weft_model::{Kind, Resource};
 use weft_xds::names::{SECRET_CACERT_SUFFIX, SecretName};
 use weft_xds::pb::envoy::config::core::v3::TransportSocket;
@@ -18,17 +20,6 @@ use crate::view::Flavor;
 const NOT_FOUND: &str = "IST0101";
 /// Istio: SchemaValidationError.
 const SCHEMA: &str = "IST0106";
-
-/// What our own proxy can speak.
-const OWN_CIPHERS: [&str; 6] = [
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "ECDHE-RSA-AES128-GCM-SHA256",
-    "ECDHE-RSA-AES256-GCM-SHA384",
-    "ECDHE-RSA-CHACHA20-POLY1305",
-];
-const OWN_CURVES: [&str; 4] = ["X25519", "P-256", "P-384", "X25519MLKEM768"];
 
 /// Whose TLS it is.
 #[derive(Clone, Copy)]
@@ -95,12 +86,13 @@ pub(super) fn socket(
 
 /// The server's own, else the mesh's.
 fn suites(scope: &Scope<'_>, tls: &ServerTlsSettings) -> Suites {
+    let own = Suites::known(&tls.cipher_suites, &tls.ecdh_curves);
     let mut suites = scope.default_suites();
-    if !tls.cipher_suites.is_empty() {
-        suites.ciphers.clone_from(&tls.cipher_suites);
+    if !own.ciphers.is_empty() {
+        suites.ciphers = own.ciphers;
     }
-    if !tls.ecdh_curves.is_empty() {
-        suites.curves.clone_from(&tls.ecdh_curves);
+    if !own.curves.is_empty() {
+        suites.curves = own.curves;
     }
     suites
 }

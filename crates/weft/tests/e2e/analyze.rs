@@ -22,6 +22,15 @@ const ERROR: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualServi
      metadata: {name: lost, namespace: default}\n\
      spec: {hosts: [lost.example.com], http: [{route: [{destination: {host: nowhere}}]}]}\n";
 
+/// Two that would be errors, one across resources and one that is not taken in at all, and ask not to
+/// be told of.
+const QUIET: &str = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+     metadata: {name: quiet, namespace: default, annotations: {galley.istio.io/analyze-suppress: 'IST0001, IST0101'}}\n\
+     spec: {hosts: [quiet.example.com], http: [{route: [{destination: {host: nowhere}}]}]}\n\
+     ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+     metadata: {name: quiet, namespace: default, annotations: {galley.istio.io/analyze-suppress: '*'}}\n\
+     spec: {host: app, trafficPolicy: {tls: {mode: SIMPLE, credentialName: a, caCrl: /b}}}\n";
+
 fn weft(args: &[&str]) -> Output {
     Command::new(WEFT).arg("analyze").args(args).output().expect("the program starts")
 }
@@ -103,12 +112,13 @@ fn every_format_has_every_finding() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_control_plane_finds_the_same() {
-    let mesh = Mesh::start(&format!("{SERVICE}{NOTE}{WARNING}{ERROR}")).await;
+    let mesh = Mesh::start(&format!("{SERVICE}{NOTE}{WARNING}{ERROR}{QUIET}")).await;
     let folder = mesh.folder.path().join("config").display().to_string();
     let api = format!("--api=http://{}", mesh.http);
     let of_files = found(&["-f", &folder]);
     assert!(of_files.len() >= 3, "{of_files:?}");
     assert_eq!(found(&["--live", &api]), of_files);
+    assert!(!of_files.iter().any(|one| one.contains("quiet")), "{of_files:?}");
     let code = |args: &[&str]| weft(&[&["--live", &api], args].concat()).status.code();
     assert_eq!(code(&[]), Some(1));
     assert_eq!(code(&["--failure-threshold=never"]), Some(0));

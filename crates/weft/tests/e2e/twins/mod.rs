@@ -27,7 +27,7 @@ const HOSTS: usize = 24;
 const REQUESTS: usize = 12;
 const ROUNDS: u64 = 5;
 /// Differences printed.
-const SHOWN: usize = 400;
+const SHOWN: usize = 12;
 /// How long mirrored copies and abandoned attempts may take to arrive.
 const LATE: Duration = Duration::from_secs(1);
 
