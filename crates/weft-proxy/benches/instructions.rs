@@ -262,6 +262,8 @@ fn metrics(count: u32) {
             service: &service,
             protocol: Protocol::Http,
             security: SecurityPolicy::MutualTls,
+            view: None,
+            values: &[],
         };
         let outcome = Outcome { code: 200, grpc_status: None, flags: ResponseFlags::NONE };
         let amounts = Amounts {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use weft_telemetry::PeerInfo;
+use weft_telemetry::{Buckets, PeerInfo};
 use weft_xds::NodeView;
 use weft_xds::client::Options;
 use weft_xds::connect::Target;
@@ -124,6 +124,7 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
         grace: args.termination_grace,
         handover: handover(args),
         limits: args.limits.clone(),
+        buckets: buckets(args),
         policy: args.policy,
         log_level,
         options: json!({
@@ -134,6 +135,14 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
             "drain_time_s": args.drain_time.as_secs_f64(),
             "termination_grace_s": args.termination_grace.as_secs_f64(),
         }),
+    })
+}
+
+/// A wrong annotation is no reason to have no proxy.
+fn buckets(args: &ProxyArgs) -> Buckets {
+    args.limits.buckets().unwrap_or_else(|error| {
+        tracing::warn!(error, "histogram buckets are not usable; Istio's own are used");
+        Buckets::default()
     })
 }
 

@@ -1,12 +1,13 @@
 //! Command line of `weft proxy` and `weft-proxy`. Every option has an environment variable, with
 //! Istio's name where Istio has one. Owns names and defaults only.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use weft_telemetry::Budget;
+use weft_telemetry::{Buckets, Budget};
 
 use crate::http::policy::HttpPolicy;
 use weft_http::h2::conn::Budgets;
@@ -147,6 +148,14 @@ pub struct LimitArgs {
     /// ones are counted together, as `other` [default: 64].
     #[arg(long, env = "WEFT_METRIC_HOSTS_MAX", value_name = "N")]
     pub metric_hosts_max: Option<usize>,
+    /// Metric series of Istio's that nobody has counted in for so long are forgotten; 0: never
+    /// [default: 1h].
+    #[arg(long, env = "WEFT_METRIC_IDLE", value_parser = duration, value_name = "TIME")]
+    pub metric_idle: Option<Duration>,
+    /// Upper bounds of Istio's histograms by prefix of their Envoy names, JSON, as the annotation
+    /// `sidecar.istio.io/statsHistogramBuckets`: `{"istiocustom": [1, 10, 100]}`.
+    #[arg(long, env = "ISTIO_STATS_HISTOGRAM_BUCKETS", default_value = "", value_name = "JSON")]
+    pub stats_histogram_buckets: String,
     #[command(flatten)]
     pub http2: Http2LimitArgs,
 }
@@ -212,7 +221,22 @@ impl LimitArgs {
             h2c_upgrade: self.h2c_upgrade.unwrap_or(default.h2c_upgrade),
             h2_budgets: self.http2.budgets(),
             h2_handshake: self.http2.http2_handshake_timeout.unwrap_or(default.h2_handshake),
+            metrics_idle: self.metric_idle.unwrap_or(default.metrics_idle),
         }
+    }
+
+    /// Upper bounds of Istio's histograms.
+    ///
+    /// # Errors
+    /// The JSON is none, or has bounds that cannot be.
+    pub fn buckets(&self) -> Result<Buckets, String> {
+        if self.stats_histogram_buckets.is_empty() {
+            return Ok(Buckets::default());
+        }
+        let settings: BTreeMap<String, Vec<f64>> =
+            serde_json::from_str(&self.stats_histogram_buckets)
+                .map_err(|error| error.to_string())?;
+        Buckets::of_prefixes(settings.into_iter().collect()).map_err(|error| error.to_string())
     }
 
     /// How many metric series there may be.

@@ -32,6 +32,8 @@ pub struct Limits {
     pub h2_budgets: Budgets,
     /// Its peer's preface and SETTINGS must have come within this.
     pub h2_handshake: Duration,
+    /// Metric series of Istio's that nobody has counted in for so long are forgotten. Zero: never.
+    pub metrics_idle: Duration,
 }
 
 /// Where `Upgrade: h2c` is taken; elsewhere such a request is an ordinary one of HTTP/1.
@@ -58,6 +60,7 @@ impl Limits {
             h2c_upgrade: H2cUpgrade::default(),
             h2_budgets: Budgets::default(),
             h2_handshake: Duration::from_secs(10),
+            metrics_idle: Duration::from_secs(3600),
         }
     }
 }

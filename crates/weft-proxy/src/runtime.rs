@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
-use weft_telemetry::{Registry, Scrape};
+use weft_telemetry::{Buckets, Registry, Scrape};
 
 use crate::access_log::LogSinks;
 use crate::cli::LimitArgs;
@@ -52,6 +52,8 @@ pub struct Settings {
     pub handover: Option<handover::Settings>,
     /// Bounds of the process; what is not said has a default.
     pub limits: LimitArgs,
+    /// Upper bounds of Istio's histograms.
+    pub buckets: Buckets,
     /// What the workload asks for where peers break the rules of HTTP.
     pub policy: HttpPolicy,
     /// Changes the log level; `None` when logging belongs to the host process.
@@ -353,6 +355,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         grace,
         handover,
         limits,
+        buckets,
         policy,
         log_level,
         options,
@@ -362,10 +365,9 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         None => (None, None),
     };
     let sockets = sockets.unwrap_or_default();
-    let budget = limits.budget();
+    let registry = Registry::with_budget_and_buckets(limits.budget(), buckets);
     let limits = limits.resolve(connections_max());
-    let (registry, secrets, drain) =
-        (Registry::with_budget(budget), Arc::new(Secrets::new()), DrainSignal::new());
+    let (secrets, drain) = (Arc::new(Secrets::new()), DrainSignal::new());
     let node = Arc::new(node);
     let workers = workers.max(1);
     let endpoint_tables: Vec<EndpointTable> =

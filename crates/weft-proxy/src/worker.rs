@@ -417,6 +417,9 @@ pub fn run(
     let worker = Rc::new(Worker::new(id, count, parts, endpoints));
     local.spawn_local(give_back_memory(worker.clone()));
     local.spawn_local(begin_rounds(worker.clone()));
+    if !worker.limits.metrics_idle.is_zero() {
+        local.spawn_local(sweep_metrics(worker.clone()));
+    }
     local.block_on(&runtime, obey(worker, orders));
     Ok(())
 }
@@ -427,6 +430,19 @@ async fn begin_rounds(worker: Rc<Worker>) {
         worker.next_report_round();
     }
 }
+
+/// Forgets the series of those who call no more.
+async fn sweep_metrics(worker: Rc<Worker>) {
+    let help = "Istio's metric series that were forgotten because nobody counted in them.";
+    let evicted = worker.metrics.counter("weft_proxy_metric_series_evicted_total", help, &[]);
+    loop {
+        tokio::time::sleep(worker.limits.metrics_idle / IDLE_SWEEPS).await;
+        evicted.add(worker.metrics.sweep(IDLE_SWEEPS as u8));
+    }
+}
+
+/// How often a series is looked at in the time after which it is forgotten.
+const IDLE_SWEEPS: u32 = 4;
 
 /// How often messages of an open gRPC stream are counted, as Istio's `tcp_reporting_duration`.
 const REPORT_PERIOD: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 //! A series is a list of cells whose sum is the value, so that a worker can own a cell of its
 //! own beside the shared one.
 
-use crate::text::{header, number, sample};
+use crate::text::{Exposition, header, number, sample};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -106,13 +106,13 @@ pub(crate) struct Family {
 }
 
 impl Family {
-    pub(crate) fn render(&self, name: &str, out: &mut Vec<u8>) {
+    pub(crate) fn render(&self, name: &str, form: Exposition, out: &mut Vec<u8>) {
         let kind = match self.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        header(out, name, self.help, kind);
+        header(out, form, name, self.help, kind);
         for (labels, series) in &self.series {
             match series {
                 Series::Counter(cells) => {

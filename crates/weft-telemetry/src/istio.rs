@@ -6,6 +6,8 @@
 use crate::flags::ResponseFlags;
 use crate::peer::PeerInfo;
 use crate::text::{Text, label};
+use crate::trace::TraceId;
+use crate::view::{LabelSet, Metric, View};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,32 +21,6 @@ pub const TCP_SENT_BYTES_TOTAL: &str = "istio_tcp_sent_bytes_total";
 pub const TCP_RECEIVED_BYTES_TOTAL: &str = "istio_tcp_received_bytes_total";
 pub const TCP_OPENED_TOTAL: &str = "istio_tcp_connections_opened_total";
 pub const TCP_CLOSED_TOTAL: &str = "istio_tcp_connections_closed_total";
-
-/// Upper bounds in microseconds of `istio_request_duration_milliseconds`: Istio's 0.5 ms to 1 h.
-pub(crate) const DURATION_US: [u64; 19] = [
-    500,
-    1_000,
-    5_000,
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    30_000_000,
-    60_000_000,
-    300_000_000,
-    600_000_000,
-    1_800_000_000,
-    3_600_000_000,
-];
-/// Upper bounds in bytes of the size histograms.
-pub(crate) const SIZE_BYTES: [u64; 9] =
-    [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 /// Which side of the call reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,6 +68,10 @@ pub struct RequestLabels<'a> {
     pub service: &'a Arc<ServiceInfo>,
     pub protocol: Protocol,
     pub security: SecurityPolicy,
+    /// What configuration makes of the metrics; `None`: nothing. The same `Arc` again and again.
+    pub view: Option<&'a Arc<View>>,
+    /// What the view's own labels show, in its order.
+    pub values: &'a [Box<str>],
 }
 
 /// How a request ended.
@@ -112,6 +92,16 @@ pub struct Amounts {
     pub response_bytes: u64,
     pub request_messages: u64,
     pub response_messages: u64,
+    /// Of a request whose trace is kept.
+    pub exemplar: Option<Exemplar>,
+}
+
+/// A request to show for its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exemplar {
+    pub trace: TraceId,
+    /// When it ended, since 1970 in milliseconds.
+    pub at_ms: u64,
 }
 
 /// A TCP label set. Opened connections are counted with no flags; take a second handle at the
@@ -124,6 +114,9 @@ pub struct TcpLabels<'a> {
     pub service: &'a Arc<ServiceInfo>,
     pub security: SecurityPolicy,
     pub flags: ResponseFlags,
+    /// As in [`RequestLabels`].
+    pub view: Option<&'a Arc<View>>,
+    pub values: &'a [Box<str>],
 }
 
 /// Owned labels of one flow, shared by all shards.
@@ -135,11 +128,15 @@ pub(crate) struct FlowLabels {
     pub(crate) service: Arc<ServiceInfo>,
     pub(crate) protocol: Protocol,
     pub(crate) security: SecurityPolicy,
+    pub(crate) view: Option<Arc<View>>,
+    pub(crate) values: Option<Arc<[Box<str>]>>,
 }
 
 impl FlowLabels {
+    /// Without the values of the view's own labels.
     pub(crate) fn of(labels: &RequestLabels<'_>) -> Self {
-        let RequestLabels { reporter, source, destination, service, protocol, security } = *labels;
+        let RequestLabels { reporter, source, destination, service, protocol, security, .. } =
+            *labels;
         Self {
             reporter,
             source: source.clone(),
@@ -147,20 +144,46 @@ impl FlowLabels {
             service: service.clone(),
             protocol,
             security,
+            view: labels.view.cloned(),
+            values: None,
         }
     }
 
     /// Appends `name="value"` pairs in Istio's order, without braces.
-    pub(crate) fn write(&self, out: &mut Text) {
-        label(out, "reporter", self.reporter.as_str());
-        write_peer(out, &SOURCE, &self.source);
-        write_peer(out, &DESTINATION, &self.destination);
+    fn write(&self, out: &mut Labels<'_>) {
+        out.put(REPORTER_AT, self.reporter.as_str());
+        write_peer(out, SOURCE_AT, &self.source);
+        write_peer(out, DESTINATION_AT, &self.destination);
         let ServiceInfo { host, name, namespace } = &*self.service;
-        label(out, "destination_service", or_unknown(host));
-        label(out, "destination_service_name", or_unknown(name));
-        label(out, "destination_service_namespace", or_unknown(namespace));
-        label(out, "request_protocol", self.protocol.as_str());
-        label(out, "connection_security_policy", self.security.as_str());
+        for (index, value) in [host, name, namespace].into_iter().enumerate() {
+            out.put(SERVICE_AT + index, or_unknown(value));
+        }
+        out.put(PROTOCOL_AT, self.protocol.as_str());
+        out.put(SECURITY_AT, self.security.as_str());
+    }
+
+    /// The view's own labels.
+    fn write_added(&self, metric: Metric, out: &mut Text) {
+        let Some(view) = &self.view else { return };
+        let values = self.values.as_deref().unwrap_or_default();
+        for (name, at) in view.added(metric) {
+            let value = values.get(*at).map_or("", |value| value);
+            label(out, name, or_unknown(value));
+        }
+    }
+}
+
+/// Labels being written, without those that a view hides.
+struct Labels<'o> {
+    out: &'o mut Text,
+    hidden: LabelSet,
+}
+
+impl Labels<'_> {
+    fn put(&mut self, at: usize, value: &str) {
+        if !self.hidden.has(at) {
+            label(self.out, LABELS[at], value);
+        }
     }
 }
 
@@ -200,49 +223,62 @@ impl CodeClass {
 }
 
 impl SeriesLabels {
-    pub(crate) fn write(&self, out: &mut Text) {
+    /// The flow, where there is one.
+    pub(crate) fn flow(&self) -> Option<&Arc<FlowLabels>> {
+        match self {
+            Self::Request(flow, _) | Self::Messages(flow) | Self::Tcp(flow, _) => Some(flow),
+            Self::Other(..) | Self::OtherMessages(_) | Self::OtherTcp(_) => None,
+        }
+    }
+
+    /// Appends the labels as `metric` shows them.
+    pub(crate) fn write(&self, metric: Metric, text: &mut Text) {
+        let view = self.flow().and_then(|flow| flow.view.as_deref());
+        let hidden = view.map(|view| view.hidden(metric)).unwrap_or_default();
+        let mut out = Labels { out: text, hidden };
         match self {
             Self::Request(flow, outcome) => {
-                flow.write(out);
-                out.label_number("response_code", u64::from(outcome.code));
+                flow.write(&mut out);
+                out.put(CODE_AT, itoa::Buffer::new().format(outcome.code));
                 if let Some(status) = outcome.grpc_status {
-                    out.label_number("grpc_response_status", u64::from(status));
+                    out.put(GRPC_STATUS_AT, itoa::Buffer::new().format(status));
                 }
-                out.label_display("response_flags", &outcome.flags);
+                out.put(FLAGS_AT, &outcome.flags.to_string());
             }
-            Self::Messages(flow) => flow.write(out),
+            Self::Messages(flow) => flow.write(&mut out),
             Self::Tcp(flow, flags) => {
-                flow.write(out);
-                out.label_display("response_flags", flags);
+                flow.write(&mut out);
+                out.put(FLAGS_AT, &flags.to_string());
             }
             Self::Other(reporter, protocol, class) => {
-                write_other(out, *reporter, *protocol);
-                label(out, "response_code", class.as_str());
-                label(out, "response_flags", "other");
+                write_other(&mut out, *reporter, *protocol);
+                out.put(CODE_AT, class.as_str());
+                out.put(FLAGS_AT, "other");
             }
-            Self::OtherMessages(reporter) => write_other(out, *reporter, Protocol::Grpc),
+            Self::OtherMessages(reporter) => write_other(&mut out, *reporter, Protocol::Grpc),
             Self::OtherTcp(reporter) => {
-                write_other(out, *reporter, Protocol::Tcp);
-                label(out, "response_flags", "other");
+                write_other(&mut out, *reporter, Protocol::Tcp);
+                out.put(FLAGS_AT, "other");
             }
+        }
+        if let Some(flow) = self.flow() {
+            flow.write_added(metric, text);
         }
     }
 }
 
-fn write_other(out: &mut Text, reporter: Reporter, protocol: Protocol) {
-    label(out, "reporter", reporter.as_str());
-    let service =
-        ["destination_service", "destination_service_name", "destination_service_namespace"];
-    for name in SOURCE.iter().chain(&DESTINATION).chain(&service) {
-        label(out, name, "other");
+fn write_other(out: &mut Labels<'_>, reporter: Reporter, protocol: Protocol) {
+    out.put(REPORTER_AT, reporter.as_str());
+    for at in SOURCE_AT..PROTOCOL_AT {
+        out.put(at, "other");
     }
-    label(out, "request_protocol", protocol.as_str());
-    label(out, "connection_security_policy", "other");
+    out.put(PROTOCOL_AT, protocol.as_str());
+    out.put(SECURITY_AT, "other");
 }
 
-/// Label names of one peer, in the order of [`write_peer`].
-type PeerNames = [&'static str; 8];
-const SOURCE: PeerNames = [
+/// The standard labels, in Istio's order.
+pub(crate) const LABELS: [&str; 25] = [
+    "reporter",
     "source_workload",
     "source_workload_namespace",
     "source_principal",
@@ -251,8 +287,6 @@ const SOURCE: PeerNames = [
     "source_canonical_service",
     "source_canonical_revision",
     "source_cluster",
-];
-const DESTINATION: PeerNames = [
     "destination_workload",
     "destination_workload_namespace",
     "destination_principal",
@@ -261,9 +295,32 @@ const DESTINATION: PeerNames = [
     "destination_canonical_service",
     "destination_canonical_revision",
     "destination_cluster",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "request_protocol",
+    "connection_security_policy",
+    "response_code",
+    "grpc_response_status",
+    "response_flags",
 ];
 
-fn write_peer(out: &mut Text, names: &PeerNames, peer: &PeerInfo) {
+/// Where the labels of one peer begin, and how many they are.
+const REPORTER_AT: usize = 0;
+pub(crate) const SOURCE_AT: usize = 1;
+pub(crate) const PEER_LABELS: usize = 8;
+pub(crate) const DESTINATION_AT: usize = SOURCE_AT + PEER_LABELS;
+pub(crate) const SERVICE_AT: usize = DESTINATION_AT + PEER_LABELS;
+pub(crate) const PROTOCOL_AT: usize = SERVICE_AT + 3;
+const SECURITY_AT: usize = PROTOCOL_AT + 1;
+pub(crate) const CODE_AT: usize = SECURITY_AT + 1;
+pub(crate) const GRPC_STATUS_AT: usize = CODE_AT + 1;
+pub(crate) const FLAGS_AT: usize = GRPC_STATUS_AT + 1;
+
+/// Istio: a workload known by a canonical service but no revision is at this one.
+pub(crate) const LATEST: &str = "latest";
+
+fn write_peer(out: &mut Labels<'_>, first: usize, peer: &PeerInfo) {
     let PeerInfo {
         name: _,
         workload,
@@ -275,24 +332,18 @@ fn write_peer(out: &mut Text, names: &PeerNames, peer: &PeerInfo) {
         canonical_service,
         canonical_revision,
     } = peer;
-    // Istio: a workload known by a canonical service but no revision is at revision `latest`.
-    let revision = match canonical_revision.as_str() {
-        "" if !canonical_service.is_empty() => "latest",
-        "" => "unknown",
-        revision => revision,
-    };
-    let values = [
-        or_unknown(workload),
-        or_unknown(namespace),
-        or_unknown(principal),
-        or_unknown(app),
-        or_unknown(version),
-        or_unknown(canonical_service),
-        revision,
-        or_unknown(cluster),
+    let facts = [
+        workload,
+        namespace,
+        principal,
+        app,
+        version,
+        canonical_service,
+        canonical_revision,
+        cluster,
     ];
-    for (name, value) in names.iter().zip(values) {
-        label(out, name, value);
+    for (index, fact) in facts.into_iter().enumerate() {
+        out.put(first + index, or_unknown(fact));
     }
 }
 

@@ -6,6 +6,8 @@
 //! (`pilot_*`, `envoy_server_*`, `weft_*`) uses the generic families in [`Registry`].
 //! Must not know: sockets, xDS, Istio kinds.
 
+mod buckets;
+mod cell;
 mod family;
 mod flags;
 pub mod istio;
@@ -17,13 +19,18 @@ mod shard;
 mod tests;
 mod text;
 pub mod trace;
+mod view;
 
+pub use buckets::{BucketError, Buckets};
 pub use family::{Counter, Gauge, Histogram};
 pub use flags::ResponseFlags;
 pub use istio::{
-    Amounts, Outcome, Protocol, Reporter, RequestLabels, SecurityPolicy, ServiceInfo, TcpLabels,
+    Amounts, Exemplar, Outcome, Protocol, Reporter, RequestLabels, SecurityPolicy, ServiceInfo,
+    TcpLabels,
 };
 pub use peer::{PEER_METADATA, PEER_METADATA_ID, PeerInfo};
 pub use registry::{Budget, Registry};
 pub use scrape::Scrape;
 pub use shard::{Flow, LocalCounter, LocalGauge, Shard, TcpFlow};
+pub use text::Exposition;
+pub use view::{Metric, View};

@@ -3,11 +3,13 @@
 //! Locks here are taken when a series is seen for the first time and by scrapes, never per
 //! request.
 
+use crate::buckets::Buckets;
+use crate::cell::{Cell, ShardCells};
 use crate::family::{Counter, Family, Gauge, GaugeFn, Histogram, Kind, Series};
 use crate::istio::{FlowLabels, SeriesLabels};
 use crate::scrape::Scrape;
-use crate::shard::{Shard, ShardCells};
-use crate::text::labels_text;
+use crate::shard::Shard;
+use crate::text::{Exposition, labels_text};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -41,9 +43,14 @@ pub struct Registry {
 #[derive(Default)]
 struct Inner {
     budget: Budget,
+    buckets: Arc<Buckets>,
     series: Mutex<Interner>,
-    /// Set once the budget is spent, so that shards stop asking.
+    /// Set while the budget is spent, so that shards stop asking.
     full: AtomicBool,
+    /// Cells that their workers have given up, of series that others still count in. Locked first,
+    /// and for as long as a cell is on its way here or a scrape adds up.
+    retired: Mutex<HashMap<u32, Cell>>,
+    evictions: AtomicU64,
     shards: Mutex<Vec<Arc<ShardCells>>>,
     families: Mutex<BTreeMap<&'static str, Family>>,
     hosts: Mutex<HashSet<Box<str>>>,
@@ -56,7 +63,13 @@ const HOST_BYTES_MAX: usize = 253;
 #[derive(Default)]
 pub(crate) struct Interner {
     ids: HashMap<SeriesLabels, u32>,
-    pub(crate) labels: Vec<SeriesLabels>,
+    /// By id; `None`: the id is free.
+    labels: Vec<Option<SeriesLabels>>,
+    /// By id: cells that a worker may count in.
+    live: Vec<u32>,
+    free: Vec<u32>,
+    /// Series of the overflow, which need no room in the budget.
+    others: usize,
     flows: HashSet<Arc<FlowLabels>>,
 }
 
@@ -67,7 +80,12 @@ impl Registry {
     }
 
     pub fn with_budget(budget: Budget) -> Self {
-        Self { inner: Arc::new(Inner { budget, ..Inner::default() }) }
+        Self::with_budget_and_buckets(budget, Buckets::default())
+    }
+
+    /// With other bounds of Istio's histograms than its own.
+    pub fn with_budget_and_buckets(budget: Budget, buckets: Buckets) -> Self {
+        Self { inner: Arc::new(Inner { budget, buckets: Arc::new(buckets), ..Inner::default() }) }
     }
 
     /// A worker's own part. Call it on the worker's thread: the shard stays there.
@@ -140,31 +158,53 @@ impl Registry {
 
     /// The same text in pieces of about 64 KiB, so that a large scrape needs little memory.
     pub fn scrape(&self) -> Scrape {
-        let mut generic = Vec::new();
-        for (name, family) in lock(&self.inner.families).iter() {
-            family.render(name, &mut generic);
-        }
-        let shards: Vec<Arc<ShardCells>> = lock(&self.inner.shards).clone();
-        let labels = lock(&self.inner.series).labels.clone();
-        Scrape::new(generic, labels, &shards)
+        self.scrape_as(Exposition::Text)
     }
 
-    /// The id of a label set, or `None` when the budget is spent. `Other` is always admitted.
+    /// In either form.
+    pub fn scrape_as(&self, form: Exposition) -> Scrape {
+        let mut generic = Vec::new();
+        for (name, family) in lock(&self.inner.families).iter() {
+            family.render(name, form, &mut generic);
+        }
+        // No cell moves and no id changes hands while this is held.
+        let retired = lock(&self.inner.retired);
+        let shards: Vec<Arc<ShardCells>> = lock(&self.inner.shards).clone();
+        let labels = lock(&self.inner.series).labels.clone();
+        let mut scrape = Scrape::new(generic, labels, self.inner.buckets.clone(), form);
+        shards.iter().for_each(|shard| shard.each(|id, cell| scrape.add(id, cell)));
+        retired.iter().for_each(|(id, cell)| scrape.add(*id, cell));
+        scrape
+    }
+
+    pub(crate) fn buckets(&self) -> &Arc<Buckets> {
+        &self.inner.buckets
+    }
+
+    /// The id of a label set for one more cell, or `None` when the budget is spent. The overflow is
+    /// always admitted.
     pub(crate) fn series_id(&self, labels: &SeriesLabels) -> Option<u32> {
         let mut series = lock(&self.inner.series);
-        let Interner { ids, labels: list, .. } = &mut *series;
-        let admitted = ids.len() < self.inner.budget.istio_series_max
-            || matches!(
-                labels,
-                SeriesLabels::Other(..)
-                    | SeriesLabels::OtherMessages(_)
-                    | SeriesLabels::OtherTcp(_)
-            );
+        let Interner { ids, labels: list, live, free, others, .. } = &mut *series;
+        let is_other = labels.flow().is_none();
+        let admitted = is_other || ids.len() - *others < self.inner.budget.istio_series_max;
         match ids.entry(labels.clone()) {
-            Entry::Occupied(entry) => Some(*entry.get()),
+            Entry::Occupied(entry) => {
+                live[*entry.get() as usize] += 1;
+                Some(*entry.get())
+            }
             Entry::Vacant(entry) if admitted => {
-                let id = u32::try_from(list.len()).expect("the budget bounds the list");
-                list.push(labels.clone());
+                let id = match free.pop() {
+                    Some(id) => id,
+                    None => {
+                        list.push(None);
+                        live.push(0);
+                        u32::try_from(list.len() - 1).expect("the budget bounds the list")
+                    }
+                };
+                list[id as usize] = Some(labels.clone());
+                live[id as usize] = 1;
+                *others += usize::from(is_other);
                 Some(*entry.insert(id))
             }
             Entry::Vacant(_) => {
@@ -172,6 +212,57 @@ impl Registry {
                 None
             }
         }
+    }
+
+    /// Takes a shard's idle cells from it: what others count in goes on counting them, a series that
+    /// nobody counts in is forgotten. Gives the addresses of the cells, and how many series went.
+    pub(crate) fn retire_idle(
+        &self,
+        cells: &ShardCells,
+        idle_calls_max: u8,
+    ) -> (HashSet<usize>, u64) {
+        let mut retired = lock(&self.inner.retired);
+        let gone = cells.take_idle(idle_calls_max);
+        if gone.is_empty() {
+            return (HashSet::new(), 0);
+        }
+        let addresses = gone.iter().map(|(_, cell)| cell.address()).collect();
+        let mut series = lock(&self.inner.series);
+        let Interner { ids, labels, live, free, flows, .. } = &mut *series;
+        let mut evicted = 0;
+        for (id, cell) in gone {
+            live[id as usize] -= 1;
+            if live[id as usize] > 0 {
+                match retired.get(&id) {
+                    Some(known) => known.absorb(&cell),
+                    None => _ = retired.insert(id, cell),
+                }
+                continue;
+            }
+            retired.remove(&id);
+            if let Some(labels) = labels[id as usize].take() {
+                ids.remove(&labels);
+            }
+            free.push(id);
+            evicted += 1;
+        }
+        // Nobody else gets at one of these but under this lock.
+        flows.retain(|flow| Arc::strong_count(flow) > 1);
+        if evicted > 0 {
+            self.inner.full.store(false, Ordering::Relaxed);
+            self.inner.evictions.fetch_add(evicted, Ordering::Relaxed);
+        }
+        (addresses, evicted)
+    }
+
+    /// Istio's series that were forgotten because nobody counted in them.
+    pub fn evictions(&self) -> u64 {
+        self.inner.evictions.load(Ordering::Relaxed)
+    }
+
+    /// Istio's series at the moment.
+    pub fn series(&self) -> usize {
+        lock(&self.inner.series).ids.len()
     }
 
     /// Whether a host name that a request brought may be a label's value. The first ones may, for
@@ -185,7 +276,7 @@ impl Registry {
         room && hosts.insert(host.into())
     }
 
-    /// True once a label set was refused.
+    /// True while there is no room for a further label set.
     pub(crate) fn is_full(&self) -> bool {
         self.inner.full.load(Ordering::Relaxed)
     }

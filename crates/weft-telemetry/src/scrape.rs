@@ -1,11 +1,14 @@
 //! One scrape: the shards merged into plain numbers, then written family by family.
 
-use crate::istio::{self, DURATION_US, SIZE_BYTES, SeriesLabels};
+use crate::buckets::Buckets;
+use crate::cell::{self, Cell, MessagesCell, TcpCell, read};
+use crate::istio::{Exemplar, SeriesLabels};
 use crate::registry::lock;
-use crate::shard::{Cell, MessagesCell, RequestCell, ShardCells, TcpCell};
-use crate::text::{Text, header, sample, thousandths};
+use crate::text::{Exposition, Text, header, sample, thousandths};
+use crate::view::{Metric, View};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Size at which a piece of the exposition is handed on.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -14,14 +17,20 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// moment the scrape was taken.
 pub struct Scrape {
     generic: Option<Vec<u8>>,
-    labels: Vec<SeriesLabels>,
+    form: Exposition,
+    buckets: Arc<Buckets>,
+    labels: Vec<Option<SeriesLabels>>,
     /// By series id.
     totals: Vec<Totals>,
+    /// Series of different views, or of one that hides more in one family than in another, may look
+    /// the same: then by family the series that do, else `None`.
+    same: Option<Vec<Vec<usize>>>,
     family: usize,
-    series: usize,
+    at: usize,
     family_started: bool,
 }
 
+#[derive(Clone)]
 enum Totals {
     None,
     Request(Box<RequestTotals>),
@@ -29,69 +38,127 @@ enum Totals {
     Tcp { opened: u64, closed: u64, sent: u64, received: u64 },
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct RequestTotals {
-    duration_us: Distribution<{ DURATION_US.len() + 1 }>,
-    request_bytes: Distribution<{ SIZE_BYTES.len() + 1 }>,
-    response_bytes: Distribution<{ SIZE_BYTES.len() + 1 }>,
+    duration_us: Distribution,
+    request_bytes: Distribution,
+    response_bytes: Distribution,
+    exemplars: Vec<(Exemplar, u64)>,
 }
 
-struct Distribution<const N: usize> {
-    buckets: [u64; N],
+#[derive(Clone, Default)]
+struct Distribution {
+    counts: Vec<u64>,
     sum: u64,
 }
-
-impl<const N: usize> Default for Distribution<N> {
-    fn default() -> Self {
-        Self { buckets: [0; N], sum: 0 }
-    }
-}
-
-/// Istio's families in the order written.
-const FAMILIES: [(&str, &str); 10] = [
-    (istio::REQUESTS_TOTAL, "counter"),
-    (istio::REQUEST_DURATION_MS, "histogram"),
-    (istio::REQUEST_BYTES, "histogram"),
-    (istio::RESPONSE_BYTES, "histogram"),
-    (istio::REQUEST_MESSAGES_TOTAL, "counter"),
-    (istio::RESPONSE_MESSAGES_TOTAL, "counter"),
-    (istio::TCP_SENT_BYTES_TOTAL, "counter"),
-    (istio::TCP_RECEIVED_BYTES_TOTAL, "counter"),
-    (istio::TCP_OPENED_TOTAL, "counter"),
-    (istio::TCP_CLOSED_TOTAL, "counter"),
-];
 
 impl Scrape {
     pub(crate) fn new(
         generic: Vec<u8>,
-        labels: Vec<SeriesLabels>,
-        shards: &[Arc<ShardCells>],
+        labels: Vec<Option<SeriesLabels>>,
+        buckets: Arc<Buckets>,
+        form: Exposition,
     ) -> Self {
-        let mut totals: Vec<Totals> = labels.iter().map(|_| Totals::None).collect();
-        for shard in shards {
-            for (id, cell) in lock(&shard.list).iter() {
-                // A series interned after `labels` was copied waits for the next scrape.
-                if let Some(total) = totals.get_mut(*id as usize) {
-                    total.add(cell);
-                }
-            }
-        }
-        Self { generic: Some(generic), labels, totals, family: 0, series: 0, family_started: false }
+        let totals = vec![Totals::None; labels.len()];
+        let mut scrape = Self {
+            generic: Some(generic),
+            form,
+            buckets,
+            labels,
+            totals,
+            same: None,
+            family: 0,
+            at: 0,
+            family_started: false,
+        };
+        scrape.same = scrape.may_look_the_same().then(Vec::new);
+        scrape
     }
 
-    fn write_series(&mut self, out: &mut Vec<u8>) {
-        let (name, kind) = FAMILIES[self.family];
-        let total = &self.totals[self.series];
-        if !total.has(name) {
-            return;
+    /// Adds a cell. A series that came up after the labels were copied waits for the next scrape.
+    pub(crate) fn add(&mut self, id: u32, cell: &Cell) {
+        if let Some(total) = self.totals.get_mut(id as usize) {
+            total.add(cell);
         }
+    }
+
+    fn may_look_the_same(&self) -> bool {
+        let flows = self.labels.iter().flatten().filter_map(SeriesLabels::flow);
+        let mut views = flows.map(|flow| flow.view.as_deref());
+        let Some(first) = views.next() else { return false };
+        !first.is_none_or(View::is_uniform) || views.any(|view| view != first)
+    }
+
+    fn has(&self, series: usize, metric: Metric) -> bool {
+        let Some(labels) = &self.labels[series] else { return false };
+        let view = labels.flow().and_then(|flow| flow.view.as_deref());
+        self.totals[series].has(metric) && !view.is_some_and(|view| view.drops(metric))
+    }
+
+    fn text(&self, series: usize, metric: Metric) -> String {
+        let mut text = Text::default();
+        if let Some(labels) = &self.labels[series] {
+            labels.write(metric, &mut text);
+        }
+        text.out
+    }
+
+    /// The series of a family, those that look the same together.
+    fn group(&self, metric: Metric) -> Vec<Vec<usize>> {
+        let hasher = RandomState::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut known: HashMap<u64, usize> = HashMap::new();
+        for series in (0..self.labels.len()).filter(|series| self.has(*series, metric)) {
+            // 64 random bits tell a budget's worth of texts apart.
+            let at =
+                *known.entry(hasher.hash_one(self.text(series, metric))).or_insert_with(|| {
+                    groups.push(Vec::new());
+                    groups.len() - 1
+                });
+            groups[at].push(series);
+        }
+        groups
+    }
+
+    fn write_one(&mut self, series: usize, metric: Metric, out: &mut Vec<u8>) {
+        if self.has(series, metric) {
+            self.start(metric, out);
+            let text = self.text(series, metric);
+            self.totals[series].write(metric, &text, &self.buckets, self.form, out);
+        }
+    }
+
+    fn write_group(&mut self, group: &[usize], metric: Metric, out: &mut Vec<u8>) {
+        let [first, rest @ ..] = group else { return };
+        self.start(metric, out);
+        let mut total = self.totals[*first].clone();
+        rest.iter().for_each(|series| total.merge(&self.totals[*series]));
+        let text = self.text(*first, metric);
+        total.write(metric, &text, &self.buckets, self.form, out);
+    }
+
+    fn start(&mut self, metric: Metric, out: &mut Vec<u8>) {
         if !self.family_started {
-            header(out, name, "", kind);
+            header(out, self.form, metric.name(), "", metric.kind());
             self.family_started = true;
         }
-        let mut text = Text::default();
-        self.labels[self.series].write(&mut text);
-        total.write(name, &text.out, out);
+    }
+
+    /// Writes the next series of the family; false: there is none.
+    fn write_next(&mut self, metric: Metric, out: &mut Vec<u8>) -> bool {
+        if let (0, Some(_)) = (self.at, &self.same) {
+            self.same = Some(self.group(metric));
+        }
+        match &mut self.same {
+            None if self.at < self.labels.len() => self.write_one(self.at, metric, out),
+            Some(groups) if self.at < groups.len() => {
+                let group = std::mem::take(&mut groups[self.at]);
+                self.write_group(&group, metric, out);
+            }
+            _ => return false,
+        }
+        self.at += 1;
+        true
     }
 }
 
@@ -100,13 +167,12 @@ impl Iterator for Scrape {
 
     fn next(&mut self) -> Option<Vec<u8>> {
         let mut out = self.generic.take().unwrap_or_default();
-        while self.family < FAMILIES.len() && out.len() < CHUNK_BYTES {
-            if self.series < self.labels.len() {
-                self.write_series(&mut out);
-                self.series += 1;
-            } else {
+        while let Some(metric) = Metric::ALL.get(self.family)
+            && out.len() < CHUNK_BYTES
+        {
+            if !self.write_next(*metric, &mut out) {
                 self.family += 1;
-                self.series = 0;
+                self.at = 0;
                 self.family_started = false;
             }
         }
@@ -125,7 +191,12 @@ impl Totals {
                 };
                 self.add(cell);
             }
-            (Self::Request(total), Cell::Request(cell)) => total.add(cell),
+            (Self::Request(total), Cell::Request(cell)) => {
+                total.duration_us.add(&cell.duration_us);
+                total.request_bytes.add(&cell.request_bytes);
+                total.response_bytes.add(&cell.response_bytes);
+                total.exemplars.extend(*lock(&cell.exemplar));
+            }
             (Self::Messages { request, response }, Cell::Messages(cell)) => {
                 let MessagesCell { request: more_request, response: more_response } = &**cell;
                 *request += read(more_request);
@@ -147,73 +218,93 @@ impl Totals {
         }
     }
 
-    fn has(&self, family: &str) -> bool {
+    /// Adds the totals of a series that looks the same.
+    fn merge(&mut self, other: &Totals) {
+        match (&mut *self, other) {
+            (Self::Request(own), Self::Request(other)) => {
+                own.duration_us.merge(&other.duration_us);
+                own.request_bytes.merge(&other.request_bytes);
+                own.response_bytes.merge(&other.response_bytes);
+                own.exemplars.extend(&other.exemplars);
+            }
+            (
+                Self::Messages { request, response },
+                Self::Messages { request: more_request, response: more_response },
+            ) => {
+                *request += more_request;
+                *response += more_response;
+            }
+            (
+                Self::Tcp { opened, closed, sent, received },
+                Self::Tcp {
+                    opened: more_opened,
+                    closed: more_closed,
+                    sent: more_sent,
+                    received: more_received,
+                },
+            ) => {
+                *opened += more_opened;
+                *closed += more_closed;
+                *sent += more_sent;
+                *received += more_received;
+            }
+            _ => {}
+        }
+    }
+
+    fn has(&self, metric: Metric) -> bool {
         match self {
             Self::None => false,
             Self::Request(_) => matches!(
-                family,
-                istio::REQUESTS_TOTAL
-                    | istio::REQUEST_DURATION_MS
-                    | istio::REQUEST_BYTES
-                    | istio::RESPONSE_BYTES
+                metric,
+                Metric::Requests | Metric::Duration | Metric::RequestBytes | Metric::ResponseBytes
             ),
             Self::Messages { .. } => {
-                matches!(family, istio::REQUEST_MESSAGES_TOTAL | istio::RESPONSE_MESSAGES_TOTAL)
+                matches!(metric, Metric::RequestMessages | Metric::ResponseMessages)
             }
             Self::Tcp { .. } => matches!(
-                family,
-                istio::TCP_SENT_BYTES_TOTAL
-                    | istio::TCP_RECEIVED_BYTES_TOTAL
-                    | istio::TCP_OPENED_TOTAL
-                    | istio::TCP_CLOSED_TOTAL
+                metric,
+                Metric::TcpSent | Metric::TcpReceived | Metric::TcpOpened | Metric::TcpClosed
             ),
         }
     }
 
-    fn write(&self, family: &str, labels: &str, out: &mut Vec<u8>) {
-        let value = match (self, family) {
-            (Self::Request(total), istio::REQUEST_DURATION_MS) => {
-                return total.duration_us.write(
-                    family,
-                    labels,
-                    &DURATION_US,
-                    Unit::Thousandth,
-                    out,
-                );
+    fn write(
+        &self,
+        metric: Metric,
+        labels: &str,
+        buckets: &Buckets,
+        form: Exposition,
+        out: &mut Vec<u8>,
+    ) {
+        let value = match (self, metric) {
+            (Self::Request(total), Metric::Duration) => {
+                let exemplars = match form {
+                    Exposition::Text => &[],
+                    Exposition::OpenMetrics => &total.exemplars[..],
+                };
+                let written = Bounded { bounds: &buckets.duration_us, unit: Unit::Thousandth };
+                return total.duration_us.write(metric, labels, written, exemplars, out);
             }
-            (Self::Request(total), istio::REQUEST_BYTES) => {
-                return total.request_bytes.write(family, labels, &SIZE_BYTES, Unit::One, out);
+            (Self::Request(total), Metric::RequestBytes) => {
+                let written = Bounded { bounds: &buckets.request_bytes, unit: Unit::One };
+                return total.request_bytes.write(metric, labels, written, &[], out);
             }
-            (Self::Request(total), istio::RESPONSE_BYTES) => {
-                return total.response_bytes.write(family, labels, &SIZE_BYTES, Unit::One, out);
+            (Self::Request(total), Metric::ResponseBytes) => {
+                let written = Bounded { bounds: &buckets.response_bytes, unit: Unit::One };
+                return total.response_bytes.write(metric, labels, written, &[], out);
             }
             // The count of requests is the count of durations: one truth, no extra cell.
-            (Self::Request(total), _) => total.duration_us.buckets.iter().sum(),
-            (Self::Messages { request, .. }, istio::REQUEST_MESSAGES_TOTAL) => *request,
+            (Self::Request(total), _) => total.duration_us.counts.iter().sum(),
+            (Self::Messages { request, .. }, Metric::RequestMessages) => *request,
             (Self::Messages { response, .. }, _) => *response,
-            (Self::Tcp { sent, .. }, istio::TCP_SENT_BYTES_TOTAL) => *sent,
-            (Self::Tcp { received, .. }, istio::TCP_RECEIVED_BYTES_TOTAL) => *received,
-            (Self::Tcp { opened, .. }, istio::TCP_OPENED_TOTAL) => *opened,
+            (Self::Tcp { sent, .. }, Metric::TcpSent) => *sent,
+            (Self::Tcp { received, .. }, Metric::TcpReceived) => *received,
+            (Self::Tcp { opened, .. }, Metric::TcpOpened) => *opened,
             (Self::Tcp { closed, .. }, _) => *closed,
             (Self::None, _) => return,
         };
-        sample(out, family, "", labels, None, itoa::Buffer::new().format(value));
-    }
-}
-
-impl RequestTotals {
-    fn add(&mut self, cell: &RequestCell) {
-        let RequestCell {
-            duration_us,
-            duration_us_sum,
-            request_bytes,
-            request_bytes_sum,
-            response_bytes,
-            response_bytes_sum,
-        } = cell;
-        self.duration_us.add(duration_us, duration_us_sum);
-        self.request_bytes.add(request_bytes, request_bytes_sum);
-        self.response_bytes.add(response_bytes, response_bytes_sum);
+        sample(out, metric.name(), "", labels, None, itoa::Buffer::new().format(value));
     }
 }
 
@@ -224,31 +315,81 @@ enum Unit {
     Thousandth,
 }
 
-impl<const N: usize> Distribution<N> {
-    fn add(&mut self, buckets: &[AtomicU64; N], sum: &AtomicU64) {
-        for (total, bucket) in self.buckets.iter_mut().zip(buckets) {
-            *total += read(bucket);
-        }
-        self.sum = self.sum.wrapping_add(read(sum));
-    }
+#[derive(Clone, Copy)]
+struct Bounded<'b> {
+    bounds: &'b [u64],
+    unit: Unit,
+}
 
-    fn write(&self, name: &str, labels: &str, bounds: &[u64], unit: Unit, out: &mut Vec<u8>) {
-        let print = |value: u64| match unit {
+impl Bounded<'_> {
+    fn print(self, value: u64) -> String {
+        match self.unit {
             Unit::One => value.to_string(),
             Unit::Thousandth => thousandths(value),
-        };
-        let mut total = 0;
-        for (index, bucket) in self.buckets.iter().enumerate() {
-            total += bucket;
-            let bound = bounds.get(index).map_or_else(|| "+Inf".to_owned(), |bound| print(*bound));
-            let mut count = itoa::Buffer::new();
-            sample(out, name, "_bucket", labels, Some(("le", &bound)), count.format(total));
         }
-        sample(out, name, "_sum", labels, None, &print(self.sum));
+    }
+}
+
+impl Distribution {
+    fn add(&mut self, cell: &cell::Distribution) {
+        self.counts.resize(cell.counts.len(), 0);
+        for (total, count) in self.counts.iter_mut().zip(&cell.counts) {
+            *total += read(count);
+        }
+        self.sum = self.sum.wrapping_add(read(&cell.sum));
+    }
+
+    fn merge(&mut self, other: &Distribution) {
+        for (total, count) in self.counts.iter_mut().zip(&other.counts) {
+            *total += count;
+        }
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+
+    fn write(
+        &self,
+        metric: Metric,
+        labels: &str,
+        values: Bounded<'_>,
+        exemplars: &[(Exemplar, u64)],
+        out: &mut Vec<u8>,
+    ) {
+        let name = metric.name();
+        let mut total = 0;
+        let mut above = 0;
+        for (index, count) in self.counts.iter().enumerate() {
+            total += count;
+            let bound = values.bounds.get(index).copied();
+            let le = bound.map_or_else(|| "+Inf".to_owned(), |bound| values.print(bound));
+            sample(
+                out,
+                name,
+                "_bucket",
+                labels,
+                Some(("le", &le)),
+                itoa::Buffer::new().format(total),
+            );
+            let upto = bound.unwrap_or(u64::MAX);
+            let inside =
+                |(_, value): &&(Exemplar, u64)| (*value > above || above == 0) && *value <= upto;
+            let latest = exemplars.iter().filter(inside).max_by_key(|(one, _)| one.at_ms);
+            if let Some((exemplar, value)) = latest {
+                exemplar.write(&values.print(*value), out);
+            }
+            above = upto;
+        }
+        sample(out, name, "_sum", labels, None, &values.print(self.sum));
         sample(out, name, "_count", labels, None, itoa::Buffer::new().format(total));
     }
 }
 
-fn read(cell: &AtomicU64) -> u64 {
-    cell.load(Ordering::Relaxed)
+impl Exemplar {
+    /// At the end of the line before.
+    fn write(&self, value: &str, out: &mut Vec<u8>) {
+        out.pop();
+        let time = thousandths(self.at_ms);
+        out.extend_from_slice(
+            format!(" # {{trace_id=\"{}\"}} {value} {time}\n", self.trace).as_bytes(),
+        );
+    }
 }

@@ -3,17 +3,19 @@
 //! The request path costs one small hash lookup ([`Shard::flow`]), or none when the caller keeps
 //! the [`Flow`], then a scan of the few outcomes seen on that flow and plain adds.
 
+use crate::cell::{Cell, MessagesCell, RequestCell, ShardCells, TcpCell, bump};
 use crate::istio::{
-    Amounts, CodeClass, DURATION_US, FlowLabels, Outcome, Protocol, Reporter, RequestLabels,
-    SIZE_BYTES, SecurityPolicy, SeriesLabels, TcpLabels,
+    Amounts, CodeClass, FlowLabels, Outcome, Protocol, Reporter, RequestLabels, SecurityPolicy,
+    SeriesLabels, TcpLabels,
 };
-use crate::registry::{Ownership, Registry, lock};
+use crate::registry::{Ownership, Registry};
+use crate::view::View;
 use foldhash::HashMap;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{self, RefCell};
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// Entries of the pointer-keyed lookup; cleared when full, since it only saves time.
 const RECENT_MAX: usize = 1024;
@@ -33,45 +35,10 @@ pub struct Shard {
 struct Home {
     registry: Registry,
     cells: Arc<ShardCells>,
+    /// Evictions that have been noticed.
+    evictions: cell::Cell<u64>,
     /// Cells looked up by label set: TCP, and the overflow of the budget.
     kept: RefCell<HashMap<SeriesLabels, Cell>>,
-}
-
-/// What a scrape reads of a shard: cells by series id.
-#[derive(Default)]
-pub(crate) struct ShardCells {
-    pub(crate) list: Mutex<Vec<(u32, Cell)>>,
-}
-
-#[derive(Clone)]
-pub(crate) enum Cell {
-    Request(Arc<RequestCell>),
-    Messages(Arc<MessagesCell>),
-    Tcp(Arc<TcpCell>),
-}
-
-#[derive(Default)]
-pub(crate) struct RequestCell {
-    pub(crate) duration_us: [AtomicU64; DURATION_US.len() + 1],
-    pub(crate) duration_us_sum: AtomicU64,
-    pub(crate) request_bytes: [AtomicU64; SIZE_BYTES.len() + 1],
-    pub(crate) request_bytes_sum: AtomicU64,
-    pub(crate) response_bytes: [AtomicU64; SIZE_BYTES.len() + 1],
-    pub(crate) response_bytes_sum: AtomicU64,
-}
-
-#[derive(Default)]
-pub(crate) struct MessagesCell {
-    pub(crate) request: AtomicU64,
-    pub(crate) response: AtomicU64,
-}
-
-#[derive(Default)]
-pub(crate) struct TcpCell {
-    pub(crate) opened: AtomicU64,
-    pub(crate) closed: AtomicU64,
-    pub(crate) sent_bytes: AtomicU64,
-    pub(crate) received_bytes: AtomicU64,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -82,6 +49,7 @@ struct RecentKey {
     reporter: Reporter,
     protocol: Protocol,
     security: SecurityPolicy,
+    view: usize,
 }
 
 /// Counts requests of one label set. Keep it as long as its labels hold.
@@ -94,8 +62,12 @@ struct FlowState {
     protocol: Protocol,
     /// `None`: the budget was spent when the flow appeared.
     labels: Option<Arc<FlowLabels>>,
+    /// What configuration makes of the outcomes.
+    view: Option<Arc<View>>,
     outcomes: RefCell<Vec<(Outcome, Arc<RequestCell>)>>,
-    messages: OnceCell<Arc<MessagesCell>>,
+    messages: RefCell<Option<Arc<MessagesCell>>>,
+    /// By the values of the view's own labels, of those that found room.
+    variants: RefCell<HashMap<Box<[Box<str>]>, Flow>>,
 }
 
 /// Counts connections and bytes of one TCP label set.
@@ -115,7 +87,8 @@ type OneThread = PhantomData<*const ()>;
 
 impl Shard {
     pub(crate) fn new(registry: Registry, cells: Arc<ShardCells>) -> Self {
-        let home = Home { registry, cells, kept: RefCell::default() };
+        let evictions = cell::Cell::default();
+        let home = Home { registry, cells, evictions, kept: RefCell::default() };
         Self { home: Rc::new(home), recent: Rc::default(), flows: Rc::default() }
     }
 
@@ -133,32 +106,54 @@ impl Shard {
             reporter: labels.reporter,
             protocol: labels.protocol,
             security: labels.security,
+            view: labels.view.map_or(0, |view| Arc::as_ptr(view).addr()),
         };
         if let Some((_, flow)) = self.recent.borrow().get(&key) {
-            return flow.clone();
+            return self.variant(flow, labels.values);
         }
-        let flow = self.flow_by_content(FlowLabels::of(labels));
+        let flow = self.flow_by_content(FlowLabels::of(labels).canonical());
         let mut recent = self.recent.borrow_mut();
         if recent.len() >= RECENT_MAX {
             recent.clear();
         }
         recent.insert(key, (FlowLabels::of(labels), flow.clone()));
-        flow
+        drop(recent);
+        self.variant(&flow, labels.values)
+    }
+
+    /// The flow of these values of the view's own labels.
+    fn variant(&self, flow: &Flow, values: &[Box<str>]) -> Flow {
+        if values.is_empty() {
+            return flow.clone();
+        }
+        let mut variants = flow.0.variants.borrow_mut();
+        if let Some(known) = variants.get(values) {
+            return known.clone();
+        }
+        let Some(labels) = &flow.0.labels else { return flow.clone() };
+        let labels = FlowLabels { values: Some(values.into()), ..(**labels).clone() };
+        let found = self.flow_by_content(labels);
+        if found.0.labels.is_some() {
+            variants.insert(values.into(), found.clone());
+        }
+        found
     }
 
     fn flow_by_content(&self, labels: FlowLabels) -> Flow {
         if let Some(flow) = self.flows.borrow().get(&labels) {
             return flow.clone();
         }
-        let (reporter, protocol) = (labels.reporter, labels.protocol);
+        let (reporter, protocol, view) = (labels.reporter, labels.protocol, labels.view.clone());
         let flow = |labels| {
             Flow(Rc::new(FlowState {
                 home: self.home.clone(),
                 reporter,
                 protocol,
                 labels,
+                view,
                 outcomes: RefCell::default(),
-                messages: OnceCell::new(),
+                messages: RefCell::default(),
+                variants: RefCell::default(),
             }))
         };
         if self.home.registry.is_full() {
@@ -172,10 +167,19 @@ impl Shard {
 
     /// The handle for a TCP label set.
     pub fn tcp(&self, labels: &TcpLabels<'_>) -> TcpFlow {
-        let TcpLabels { reporter, source, destination, service, security, flags } = *labels;
-        let protocol = Protocol::Tcp;
-        let flow = RequestLabels { reporter, source, destination, service, protocol, security };
-        let flow = self.flow(&flow);
+        let TcpLabels { reporter, source, destination, service, security, flags, view, values } =
+            *labels;
+        let flow = self.flow(&RequestLabels {
+            reporter,
+            source,
+            destination,
+            service,
+            protocol: Protocol::Tcp,
+            security,
+            view,
+            values,
+        });
+        let flags = view.map_or(flags, |view| view.tcp_flags(flags));
         // TCP series are taken once a connection, so a lookup in the shared table is cheap enough.
         let cell = match &flow.0.labels {
             Some(labels) => self.home.tcp(&SeriesLabels::Tcp(labels.clone(), flags)),
@@ -189,6 +193,30 @@ impl Shard {
                 .expect("overflow series are always admitted"),
         };
         TcpFlow(cell, PhantomData)
+    }
+
+    /// Forgets what nobody has counted in for this many calls, or more: a series that no worker
+    /// counts in is gone from the next scrape. Gives how many series went.
+    pub fn sweep(&self, idle_calls_max: u8) -> u64 {
+        let home = &self.home;
+        let (gone, evicted) = home.registry.retire_idle(&home.cells, idle_calls_max);
+        let evictions = home.registry.evictions();
+        if gone.is_empty() && home.evictions.replace(evictions) == evictions {
+            return 0;
+        }
+        let is_kept = |cell: usize| !gone.contains(&cell);
+        home.kept.borrow_mut().retain(|_, cell| is_kept(cell.address()));
+        // What found no room before may find some now.
+        self.recent.borrow_mut().clear();
+        self.flows.borrow_mut().retain(|_, flow| {
+            let FlowState { outcomes, messages, variants, .. } = &*flow.0;
+            variants.borrow_mut().clear();
+            let (mut outcomes, mut messages) = (outcomes.borrow_mut(), messages.borrow_mut());
+            outcomes.retain(|(_, cell)| is_kept(Arc::as_ptr(cell).addr()));
+            messages.take_if(|cell| !is_kept(Arc::as_ptr(cell).addr()));
+            !outcomes.is_empty() || messages.is_some()
+        });
+        evicted
     }
 
     /// Whether a host name that a request brought may be a label's value: the first ones may
@@ -223,6 +251,7 @@ impl Shard {
 impl Flow {
     /// Counts one finished request.
     pub fn request(&self, outcome: Outcome, amounts: &Amounts) {
+        let outcome = self.0.view.as_ref().map_or(outcome, |view| view.outcome(outcome));
         let known = self.0.outcomes.borrow();
         match known.iter().find(|(known, _)| *known == outcome) {
             Some((_, cell)) => cell.record(amounts),
@@ -238,7 +267,8 @@ impl Flow {
 
     /// Counts gRPC messages while a stream runs. Do not count them again in [`Amounts`].
     pub fn messages(&self, request: u64, response: u64) {
-        let cell = self.0.messages.get_or_init(|| self.messages_cell());
+        let mut known = self.0.messages.borrow_mut();
+        let cell = known.get_or_insert_with(|| self.messages_cell());
         bump(&cell.request, request);
         bump(&cell.response, response);
     }
@@ -273,17 +303,6 @@ impl Flow {
                 .messages(&SeriesLabels::OtherMessages(*reporter))
                 .expect("overflow series are always admitted"),
         }
-    }
-}
-
-impl RequestCell {
-    fn record(&self, amounts: &Amounts) {
-        let us = u64::try_from(amounts.duration.as_micros()).unwrap_or(u64::MAX);
-        observe(&self.duration_us, &self.duration_us_sum, &DURATION_US, us);
-        let bytes = amounts.request_bytes;
-        observe(&self.request_bytes, &self.request_bytes_sum, &SIZE_BYTES, bytes);
-        let bytes = amounts.response_bytes;
-        observe(&self.response_bytes, &self.response_bytes_sum, &SIZE_BYTES, bytes);
     }
 }
 
@@ -339,7 +358,8 @@ impl LocalGauge {
 
 impl Home {
     fn request(&self, labels: &SeriesLabels) -> Option<Arc<RequestCell>> {
-        match self.cell(labels, || Cell::Request(Arc::default()))? {
+        let buckets = || self.registry.buckets().clone();
+        match self.cell(labels, || Cell::Request(Arc::new(RequestCell::new(buckets()))))? {
             Cell::Request(cell) => Some(cell),
             Cell::Messages(_) | Cell::Tcp(_) => None,
         }
@@ -371,21 +391,11 @@ impl Home {
         }
         let id = self.registry.series_id(labels)?;
         let cell = new();
-        lock(&self.cells.list).push((id, cell.clone()));
+        self.cells.add(id, &cell, labels.flow().is_none());
         // Request and message cells are kept by their flow.
         if !matches!(labels, SeriesLabels::Request(..) | SeriesLabels::Messages(_)) {
             self.kept.borrow_mut().insert(labels.clone(), cell.clone());
         }
         Some(cell)
     }
-}
-
-/// Adds to a cell that only this thread writes: a plain load and store, no locked instruction.
-fn bump(cell: &AtomicU64, n: u64) {
-    cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-}
-
-fn observe(buckets: &[AtomicU64], sum: &AtomicU64, bounds: &[u64], value: u64) {
-    bump(&buckets[bounds.partition_point(|bound| *bound < value)], 1);
-    bump(sum, value);
 }

@@ -30,6 +30,8 @@ fn labels<'a>(
         service,
         protocol: Protocol::Http,
         security: SecurityPolicy::MutualTls,
+        view: None,
+        values: &[],
     }
 }
 
@@ -154,6 +156,8 @@ fn grpc_and_tcp_families() {
         service: &service,
         security: SecurityPolicy::Unknown,
         flags: ResponseFlags::NONE,
+        view: None,
+        values: &[],
     });
     tcp.opened();
     tcp.sent(100);
@@ -197,4 +201,164 @@ pilot_xds_pushes{type=\"cds\"} 4
 weft_build{version=\"0.1.0\"} 1
 ";
     assert_eq!(text(&registry), expected);
+}
+
+fn samples(text: &str, name: &str) -> Vec<String> {
+    let start = format!("{name}{{");
+    text.lines().filter(|line| line.starts_with(&start)).map(str::to_owned).collect()
+}
+
+#[test]
+fn pods_of_one_workload_are_one_series() {
+    let registry = Registry::new();
+    let shard = registry.shard();
+    let (destination, service) = (peer("servicea-v1"), service());
+    for pod in ["web-1", "web-2"] {
+        let source = Arc::new(PeerInfo { name: pod.into(), ..(*peer("web")).clone() });
+        shard.request(&labels(&source, &destination, &service), ok(), &Amounts::default());
+    }
+    assert_eq!(value(&text(&registry), "istio_requests_total", &[]), "2");
+    assert_eq!(registry.series(), 1);
+}
+
+#[test]
+fn a_view_drops_metrics_and_hides_and_adds_labels() {
+    let registry = Registry::new();
+    let shard = registry.shard();
+    let mut view = View::default();
+    view.set_dropped(Metric::RequestBytes, true);
+    for metric in Metric::ALL {
+        view.remove(metric, "source_workload");
+    }
+    view.remove(Metric::Duration, "response_code");
+    view.set(Metric::Requests, "destination_version", 0);
+    view.set(Metric::Requests, "method", 1);
+    let view = Arc::new(view);
+    let (destination, service) = (peer("servicea-v1"), service());
+    let values = ["v9", "GET"].map(Box::from);
+    for (source, code) in [("web", 200), ("app", 200), ("app", 503)] {
+        let source = peer(source);
+        let labels = RequestLabels {
+            view: Some(&view),
+            values: &values,
+            ..labels(&source, &destination, &service)
+        };
+        shard.request(&labels, Outcome { code, ..ok() }, &Amounts::default());
+    }
+    // Callers that no metric tells apart take no series of their own.
+    assert_eq!(registry.series(), 2);
+    let text = text(&registry);
+    let ok = ["response_code=\"200\"", "destination_version=\"v9\"", "method=\"GET\""];
+    assert_eq!(value(&text, "istio_requests_total", &ok), "2");
+    assert_eq!(samples(&text, "istio_requests_total").len(), 2);
+    assert!(!text.contains("source_workload="), "{text}");
+    assert!(!text.contains("istio_request_bytes"), "{text}");
+    // What one metric alone hides is added up in it.
+    assert_eq!(value(&text, "istio_request_duration_milliseconds_count", &[]), "3");
+    assert_eq!(samples(&text, "istio_response_bytes_count").len(), 2);
+}
+
+#[test]
+fn a_change_of_view_leaves_no_series_twice() {
+    let registry = Registry::new();
+    let shard = registry.shard();
+    let (source, destination, service) = (peer("web"), peer("servicea-v1"), service());
+    let plain = labels(&source, &destination, &service);
+    shard.request(&plain, ok(), &Amounts::default());
+    let mut view = View::default();
+    view.set_dropped(Metric::ResponseBytes, true);
+    let view = Arc::new(view);
+    shard.request(&RequestLabels { view: Some(&view), ..plain }, ok(), &Amounts::default());
+    let text = text(&registry);
+    assert_eq!(value(&text, "istio_requests_total", &[]), "2");
+    assert_eq!(value(&text, "istio_response_bytes_count", &[]), "1");
+}
+
+#[test]
+fn idle_series_are_forgotten_and_make_room() {
+    let registry =
+        Registry::with_budget(Budget { istio_series_max: 2, family_series_max: 2, hosts_max: 2 });
+    let (one, two) = (registry.shard(), registry.shard());
+    let (destination, service) = (peer("servicea-v1"), service());
+    let (web, app, late) = (peer("web"), peer("app"), peer("late"));
+    let count = |shard: &Shard, source| {
+        shard.request(&labels(source, &destination, &service), ok(), &Amounts::default());
+    };
+    let requests = |source| {
+        let text = text(&registry);
+        let part = format!("source_workload=\"{source}\"");
+        let found = samples(&text, "istio_requests_total");
+        let found: Vec<_> = found.iter().filter(|line| line.contains(&part)).collect();
+        assert!(found.len() < 2, "{text}");
+        found.first().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+    };
+    [&one, &two].into_iter().for_each(|shard| count(shard, &web));
+    count(&one, &app);
+    count(&one, &late);
+    assert_eq!((requests("web"), requests("late"), requests("other")), (Some(2), None, Some(1)));
+    // The first call sees that something was counted, the second that nothing was since.
+    let sweep = || [&one, &two].into_iter().for_each(|shard| _ = shard.sweep(1));
+    sweep();
+    count(&two, &web);
+    sweep();
+    // What one worker counted stays while another goes on counting; the rest makes room.
+    assert_eq!((requests("web"), requests("app"), registry.evictions()), (Some(3), None, 1));
+    count(&one, &late);
+    count(&one, &web);
+    assert_eq!((requests("web"), requests("late"), requests("other")), (Some(4), Some(1), Some(1)));
+    sweep();
+    sweep();
+    assert_eq!((requests("web"), requests("late"), requests("other")), (None, None, Some(1)));
+    assert_eq!(registry.series(), 1);
+}
+
+#[test]
+fn an_open_connection_keeps_its_series() {
+    let registry = Registry::new();
+    let shard = registry.shard();
+    let (source, destination, service) = (peer("web"), peer("db"), service());
+    let flow = shard.tcp(&TcpLabels {
+        reporter: Reporter::Source,
+        source: &source,
+        destination: &destination,
+        service: &service,
+        security: SecurityPolicy::Unknown,
+        flags: ResponseFlags::NONE,
+        view: None,
+        values: &[],
+    });
+    flow.opened();
+    (0..4).for_each(|_| _ = shard.sweep(1));
+    flow.closed();
+    assert_eq!(value(&text(&registry), "istio_tcp_connections_closed_total", &[]), "1");
+    drop(flow);
+    (0..4).for_each(|_| _ = shard.sweep(1));
+    assert!(!text(&registry).contains("istio_tcp"));
+}
+
+#[test]
+fn open_metrics_has_exemplars_and_counters_by_its_own_names() {
+    let registry = Registry::new();
+    registry.counter("weft_a_total", "Help.", &[]).inc();
+    registry.counter("envoy_b", "", &[]).inc();
+    let shard = registry.shard();
+    let (source, destination, service) = (peer("web"), peer("servicea-v1"), service());
+    let trace = trace::TraceId { high: 1, low: 0xab, is_128: true };
+    let amounts = Amounts {
+        duration: Duration::from_micros(1500),
+        exemplar: Some(Exemplar { trace, at_ms: 1_500_000_000_123 }),
+        ..Amounts::default()
+    };
+    shard.request(&labels(&source, &destination, &service), ok(), &amounts);
+    let text: Vec<u8> = registry.scrape_as(Exposition::OpenMetrics).flatten().collect();
+    let text = String::from_utf8(text).unwrap();
+    for line in [
+        "# HELP weft_a Help.\n# TYPE weft_a counter\nweft_a_total 1\n",
+        "# TYPE envoy_b unknown\nenvoy_b 1\n",
+        "# TYPE istio_requests counter\nistio_requests_total{",
+        "le=\"5\"} 1 # {trace_id=\"000000000000000100000000000000ab\"} 1.5 1500000000.123\n",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    assert_eq!(text.matches(" # {").count(), 1, "{text}");
 }

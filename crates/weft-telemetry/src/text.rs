@@ -1,7 +1,5 @@
 //! Prometheus text exposition: labels, escapes, numbers.
 
-use std::fmt::{Display, Write};
-
 /// Text under construction. Label functions put the comma between pairs themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Text {
@@ -9,18 +7,6 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    pub(crate) fn label_number(&mut self, name: &str, value: u64) {
-        label(self, name, itoa::Buffer::new().format(value));
-    }
-
-    /// For values that need no escaping.
-    pub(crate) fn label_display(&mut self, name: &str, value: &dyn Display) {
-        self.name(name);
-        // Writing to a String cannot fail.
-        let _ = write!(self.out, "{value}");
-        self.out.push('"');
-    }
-
     fn name(&mut self, name: &str) {
         if !self.out.is_empty() {
             self.out.push(',');
@@ -83,19 +69,31 @@ pub(crate) fn sample(
     out.push(b'\n');
 }
 
-pub(crate) fn header(out: &mut Vec<u8>, name: &str, help: &str, kind: &str) {
-    if !help.is_empty() {
-        out.extend_from_slice(b"# HELP ");
-        out.extend_from_slice(name.as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(help.as_bytes());
-        out.push(b'\n');
+/// The forms that Prometheus reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// Text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0, with exemplars. Its end (`# EOF`) is the caller's to write.
+    OpenMetrics,
+}
+
+pub(crate) fn header(out: &mut Vec<u8>, form: Exposition, name: &str, help: &str, kind: &str) {
+    // OpenMetrics counts as counters only what is named like one, and its family goes without.
+    let (name, kind) = match (form, kind) {
+        (Exposition::OpenMetrics, "counter") => match name.strip_suffix("_total") {
+            Some(family) => (family, kind),
+            None => (name, "unknown"),
+        },
+        _ => (name, kind),
+    };
+    let parts: [&str; 10] = match help {
+        "" => ["", "", "", "", "", "# TYPE ", name, " ", kind, "\n"],
+        _ => ["# HELP ", name, " ", help, "\n", "# TYPE ", name, " ", kind, "\n"],
+    };
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
     }
-    out.extend_from_slice(b"# TYPE ");
-    out.extend_from_slice(name.as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(kind.as_bytes());
-    out.push(b'\n');
 }
 
 /// A float as Prometheus writes it.

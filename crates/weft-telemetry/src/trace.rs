@@ -56,6 +56,15 @@ pub struct TraceId {
     pub is_128: bool,
 }
 
+impl std::fmt::Display for TraceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.is_128 {
+            true => write!(f, "{:016x}{:016x}", self.high, self.low),
+            false => write!(f, "{:016x}", self.low),
+        }
+    }
+}
+
 /// Which header formats a context came in, and so leaves in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Formats {

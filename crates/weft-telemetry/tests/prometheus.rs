@@ -111,6 +111,8 @@ fn traffic(registry: &Registry) {
                 service: &service,
                 protocol,
                 security,
+                view: None,
+                values: &[],
             };
             let amounts = Amounts {
                 duration: Duration::from_millis(7),
@@ -118,6 +120,7 @@ fn traffic(registry: &Registry) {
                 response_bytes: 100,
                 request_messages: 1,
                 response_messages: 1,
+                exemplar: None,
             };
             for code in [200, 200, 200, 200, 503, 200, 200, 200, 200, 200] {
                 let outcome = Outcome { code, grpc_status, flags: ResponseFlags::NONE };
@@ -131,6 +134,8 @@ fn traffic(registry: &Registry) {
             service: &service,
             security,
             flags: ResponseFlags::NONE,
+            view: None,
+            values: &[],
         });
         tcp.opened();
         tcp.received(10);

@@ -131,7 +131,7 @@ impl AccessLogs {
     }
 }
 
-fn keep(names: &[Box<str>], headers: &HeaderList) -> HeaderList {
+pub(crate) fn keep(names: &[Box<str>], headers: &HeaderList) -> HeaderList {
     let mut kept = HeaderList::new();
     for name in names {
         if let Some(value) = headers.get(&**name) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::access_log::AccessLogs;
 use crate::cors::CorsFilter;
 use crate::fault::FaultPolicy;
+use crate::metrics::Metrics;
 use crate::rate_limit::LocalRateLimit;
 use crate::route::RouteTable;
 
@@ -20,6 +21,8 @@ pub struct HttpConfig {
     pub tracing: Option<Tracing>,
     /// None: nothing is logged.
     pub access_log: Option<Arc<AccessLogs>>,
+    /// None: the standard metrics.
+    pub metrics: Option<Arc<Metrics>>,
     /// `Upgrade: websocket` is allowed unless a route says otherwise.
     pub websocket: bool,
     /// CONNECT is allowed.

@@ -25,6 +25,7 @@ pub mod cors;
 pub mod fault;
 pub mod headers;
 pub mod matcher;
+pub mod metrics;
 pub mod rate_limit;
 pub mod route;
 pub mod timeout;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::access_log::AccessLogs;
 use crate::http::HttpConfig;
+use crate::metrics::Metrics;
 use crate::route::ClusterChoice;
 use crate::tls::DownstreamTls;
 
@@ -125,6 +126,8 @@ pub struct TcpConfig {
     /// Hash by source address, for consistent-hash clusters.
     pub hash_source_ip: bool,
     pub access_log: Option<Arc<AccessLogs>>,
+    /// None: the standard metrics.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// `FilterChainMatch`. Empty lists match anything.

@@ -12,6 +12,7 @@ mod filters;
 mod hcm;
 mod listener;
 mod matchers;
+mod metrics;
 mod rate_limit;
 mod route;
 mod route_action;

@@ -17,6 +17,7 @@ mod grpc;
 mod listener;
 mod locality;
 mod memo;
+mod metrics;
 mod policy;
 mod ports;
 mod route;
@@ -33,6 +34,7 @@ use weft_model::spec::PatchContext;
 use weft_model::{Diagnostic, MeshService, Snapshot};
 use weft_xds::Resource;
 
+use build::hcm::Side;
 use findings::Findings;
 use scope::Scope;
 
@@ -69,6 +71,7 @@ pub fn translate_shared(snapshot: &Snapshot, view: &ProxyView, before: &[&Memo])
     let (mut memo, mut findings) = (Memo::of(base), Findings::default());
     let mut built = listener::outbound(&scope, &mut findings);
     settings::apply(&scope, &mut built);
+    metrics::apply(&scope, Side::Outbound, &mut built, &mut findings);
     let mut clusters = cluster::outbound(&scope, &before, &mut memo, &mut findings);
     let (context, of_listeners) = match view.kind {
         ProxyKind::Gateway => (PatchContext::Gateway, None),
@@ -91,6 +94,11 @@ pub fn translate_own(snapshot: &Snapshot, view: &ProxyView) -> (Resources, Vec<D
         }
     };
     settings::apply(&scope, &mut built);
+    let side = match view.kind {
+        ProxyKind::Gateway => Side::Gateway,
+        ProxyKind::Sidecar | ProxyKind::Grpc => Side::Inbound,
+    };
+    metrics::apply(&scope, side, &mut built, &mut findings);
     let mut clusters = encode(&clusters, |cluster| &cluster.name);
     let (context, of_clusters) = match view.kind {
         ProxyKind::Gateway => (PatchContext::Gateway, None),

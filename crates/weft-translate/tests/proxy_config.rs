@@ -7,7 +7,7 @@ use common::{envoy, gateway, sidecar, snapshot, snapshot_with_findings, view};
 use serde_json::Value;
 use weft_model::Snapshot;
 use weft_testkit::peer;
-use weft_translate::{ProxyKind, ProxyView, translate};
+use weft_translate::{Flavor, ProxyKind, ProxyView, translate};
 use weft_xds::{json as xds_json, type_url};
 
 fn world(mesh: &str, annotation: &str) -> Snapshot {
@@ -278,4 +278,98 @@ extensionProviders: [{name: zipkin, zipkin: {service: reviews.shop.svc.cluster.l
     let both = [root, own];
     assert_eq!(of(mesh, &both, inbound), (Some(100.0), there()));
     assert_eq!(of(mesh, &both, outbound), (Some(10.0), None));
+}
+
+/// Our own proxy.
+fn weft() -> ProxyView {
+    ProxyView { flavor: Flavor::Weft, ..sidecar() }
+}
+
+/// What becomes of the metrics on one side: by metric of the filter its configuration.
+fn metrics(telemetries: &[String], listener: &str) -> Value {
+    let world = world(&telemetries.join("---\n"), "");
+    let all = listeners(&world, &weft());
+    let filters = manager(&all, listener)["http_filters"].as_array().expect("filters");
+    let stats = filters.iter().find(|filter| filter["name"] == "istio.stats");
+    stats.map_or(Value::Null, |filter| filter["typed_config"]["metrics"].clone())
+}
+
+#[test]
+fn metrics_are_changed_by_scope_side_and_metric() {
+    let (inbound, outbound) = ("virtualInbound", "0.0.0.0_9080");
+    assert_eq!(metrics(&[], inbound), Value::Null);
+    let root = telemetry(
+        "mesh",
+        "istio-system",
+        "{metrics: [{providers: [{name: prometheus}], overrides: [\
+          {tagOverrides: {source_principal: {operation: REMOVE}, path: {value: request.url_path}}},\
+          {match: {metric: REQUEST_SIZE}, disabled: true},\
+          {match: {metric: RESPONSE_SIZE, mode: SERVER}, disabled: true}]}]}",
+    );
+    let everywhere = |found: &Value, name: &str| {
+        let one = found.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
+        assert_eq!(one["tags_to_remove"], serde_json::json!(["source_principal"]), "{one}");
+        one
+    };
+    let found = metrics(std::slice::from_ref(&root), inbound);
+    assert_eq!(everywhere(&found, "requests_total")["dimensions"]["path"], "request.url_path");
+    let drops = |found: &Value| {
+        let all = found.as_array().unwrap().iter().filter(|one| one["drop"] == true);
+        all.map(|one| one["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(drops(&found), ["request_bytes", "response_bytes"]);
+    assert_eq!(drops(&metrics(std::slice::from_ref(&root), outbound)), ["request_bytes"]);
+    // The narrower scope has the last word, and that alone.
+    let own = telemetry(
+        "own",
+        "shop",
+        "{metrics: [{overrides: [{match: {metric: REQUEST_SIZE}, disabled: false},\
+          {match: {metric: REQUEST_COUNT}, tagOverrides: {path: {operation: REMOVE}}}]}]}",
+    );
+    let found = metrics(&[root, own], inbound);
+    assert_eq!(drops(&found), ["response_bytes"]);
+    let count = found.as_array().unwrap().iter().find(|one| one["name"] == "requests_total");
+    assert_eq!(count.unwrap()["tags_to_remove"], serde_json::json!(["path", "source_principal"]));
+    // What is said for another provider is not for Prometheus.
+    let elsewhere = telemetry(
+        "other",
+        "shop",
+        "{metrics: [{providers: [{name: stackdriver}], overrides: [{disabled: true}]}]}",
+    );
+    assert_eq!(metrics(&[elsewhere], inbound), Value::Null);
+}
+
+#[test]
+fn a_preset_is_where_metrics_begin() {
+    let preset = |name: &str, spec: &str| {
+        telemetry("preset", "istio-system", spec).replace(
+            "name: preset,",
+            &format!("name: preset, annotations: {{weft/metrics: {name}}},"),
+        )
+    };
+    let lean = metrics(&[preset("lean", "{}")], "virtualInbound");
+    let one = |name: &str| lean.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+    assert_eq!(one("request_bytes")["drop"], true);
+    let removed = one("request_duration_milliseconds")["tags_to_remove"].as_array().unwrap();
+    assert!(removed.contains(&Value::from("response_code")), "{removed:?}");
+    let removed = one("requests_total")["tags_to_remove"].as_array().unwrap();
+    assert!(!removed.contains(&Value::from("response_code")), "{removed:?}");
+    assert!(removed.contains(&Value::from("source_principal")), "{removed:?}");
+    assert_eq!(metrics(&[preset("standard", "{}")], "virtualInbound"), Value::Null);
+    let minimal = preset("minimal", "{metrics: [{overrides: [{disabled: false}]}]}");
+    let minimal = metrics(&[minimal], "virtualInbound");
+    assert!(minimal.as_array().unwrap().iter().all(|one| one["drop"] != true), "{minimal}");
+    let (_, findings) = snapshot_with_findings(&preset("tiny", "{}"));
+    assert!(findings[0].message.contains("no preset of metrics"), "{findings:?}");
+}
+
+#[test]
+fn a_stock_envoys_lack_of_istios_metrics_is_told() {
+    let one = telemetry("t", "shop", "{metrics: [{overrides: [{disabled: true}]}]}");
+    let world = world(&one, "");
+    let (_, findings) = translate(&world, &sidecar());
+    let told = findings.iter().any(|one| one.path == "spec.metrics[0]");
+    assert!(told, "{findings:?}");
+    let (_, findings) = translate(&world, &weft());
+    assert!(!findings.iter().any(|one| one.path == "spec.metrics[0]"), "{findings:?}");
 }

@@ -33,11 +33,13 @@ pub enum JsonError {
 pub fn pool() -> Arc<DescriptorPool> {
     static HELD: Mutex<Weak<DescriptorPool>> = Mutex::new(Weak::new());
     static BYTES: &[u8] = include_bytes!("../data/envoy.fds");
+    static STATS: &[u8] = include_bytes!("../data/stats.fds");
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(pool) = held.upgrade() {
         return pool;
     }
-    let pool = DescriptorPool::decode(BYTES).expect("the committed descriptor set is valid");
+    let mut pool = DescriptorPool::decode(BYTES).expect("the committed descriptor set is valid");
+    pool.decode_file_descriptor_set(STATS).expect("the committed descriptor set is valid");
     let pool = Arc::new(pool);
     *held = Arc::downgrade(&pool);
     pool

@@ -18,6 +18,7 @@ pub mod node;
 pub mod patch;
 pub mod server;
 pub mod session;
+pub mod stats;
 pub mod type_url;
 pub mod wire;
 

@@ -8,6 +8,11 @@ use serde::Deserialize;
 use super::value::duration;
 use super::{LabelSelector, PolicyTargetReference};
 
+/// Annotation of a Telemetry resource: `standard`, `lean` or `minimal`, what its `metrics` begin with.
+pub const METRICS_PRESET: &str = "weft/metrics";
+/// What it may say.
+pub const METRICS_PRESETS: [&str; 3] = ["standard", "lean", "minimal"];
+
 /// What workloads report of their traffic, and to whom.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

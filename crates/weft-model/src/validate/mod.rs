@@ -44,7 +44,10 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         Object::PeerAuthentication(r) => peer_authentication(&r.spec, &mut findings),
         Object::EnvoyFilter(r) => envoy_filter::check(&r.spec, &mut findings),
         Object::ProxyConfig(r) => proxy_config(&r.spec, &mut findings),
-        Object::Telemetry(r) => telemetry::check(&r.spec, &mut findings),
+        Object::Telemetry(r) => {
+            telemetry::preset(&r.meta, &mut findings);
+            telemetry::check(&r.spec, &mut findings);
+        }
         Object::MeshConfig(r) => mesh_config(&r.spec, &mut findings),
         Object::Service(r) => kube::service(&r.spec, &mut findings),
         Object::Pod(r) => kube::pod(&r.spec, &mut findings),

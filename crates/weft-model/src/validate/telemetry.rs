@@ -4,7 +4,11 @@ use weft_cel::Program;
 
 use super::{Findings, bounds, entry};
 use crate::diagnostic::code;
-use crate::spec::{CustomTag, ExtensionProvider, MetricOverride, TagOperation, Telemetry};
+use crate::object::Meta;
+use crate::spec::{
+    CustomTag, ExtensionProvider, METRICS_PRESET, METRICS_PRESETS, MetricOverride, TagOperation,
+    Telemetry,
+};
 
 /// What Istio's API calls the standard metrics.
 const METRICS: [&str; 11] = [
@@ -57,6 +61,17 @@ pub(super) fn check(spec: &Telemetry, findings: &mut Findings<'_>) {
     unbuilt(spec, findings);
 }
 
+/// The annotation that says what metrics begin with.
+pub(super) fn preset(meta: &Meta, findings: &mut Findings<'_>) {
+    if let Some(name) = meta.annotations.get(METRICS_PRESET)
+        && !METRICS_PRESETS.contains(&&**name)
+    {
+        let path = entry("metadata.annotations", METRICS_PRESET);
+        let known = METRICS_PRESETS.join(", ");
+        findings.error(path, format!("{name:?} is no preset of metrics: {known}"));
+    }
+}
+
 fn expression(text: &str, path: String, findings: &mut Findings<'_>) {
     if let Err(error) = Program::compile(text) {
         let help = "It is an expression of CEL over Envoy's attributes, as response.code >= 400.";
@@ -101,8 +116,14 @@ fn unbuilt(spec: &Telemetry, findings: &mut Findings<'_>) {
         let field = path.rsplit('.').next().unwrap_or_default().to_owned();
         findings.info(code::NOT_IMPLEMENTED, path, format!("{field} is not built yet: {why}"), "");
     };
-    for index in 0..spec.metrics.len() {
-        tell(format!("spec.metrics[{index}]"), "metrics are Istio's standard ones");
+    for (index, metrics) in spec.metrics.iter().enumerate() {
+        for (at, one) in metrics.overrides.iter().enumerate() {
+            let custom = one.matches.as_ref().map(|matches| matches.custom_metric.as_str());
+            if custom.is_some_and(|name| !name.is_empty()) {
+                let path = format!("spec.metrics[{index}].overrides[{at}].match.customMetric");
+                tell(path, "nothing defines metrics beyond Istio's");
+            }
+        }
     }
     for (index, tracing) in spec.tracing.iter().enumerate() {
         let path = format!("spec.tracing[{index}]");

@@ -13,6 +13,7 @@ use weft_telemetry::{Outcome, PeerInfo};
 use weft_traffic::access_log::AccessLogs;
 use weft_traffic::format::{Ended, FormatContext, PeerFacts, Subject};
 use weft_traffic::listener::Direction;
+use weft_traffic::metrics::Metrics;
 use weft_traffic::route::Found;
 use weft_traffic::{Cluster, Endpoint, EndpointAddress, HttpConfig};
 
@@ -26,7 +27,9 @@ use crate::worker::ConnContext;
 
 /// Notes on one request.
 pub(crate) struct Notes {
-    logs: Arc<AccessLogs>,
+    logs: Option<Arc<AccessLogs>>,
+    /// Where metrics have labels that depend on the request.
+    metrics: Option<Arc<Metrics>>,
     start: SystemTime,
     route: Box<str>,
     cluster: Option<Arc<Cluster>>,
@@ -57,11 +60,15 @@ pub(crate) struct End<'e> {
 }
 
 impl Notes {
-    /// None: nothing is logged.
+    /// None: nothing is logged, and no metric asks.
     pub(crate) fn begin(http: &HttpConfig) -> Option<Box<Notes>> {
-        let logs = http.access_log.clone()?;
+        let metrics = http.metrics.as_ref().filter(|metrics| metrics.has_values());
+        if http.access_log.is_none() && metrics.is_none() {
+            return None;
+        }
         Some(Box::new(Notes {
-            logs,
+            logs: http.access_log.clone(),
+            metrics: metrics.cloned(),
             start: SystemTime::now(),
             route: "".into(),
             cluster: None,
@@ -79,7 +86,7 @@ impl Notes {
     /// The route was found.
     pub(crate) fn routed(&mut self, found: &Found<'_>, conn: &HttpConn) {
         self.route = (*found.route.name).into();
-        if self.logs.wants_why() {
+        if self.wants_why() {
             self.why = why::line(conn, Way { found: Some(found), ..Way::default() }).into();
         }
     }
@@ -87,7 +94,7 @@ impl Notes {
     /// The cluster is known.
     pub(crate) fn calls(&mut self, found: &Found<'_>, cluster: &Arc<Cluster>, conn: &HttpConn) {
         self.cluster = Some(cluster.clone());
-        if self.logs.wants_why() {
+        if self.wants_why() {
             let way = Way { found: Some(found), cluster: Some(cluster), endpoint: None };
             self.why = why::line(conn, way).into();
         }
@@ -108,9 +115,9 @@ impl Notes {
     ) {
         self.response_began = Some(Instant::now());
         self.details = "via_upstream";
-        self.response = self.logs.keep_response(&head.headers);
+        self.response = self.kept_response(&head.headers);
         self.upstream = Some((facts.clone(), version, endpoint.clone()));
-        if self.logs.wants_why() {
+        if self.wants_why() {
             use std::fmt::Write as _;
             let mut why = std::mem::take(&mut self.why).into_string();
             // Writing to a String cannot fail.
@@ -121,12 +128,30 @@ impl Notes {
 
     /// The upstream's trailers.
     pub(crate) fn trailers(&mut self, trailers: &HeaderList) {
-        self.trailers = self.logs.keep_trailers(trailers);
+        if let Some(logs) = &self.logs {
+            self.trailers = logs.keep_trailers(trailers);
+        }
+        if let Some(metrics) = &self.metrics {
+            add(&mut self.trailers, &metrics.keep_trailers(trailers));
+        }
+    }
+
+    fn wants_why(&self) -> bool {
+        self.logs.as_ref().is_some_and(|logs| logs.wants_why())
+    }
+
+    fn kept_response(&self, headers: &HeaderList) -> HeaderList {
+        let kept = self.logs.as_ref().map(|logs| logs.keep_response(headers));
+        let mut kept = kept.unwrap_or_default();
+        if let Some(metrics) = &self.metrics {
+            add(&mut kept, &metrics.keep_response(headers));
+        }
+        kept
     }
 
     /// A reply was made here.
     pub(crate) fn replied(&mut self, head: &ResponseHead) {
-        self.response = self.logs.keep_response(&head.headers);
+        self.response = self.kept_response(&head.headers);
         if self.details.is_empty() {
             self.details = "direct_response";
         }
@@ -146,8 +171,14 @@ impl Notes {
         }
     }
 
-    /// Writes the lines. `request` is missing when its head could not be read.
-    pub(crate) fn write(&self, request: Option<&Request>, end: &End<'_>, conn: &HttpConn) {
+    /// Writes the lines, and gives the values of labels. `request` is missing when its head could not
+    /// be read.
+    pub(crate) fn write(
+        &self,
+        request: Option<&Request>,
+        end: &End<'_>,
+        conn: &HttpConn,
+    ) -> Vec<Box<str>> {
         let context = &conn.context;
         let worker = &conn.worker;
         let head = request.map(|request| &request.head);
@@ -205,7 +236,16 @@ impl Notes {
             ..of_connection(context)
         };
         let subject = Subject { request: head, response: Some(&self.response), context: &facts };
-        self.logs.write(subject, worker.random(), |target, line| worker.logs.write(target, line));
+        if let Some(logs) = &self.logs {
+            logs.write(subject, worker.random(), |target, line| worker.logs.write(target, line));
+        }
+        self.metrics.as_ref().map(|metrics| metrics.values(subject)).unwrap_or_default()
+    }
+}
+
+fn add(to: &mut HeaderList, more: &HeaderList) {
+    for header in more {
+        to.append(header.name, header.value);
     }
 }
 

@@ -12,8 +12,9 @@ use weft_telemetry::{
 };
 use weft_traffic::cors::CorsPolicy;
 use weft_traffic::listener::Direction;
+use weft_traffic::metrics::Metrics;
 use weft_traffic::rate_limit::Left;
-use weft_traffic::{Cluster, Endpoint};
+use weft_traffic::{Cluster, Endpoint, HttpConfig};
 
 use super::conn::HttpConn;
 use super::exchange::Tally;
@@ -57,6 +58,8 @@ pub(crate) struct Record {
 pub(crate) struct Parties {
     source: Arc<PeerInfo>,
     service: Option<Arc<ServiceInfo>>,
+    /// None: the standard metrics.
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// What the attempts left behind.
@@ -87,8 +90,14 @@ impl Record {
     /// For a request whose head could not be read.
     pub(crate) fn unread(received: Instant, conn: &HttpConn) -> Self {
         let mut record = Self::of(received, Protocol::Http, conn);
-        record.tally.log = Notes::begin(&conn.http);
+        record.configured(&conn.http);
         record
+    }
+
+    /// What is noted and counted is what is configured as the request comes.
+    pub(crate) fn configured(&mut self, http: &HttpConfig) {
+        self.tally.log = Notes::begin(http);
+        self.parties.metrics.clone_from(&http.metrics);
     }
 
     fn of(received: Instant, protocol: Protocol, conn: &HttpConn) -> Self {
@@ -118,6 +127,7 @@ impl Record {
                     Direction::Outbound | Direction::Gateway => peers.own(&conn.worker.node, true),
                 },
                 service: None,
+                metrics: None,
             },
         }
     }
@@ -202,6 +212,10 @@ impl Record {
             response_bytes: self.tally.response_bytes,
             request_messages: messages.map_or(0, |both| both.request.unreported()),
             response_messages: messages.map_or(0, |both| both.response.unreported()),
+            exemplar: match (&self.span, request) {
+                (Some(span), Some(request)) => span.exemplar(request),
+                _ => None,
+            },
         };
         let callee = (self.response.peer.as_ref(), self.attempts.host.as_deref());
         if let (Some(span), Some(request)) = (self.span, request) {
@@ -214,6 +228,7 @@ impl Record {
             };
             span.report(request, &end, conn);
         }
+        let mut values = Vec::new();
         if let Some(log) = &self.tally.log {
             let end = End {
                 received: self.received,
@@ -226,9 +241,10 @@ impl Record {
                 source: &self.parties.source,
                 destination: self.response.peer.as_deref(),
             };
-            log.write(request, &end, conn);
+            values = log.write(request, &end, conn);
         }
         self.parties.with_labels(self.protocol, callee, conn, |labels| {
+            let labels = &RequestLabels { values: &values, ..*labels };
             conn.worker.metrics.request(labels, outcome, &amounts);
         });
     }
@@ -279,6 +295,8 @@ impl Parties {
                 (Direction::Inbound, false) => SecurityPolicy::None,
                 (Direction::Outbound | Direction::Gateway, _) => SecurityPolicy::Unknown,
             },
+            view: self.metrics.as_ref().map(|metrics| &metrics.view),
+            values: &[],
         });
     }
 }
@@ -294,6 +312,10 @@ impl Reporting<'_> {
     /// Counts what has come since the last report, if it is time for one.
     pub(crate) fn report(&self, messages: &mut Messages) {
         let worker = &self.conn.worker;
+        if self.parties.metrics.as_ref().is_some_and(|metrics| metrics.has_values()) {
+            // Only the end tells the labels.
+            return;
+        }
         let Some((request, response)) = messages.due(worker.report_round()) else { return };
         let callee = (self.peer, None);
         self.parties.with_labels(Protocol::Grpc, callee, self.conn, |labels| {

@@ -27,7 +27,6 @@ use super::downstream::Downstream;
 use super::exchange::{Exchange, Limits, Tally, Tunnel};
 use super::grpc_web::{self, Web};
 use super::limits::StreamLimits;
-use super::log::Notes;
 use super::record::{Parties, Record, Response};
 use super::span;
 use super::why::{self, Way};
@@ -128,7 +127,7 @@ fn answer(
     async move {
         let tables = conn.worker.tables();
         let http = conn.http_now(&tables);
-        record.tally.log = Notes::begin(&http);
+        record.configured(&http);
         let Some(forward) = way(&tables, &http, down, request, record, conn).await? else {
             return Ok(());
         };

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use weft_http::{HeaderList, Known, Method, RequestHead, Scheme, Target, Version};
 use weft_telemetry::trace::{Context, Side, zipkin};
-use weft_telemetry::{LocalCounter, Outcome, Shard};
+use weft_telemetry::{Exemplar, LocalCounter, Outcome, Shard};
 use weft_traffic::http::Zipkin;
 use weft_traffic::listener::Direction;
 use weft_traffic::{Cluster, Endpoint, EndpointAddress, HttpConfig};
@@ -66,6 +66,14 @@ impl Notes {
 
     pub(crate) fn calls(&mut self, cluster: &Arc<Cluster>) {
         self.cluster = Some(cluster.clone());
+    }
+
+    /// The request as an example of its kind, once it has ended.
+    pub(crate) fn exemplar(&self, request: &Request) -> Option<Exemplar> {
+        let headers = &request.head.headers;
+        let ids = Context::extract(|field| headers.get_known(known(field))).ids?;
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(Exemplar { trace: ids.trace, at_ms: at.as_millis() as u64 })
     }
 
     /// The request has ended: its span goes on its way.

@@ -13,6 +13,7 @@ use weft_traffic::circuit::{Permit, Resource};
 use weft_traffic::cluster::{ClusterKind, DynamicDns};
 use weft_traffic::lb::{ActiveRequest, PickInput, Picked};
 use weft_traffic::listener::Direction;
+use weft_traffic::metrics::Metrics;
 use weft_traffic::outlier::HostOutcome;
 use weft_traffic::{Cluster, TcpConfig};
 
@@ -162,7 +163,7 @@ async fn relay(
     config: &TcpConfig,
     worker: &Worker,
 ) {
-    let labels = Labels::new(Some(cluster), Some(upstream), conn, worker);
+    let labels = Labels::new(Some(cluster), Some(upstream), config, conn, worker);
     let flow = labels.flow(ResponseFlags::NONE, worker);
     flow.opened();
     let limits = Limits { idle: config.idle_timeout, whole: config.connection_duration_max };
@@ -216,7 +217,7 @@ fn refuse(
     if error.kind == ErrorKind::Overflow {
         worker.counters.limits.tcp_overflow.inc();
     }
-    let labels = Labels::new(cluster.map(|cluster| &**cluster), None, conn, worker);
+    let labels = Labels::new(cluster.map(|cluster| &**cluster), None, config, conn, worker);
     let flags = ResponseFlags::from_name(error.flag()).unwrap_or(ResponseFlags::NONE);
     let flow = labels.flow(flags, worker);
     flow.opened();
@@ -265,10 +266,34 @@ struct Labels {
     destination: Arc<PeerInfo>,
     service: Arc<ServiceInfo>,
     security: SecurityPolicy,
+    metrics: Option<Arc<Metrics>>,
+    values: Vec<Box<str>>,
 }
 
 impl Labels {
     fn new(
+        cluster: Option<&Cluster>,
+        upstream: Option<&Upstream>,
+        config: &TcpConfig,
+        conn: &ConnContext,
+        worker: &Worker,
+    ) -> Labels {
+        let mut labels = Labels::standard(cluster, upstream, conn, worker);
+        labels.metrics.clone_from(&config.metrics);
+        if let Some(metrics) = config.metrics.as_ref().filter(|metrics| metrics.has_values()) {
+            let outcome = log::Outcome {
+                cluster: cluster.map(|cluster| &*cluster.name).unwrap_or_default(),
+                endpoint: upstream.map(|upstream| &*upstream.picked.endpoint),
+                source: Some(&labels.source),
+                destination: Some(&labels.destination),
+                ..log::Outcome::default()
+            };
+            labels.values = log::values(metrics, &outcome, conn, worker);
+        }
+        labels
+    }
+
+    fn standard(
         cluster: Option<&Cluster>,
         upstream: Option<&Upstream>,
         conn: &ConnContext,
@@ -286,6 +311,8 @@ impl Labels {
                     Some(tls) if tls.mtls => SecurityPolicy::MutualTls,
                     _ => SecurityPolicy::None,
                 },
+                metrics: None,
+                values: Vec::new(),
             },
             Direction::Outbound | Direction::Gateway => Labels {
                 reporter: Reporter::Source,
@@ -296,6 +323,8 @@ impl Labels {
                 },
                 service,
                 security: SecurityPolicy::Unknown,
+                metrics: None,
+                values: Vec::new(),
             },
         }
     }
@@ -308,6 +337,8 @@ impl Labels {
             service: &self.service,
             security: self.security,
             flags,
+            view: self.metrics.as_ref().map(|metrics| &metrics.view),
+            values: &self.values,
         })
     }
 }

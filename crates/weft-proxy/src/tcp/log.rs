@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use weft_telemetry::{PeerInfo, ResponseFlags};
 use weft_traffic::access_log::AccessLogs;
 use weft_traffic::format::{Ended, FormatContext, Subject};
+use weft_traffic::metrics::Metrics;
 use weft_traffic::{Endpoint, EndpointAddress};
 
 use crate::access_log;
@@ -32,6 +33,27 @@ pub(super) struct Outcome<'o> {
 
 /// Writes the lines.
 pub(super) fn write(logs: &AccessLogs, outcome: &Outcome<'_>, conn: &ConnContext, worker: &Worker) {
+    with_subject(outcome, conn, worker, |subject| {
+        logs.write(subject, worker.random(), |target, line| worker.logs.write(target, line));
+    });
+}
+
+/// The values of labels, as far as the connection tells at its beginning.
+pub(super) fn values(
+    metrics: &Metrics,
+    outcome: &Outcome<'_>,
+    conn: &ConnContext,
+    worker: &Worker,
+) -> Vec<Box<str>> {
+    with_subject(outcome, conn, worker, |subject| metrics.values(subject))
+}
+
+fn with_subject<T>(
+    outcome: &Outcome<'_>,
+    conn: &ConnContext,
+    worker: &Worker,
+    see: impl FnOnce(Subject<'_>) -> T,
+) -> T {
     let duration = worker.tick().saturating_duration_since(conn.accepted);
     let tls = conn.tls.as_ref();
     let ended = Ended {
@@ -63,8 +85,7 @@ pub(super) fn write(logs: &AccessLogs, outcome: &Outcome<'_>, conn: &ConnContext
         ended: Some(&ended),
         ..of_connection(conn)
     };
-    let subject = Subject { request: None, response: None, context: &context };
-    logs.write(subject, worker.random(), |target, line| worker.logs.write(target, line));
+    see(Subject { request: None, response: None, context: &context })
 }
 
 /// Writes the lines of a connection that no filter chain takes.

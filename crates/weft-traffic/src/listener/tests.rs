@@ -15,6 +15,7 @@ fn chain(name: &str, matches: ChainMatch) -> FilterChain {
         connection_duration_max: None,
         hash_source_ip: false,
         access_log: None,
+        metrics: None,
     };
     FilterChain {
         name: name.into(),

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Result, Within, decode, error, list, matchers, rate_limit, refuse, value};
+use super::{Result, Within, decode, error, list, matchers, metrics, rate_limit, refuse, value};
 use crate::cors::{CorsFilter, CorsPolicy};
 use crate::fault::{AbortKind, FaultAbort, FaultDelay, FaultPolicy};
 use crate::http::HttpFilter;
 use crate::matcher::Fraction;
+use crate::metrics::Metrics;
 use crate::pb::envoy::config::route::v3 as route_pb;
 use crate::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 use crate::pb::envoy::extensions::filters::http::{cors::v3 as cors_pb, fault::v3 as fault_pb};
@@ -24,7 +25,7 @@ const LOCAL_RATE_LIMIT: &str = "envoy.extensions.filters.http.local_ratelimit.v3
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const TYPED_STRUCTS: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
 
-/// HTTP filters that Istio adds and whose work we do natively: peer metadata, metrics, ALPN by
+/// HTTP filters that Istio adds and whose work we do natively: peer metadata, ALPN by
 /// destination, gRPC statistics, names resolved on demand.
 const NATIVE_HTTP: [&str; 5] = [
     "io.istio.http.peer_metadata.Config",
@@ -65,9 +66,12 @@ struct TypedStruct {
     type_url: String,
 }
 
+/// Filters in order, and what becomes of the metrics.
+type HttpFilters = (Vec<HttpFilter>, Option<Arc<Metrics>>);
+
 /// The filters of an HTTP connection manager, which must end with the router.
-pub(super) fn http_filters(filters: &[hcm_pb::HttpFilter]) -> Result<Vec<HttpFilter>> {
-    let mut lowered = Vec::new();
+pub(super) fn http_filters(filters: &[hcm_pb::HttpFilter]) -> Result<HttpFilters> {
+    let (mut lowered, mut stats) = (Vec::new(), None);
     let mut routed = false;
     for (index, filter) in filters.iter().enumerate() {
         if routed {
@@ -76,11 +80,12 @@ pub(super) fn http_filters(filters: &[hcm_pb::HttpFilter]) -> Result<Vec<HttpFil
         match http_filter(filter).item("http_filters", index)? {
             Found::Router => routed = true,
             Found::Filter(filter) => lowered.push(filter),
+            Found::Metrics(metrics) => stats = Some(metrics),
             Found::Nothing => {}
         }
     }
     match routed {
-        true => Ok(lowered),
+        true => Ok((lowered, stats)),
         false => error("http_filters", "must end with envoy.filters.http.router"),
     }
 }
@@ -88,6 +93,7 @@ pub(super) fn http_filters(filters: &[hcm_pb::HttpFilter]) -> Result<Vec<HttpFil
 enum Found {
     Router,
     Filter(HttpFilter),
+    Metrics(Arc<Metrics>),
     Nothing,
 }
 
@@ -117,6 +123,7 @@ fn http_filter(filter: &hcm_pb::HttpFilter) -> Result<Found> {
             let limit = Arc::new(rate_limit::local(&decode(any)?)?);
             Ok(Found::Filter(HttpFilter::LocalRateLimit(filter.name.as_str().into(), limit)))
         }
+        metrics::STATS => Ok(metrics::lower(any)?.map_or(Found::Nothing, Found::Metrics)),
         kind if is_native_http(kind, any) => Ok(Found::Nothing),
         _ if filter.is_optional || filter.disabled => Ok(Found::Nothing),
         kind => error("", format!("HTTP filter {:?} ({kind}) is not supported", filter.name)),

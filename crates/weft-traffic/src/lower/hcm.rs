@@ -96,6 +96,7 @@ pub(super) fn lower(message: &pb::HttpConnectionManager) -> Result<HttpConfig> {
         let found = upgrade_configs.iter().find(|u| u.upgrade_type.eq_ignore_ascii_case(name));
         found.is_some_and(|found| value::boolean(&found.enabled, true))
     };
+    let (filters, metrics) = filters::http_filters(http_filters)?;
     Ok(HttpConfig {
         stat_prefix: Arc::from(&**stat_prefix),
         codec: match codec_type {
@@ -105,7 +106,8 @@ pub(super) fn lower(message: &pb::HttpConnectionManager) -> Result<HttpConfig> {
             _ => return error("codec_type", "HTTP/3 is not supported"),
         },
         routes: routes(route_specifier)?,
-        filters: filters::http_filters(http_filters)?,
+        filters,
+        metrics,
         tracing: tracing.as_ref().map(lower_tracing).transpose().at("tracing")?,
         access_log: access_log::lower(access_log).at("access_log")?,
         websocket: upgrade("websocket"),

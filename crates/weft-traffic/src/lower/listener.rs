@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Result, Within, access_log, decode, error, filters, hcm, list, refuse, tls, value};
+use super::{
+    Result, Within, access_log, decode, error, filters, hcm, list, metrics, refuse, tls, value,
+};
 use crate::listener::{
     ChainMatch, Direction, FilterChain, Inspectors, ListenerConfig, Network, SourceType, TcpConfig,
 };
@@ -294,6 +296,7 @@ fn sni_forward(any: &crate::pb::google::protobuf::Any) -> Result<u16> {
 fn network(filters: &[pb::Filter]) -> Result<Network> {
     let mut cluster_from_sni = false;
     let mut sni_port = None;
+    let mut stats = None;
     for (index, filter) in filters.iter().enumerate() {
         let Some(pb::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
             return error(format!("filters[{index}]"), "needs a typed configuration");
@@ -305,11 +308,12 @@ fn network(filters: &[pb::Filter]) -> Result<Network> {
             }
             TCP_PROXY => {
                 let tcp = decode(any).and_then(|message| tcp_proxy(&message, cluster_from_sni));
-                let tcp = TcpConfig { sni_port, ..tcp.item("filters", index)? };
+                let tcp = TcpConfig { sni_port, metrics: stats, ..tcp.item("filters", index)? };
                 return Ok(Network::Tcp(Arc::new(tcp)));
             }
             SNI_CLUSTER => cluster_from_sni = true,
             SNI_FORWARD => sni_port = Some(sni_forward(any).item("filters", index)?),
+            metrics::STATS => stats = metrics::lower(any).item("filters", index)?,
             kind if filters::is_native_network(kind, any) => {}
             kind => {
                 let reason = format!("network filter {:?} ({kind}) is not supported", filter.name);
@@ -371,6 +375,7 @@ fn tcp_proxy(message: &tcp_pb::TcpProxy, cluster_from_sni: bool) -> Result<TcpCo
         connection_duration_max: value::limit(max_downstream_connection_duration, None)
             .at("max_downstream_connection_duration")?,
         hash_source_ip: !hash_policy.is_empty(),
+        metrics: None,
         access_log: access_log::lower(access_log).at("access_log")?,
     })
 }

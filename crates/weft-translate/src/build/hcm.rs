@@ -42,6 +42,8 @@ pub(crate) struct Http {
     pub(crate) flavor: Flavor,
     pub(crate) tracing: Tracing,
     pub(crate) access_log: Vec<AccessLog>,
+    /// What becomes of the metrics.
+    pub(crate) stats: Option<hcm::HttpFilter>,
     pub(crate) settings: HttpSettings,
     /// The port's protocol is gRPC-Web: browsers speak it, applications gRPC.
     pub(crate) grpc_web: bool,
@@ -156,6 +158,7 @@ fn http_filters(options: &Http) -> Vec<hcm::HttpFilter> {
         filters.push(http_filter("envoy.filters.http.fault", any(&HttpFault::default())));
         filters.push(http_filter("envoy.filters.http.cors", any(&Cors {})));
     }
+    filters.extend(options.stats.clone());
     filters.extend(options.names.map(super::dynamic::http_filter));
     filters.push(router());
     filters

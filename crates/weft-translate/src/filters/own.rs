@@ -61,10 +61,13 @@ const KNOWN: &[&str] = &[
     "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
     "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    "stats.PluginConfig",
 ];
 
 /// Messages of which it acts on these fields alone.
 const ONLY: &[Fields] = &[
+    ("stats.PluginConfig", &["metrics", "disable_host_header_fallback"]),
+    ("stats.MetricConfig", &["name", "dimensions", "tags_to_remove", "drop"]),
     ("envoy.config.accesslog.v3.AccessLog", &["name", "typed_config", "filter"]),
     (
         "envoy.config.cluster.v3.Cluster.CommonLbConfig",

@@ -445,6 +445,7 @@ fn connection_manager(
         side: Side::Gateway,
         flavor: scope.view.flavor,
         tracing: tracing(scope, Side::Gateway),
+        stats: crate::metrics::of_http(scope, Side::Gateway),
         access_log: access_logs(scope, Side::Gateway),
         settings: HttpSettings::of(scope),
         grpc_web,

@@ -173,6 +173,7 @@ fn build(
             side: Side::Inbound,
             flavor: scope.view.flavor,
             tracing: tracing(scope, Side::Inbound),
+            stats: crate::metrics::of_http(scope, Side::Inbound),
             access_log: access_logs(scope, Side::Inbound),
             settings: HttpSettings::of(scope),
             grpc_web: port.protocol == Protocol::GrpcWeb,

@@ -221,6 +221,7 @@ fn outbound_http(
             side: Side::Outbound,
             flavor: scope.view.flavor,
             tracing: tracing(scope, Side::Outbound),
+            stats: crate::metrics::of_http(scope, Side::Outbound),
             access_log: access_logs(scope, Side::Outbound),
             settings: HttpSettings::of(scope),
             grpc_web,

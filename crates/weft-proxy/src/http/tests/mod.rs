@@ -13,6 +13,7 @@ mod limits;
 mod logs;
 mod matrix;
 mod mesh;
+mod metrics;
 mod mirror;
 mod rate_limit;
 mod retry;
