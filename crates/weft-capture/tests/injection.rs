@@ -492,3 +492,39 @@ fn annotations_are_documented() {
         );
     }
 }
+
+#[test]
+fn metrics_of_the_application_come_through_the_status_port() {
+    let text = "
+metadata:
+  annotations: {prometheus.io/scrape: 'true', prometheus.io/port: '8080', prometheus.io/path: /stats, sidecar.istio.io/statsHistogramBuckets: '{\"istiocustom\": [1, 5]}'}
+";
+    let mesh = MeshSettings::default();
+    let pod = injected(text, &mesh);
+    let variable = |pod: &Value, name: &str| {
+        let variables = container(pod, "istio-proxy")["env"].as_array().expect("a list").clone();
+        variables.into_iter().find(|one| one["name"] == name).map(|one| one["value"].clone())
+    };
+    let annotations = &pod["metadata"]["annotations"];
+    assert_eq!(annotations["prometheus.io/port"], "15020");
+    assert_eq!(annotations["prometheus.io/path"], "/stats/prometheus");
+    let told = variable(&pod, "ISTIO_PROMETHEUS_ANNOTATIONS").expect("the variable");
+    assert_eq!(told, r#"{"path":"/stats","port":"8080","scrape":"true"}"#);
+    let buckets = variable(&pod, "ISTIO_STATS_HISTOGRAM_BUCKETS");
+    assert_eq!(buckets, Some(json!("{\"istiocustom\": [1, 5]}")));
+    // Again: what the author said is not forgotten.
+    let mut again = pod.clone();
+    inject_object(&mut again, &mesh).expect("a good pod");
+    assert_eq!(again, pod);
+
+    let off = text.replace(
+        "{prometheus.io/scrape",
+        "{prometheus.istio.io/merge-metrics: 'false', prometheus.io/scrape",
+    );
+    let pod = injected(&off, &mesh);
+    assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], "8080");
+    assert_eq!(variable(&pod, "ISTIO_PROMETHEUS_ANNOTATIONS"), None);
+    let silent = injected("metadata: {}", &mesh);
+    assert_eq!(variable(&silent, "ISTIO_PROMETHEUS_ANNOTATIONS"), None);
+    assert_eq!(silent["metadata"]["annotations"]["prometheus.io/port"], "15020");
+}

@@ -18,7 +18,7 @@ use crate::config::subscriber::Source;
 use crate::handover;
 use crate::logging::{self, LogLevel};
 use crate::runtime::{self, Proxy, Settings};
-use crate::status::{Probes, StatusSettings};
+use crate::status::{Application, Probes, StatusSettings};
 use crate::tls::identity::IdentityConfig;
 use crate::worker::NodeInfo;
 
@@ -152,7 +152,13 @@ fn status(args: &ProxyArgs) -> Result<StatusSettings, StartError> {
     let probes = Probes::parse(&args.app_probers, application, captured)
         .map_err(|error| StartError::Option(format!("ISTIO_KUBE_APP_PROBERS: {error}")))?;
     let (readiness_port, status_ports) = (args.readiness_port, args.status_port.clone());
-    Ok(StatusSettings { readiness_port, status_ports, probes })
+    let application =
+        Application::parse(&args.app_metrics, &status_ports).unwrap_or_else(|error| {
+            tracing::warn!(error, "the application's metrics cannot be had");
+            None
+        });
+    let application = application.map(Arc::new);
+    Ok(StatusSettings { readiness_port, status_ports, application, probes })
 }
 
 /// Without a state directory there is no place both proxies know, unless one is named.

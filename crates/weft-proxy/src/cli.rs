@@ -90,6 +90,9 @@ pub struct ProxyArgs {
     /// The application's probes, JSON; injection writes it.
     #[arg(long, env = "ISTIO_KUBE_APP_PROBERS", hide = true, default_value = "")]
     pub app_probers: String,
+    /// Where the application tells its metrics, JSON; injection writes it.
+    #[arg(long, env = "ISTIO_PROMETHEUS_ANNOTATIONS", hide = true, default_value = "")]
+    pub app_metrics: String,
     /// Worker threads [default: one per core].
     #[arg(long, env = "ISTIO_CPU_LIMIT", value_name = "N")]
     pub concurrency: Option<usize>,

@@ -243,14 +243,19 @@ impl Shared {
 
     /// All metrics, with what older proxies counted, in Prometheus text: whole lines in pieces, so
     /// that nobody needs it all in memory (unless something was inherited).
-    pub fn exposition(&self) -> Exposition {
+    pub fn exposition(&self, form: weft_telemetry::Exposition) -> Exposition {
         if !self.handover.has_inherited() {
-            return Exposition::Own(Box::new(self.registry.scrape()));
+            return Exposition::Own(Box::new(self.registry.scrape_as(form)));
         }
         let mut own = Vec::new();
         self.registry.render_prometheus(&mut own);
         let all = self.handover.with_inherited(&String::from_utf8_lossy(&own));
         Exposition::Whole(Some(all.into_bytes()))
+    }
+
+    /// Whether our metrics come in this form: what was inherited is text.
+    pub(crate) fn tells(&self, form: weft_telemetry::Exposition) -> bool {
+        form == weft_telemetry::Exposition::Text || !self.handover.has_inherited()
     }
 
     pub(crate) fn count_handover(&self, result: &str) {

@@ -47,6 +47,8 @@ pub struct MeshSettings {
     pub native_sidecars: bool,
     /// Whether HTTP, TCP and gRPC probes go through the proxy's status port.
     pub rewrite_probes: bool,
+    /// Whether the status port also has the metrics of applications that ask to be scraped.
+    pub merge_metrics: bool,
     /// Mesh-wide ProxyConfig, in JSON form.
     pub proxy_config: Value,
     /// Templates by name; `sidecar` is ours unless replaced.
@@ -67,6 +69,7 @@ impl Default for MeshSettings {
             by_default: true,
             native_sidecars: true,
             rewrite_probes: true,
+            merge_metrics: true,
             proxy_config: json!({}),
             templates,
         }
@@ -131,7 +134,7 @@ pub fn inject_pod(
         return Ok(Outcome::Skipped(reason));
     }
     let former = Former::take_out(pod);
-    let settings = settings::read(pod, namespace, owner, mesh)?;
+    let settings = settings::read(pod, namespace, owner, mesh, former.metrics)?;
     let probes = probes::rewrite(pod, &settings, former.probes);
     let mut ours = template::fill(&settings, &probes, mesh)?;
     let overrides = take_overrides(pod, &ours).or(former.overrides);
@@ -224,6 +227,7 @@ pub fn pod_owner(pod: &Value) -> Option<Owner> {
 #[derive(Default)]
 struct Former {
     probes: Map<String, Value>,
+    metrics: Option<String>,
     overrides: Option<Value>,
 }
 
@@ -235,7 +239,8 @@ impl Former {
         };
         let Some(status) = annotation(pod, STATUS) else { return Former::default() };
         let overrides = annotation(pod, OVERRIDES);
-        let former = Former { probes: probes::former(pod), overrides };
+        let metrics = probes::variable(pod, probes::METRICS).map(str::to_owned);
+        let former = Former { probes: probes::former(pod), metrics, overrides };
         for (list, at) in [
             ("initContainers", "/spec/initContainers"),
             ("containers", "/spec/containers"),

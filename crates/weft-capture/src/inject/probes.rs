@@ -8,6 +8,8 @@ use super::settings::Settings;
 
 /// Variable in which the proxy finds what to ask: paths of the status port to original probes.
 pub(super) const VARIABLE: &str = "ISTIO_KUBE_APP_PROBERS";
+/// Variable in which it finds where the application tells its metrics.
+pub(super) const METRICS: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
 
 const PROBES: [(&str, &str); 3] =
     [("livenessProbe", "livez"), ("readinessProbe", "readyz"), ("startupProbe", "startupz")];
@@ -38,17 +40,22 @@ pub(super) fn rewrite(
     found
 }
 
-/// What a former injection wrote into the proxy's container.
+/// The probes that a former injection wrote into the proxy's container.
 pub(super) fn former(pod: &Value) -> Map<String, Value> {
+    let text = variable(pod, VARIABLE);
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// What a former injection wrote into this variable of the proxy's container.
+pub(super) fn variable<'p>(pod: &'p Value, name: &str) -> Option<&'p str> {
     let containers = ["/spec/containers", "/spec/initContainers"]
         .into_iter()
         .filter_map(|at| pod.pointer(at)?.as_array())
         .flatten();
     let proxy = containers.into_iter().find(|container| container["name"] == PROXY_CONTAINER);
     let variables = proxy.and_then(|proxy| proxy["env"].as_array()).into_iter().flatten();
-    let text =
-        variables.filter(|one| one["name"] == VARIABLE).find_map(|one| one["value"].as_str());
-    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    let mut of_name = variables.filter(|one| one["name"] == name);
+    of_name.find_map(|one| one["value"].as_str())
 }
 
 fn of_container(container: &mut Value, status_port: u16, found: &mut Map<String, Value>) {

@@ -37,6 +37,8 @@ settings! {
     INTERCEPTION = "sidecar.istio.io/interceptionMode", "REDIRECT, TPROXY or NONE";
     NATIVE = "sidecar.istio.io/nativeSidecar", "whether the proxy is a native sidecar";
     REWRITE = "sidecar.istio.io/rewriteAppHTTPProbers", "whether probes go through the proxy";
+    BUCKETS = "sidecar.istio.io/statsHistogramBuckets", "upper bounds of Istio's histograms, JSON";
+    MERGE = "prometheus.istio.io/merge-metrics", "whether the status port has the application's metrics, too";
     USER_VOLUME = "sidecar.istio.io/userVolume", "volumes to add, JSON";
     USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount", "mounts of the proxy to add, JSON";
     STATUS_PORT = "status.sidecar.istio.io/port", "port of probes and merged metrics";
@@ -78,6 +80,9 @@ pub(super) struct Settings {
     pub user_volumes: Map<String, Value>,
     pub user_mounts: Map<String, Value>,
     pub first_container: String,
+    /// The author's `prometheus.io` annotations, JSON, where the status port takes their place.
+    pub application_metrics: Option<String>,
+    pub histogram_buckets: Option<String>,
     pub canonical: [String; 2],
 }
 
@@ -116,6 +121,7 @@ pub(super) fn read(
     namespace: &str,
     owner: Option<&Owner>,
     mesh: &MeshSettings,
+    former_metrics: Option<String>,
 ) -> Result<Settings, InjectError> {
     if !pod.get("spec").is_some_and(Value::is_object) {
         return Err(InjectError::Shape("no pod: it has no spec"));
@@ -169,11 +175,35 @@ pub(super) fn read(
         init_flags: init_flags(&annotations, interception.unwrap_or("REDIRECT"), status_port)?,
         pod_ports: containers.iter().flat_map(|one| ports_of(one)).collect(),
         first_container: names.first().cloned().unwrap_or_default(),
+        application_metrics: match annotations.flag(MERGE)?.unwrap_or(mesh.merge_metrics) {
+            true if status_port != 0 => {
+                former_metrics.or_else(|| scraped(&annotations, status_port))
+            }
+            _ => None,
+        },
+        histogram_buckets: annotations.checked(BUCKETS, buckets)?,
         containers: names,
         user_volumes: annotations.checked(USER_VOLUME, json_object)?.unwrap_or_default(),
         user_mounts: annotations.checked(USER_VOLUME_MOUNT, json_object)?.unwrap_or_default(),
         proxy_config,
     })
+}
+
+/// The author's wish to be scraped, as the proxy reads it; what names the status port is ours.
+fn scraped(annotations: &Annotations<'_>, status_port: u16) -> Option<String> {
+    let of = |name: &str| annotations.get(&format!("prometheus.io/{name}")).unwrap_or_default();
+    (of("scrape") == "true" && of("port") != status_port.to_string()).then(|| {
+        json!({"path": of("path"), "port": of("port"), "scrape": of("scrape")}).to_string()
+    })
+}
+
+/// Bounds by prefix of metric names.
+fn buckets(text: &str) -> Result<String, String> {
+    let bounds = serde_json::from_str::<std::collections::BTreeMap<String, Vec<f64>>>(text);
+    match bounds {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("expected lists of numbers by prefix: {error}")),
+    }
 }
 
 fn application_containers(pod: &Value) -> Vec<&Value> {
@@ -305,12 +335,18 @@ pub(super) fn annotate(pod: &mut Value, settings: &Settings) {
         ("kubectl.kubernetes.io/default-container", container.clone()),
         ("kubectl.kubernetes.io/default-logs-container", container.clone()),
     ];
-    if settings.status_port != 0 {
-        annotations.extend([
-            ("prometheus.io/path", "/stats/prometheus".to_owned()),
-            ("prometheus.io/port", settings.status_port.to_string()),
-            ("prometheus.io/scrape", "true".to_owned()),
-        ]);
+    let scraped = [
+        ("prometheus.io/path", "/stats/prometheus".to_owned()),
+        ("prometheus.io/port", settings.status_port.to_string()),
+        ("prometheus.io/scrape", "true".to_owned()),
+    ];
+    if settings.application_metrics.is_some() {
+        // The status port has the author's metrics, too.
+        for (key, value) in scraped {
+            *entry(pod, &["metadata", "annotations"], key) = Value::String(value);
+        }
+    } else if settings.status_port != 0 {
+        annotations.extend(scraped);
     }
     for (map, all) in [("labels", labels.to_vec()), ("annotations", annotations)] {
         for (key, value) in all {

@@ -122,6 +122,12 @@ fn values(
             false => Value::Null,
         },
     );
+    let metrics = [
+        (probes::METRICS, &settings.application_metrics),
+        ("ISTIO_STATS_HISTOGRAM_BUCKETS", &settings.histogram_buckets),
+    ];
+    let said = metrics.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    set("metrics", said.map(|(name, value)| json!({"name": name, "value": value})).collect());
     set("proxyMetadata", variables(&settings.proxy_config));
     set(
         "concurrency",

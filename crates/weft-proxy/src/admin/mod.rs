@@ -10,12 +10,14 @@ mod page;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use weft_telemetry::Exposition as Form;
 
 pub(crate) use self::page::Page;
 use crate::drain::DrainState;
@@ -73,8 +75,12 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Reply {
     let post = request.method() == Method::POST;
     match (path, post) {
         ("/ready" | "/healthz/ready", _) => ready(shared),
-        ("/stats/prometheus" | "/metrics", _) => prometheus(shared),
-        ("/stats", _) if query.get("format") == Some("prometheus") => prometheus(shared),
+        ("/stats/prometheus" | "/metrics", _) => {
+            exposition(shared, crate::status::wanted(request.headers()), None)
+        }
+        ("/stats", _) if query.get("format") == Some("prometheus") => {
+            exposition(shared, Form::Text, None)
+        }
         ("/stats", _) => stats(shared, query.get("filter")),
         ("/config_dump", _) => json(&config_dump::dump(shared, query.has("include_eds"))),
         ("/clusters", _) if query.get("format") == Some("json") => json(&clusters::json(shared)),
@@ -119,11 +125,6 @@ pub(crate) fn readiness(shared: &Shared) -> Response<Page> {
     ready(shared)
 }
 
-/// All metrics in Prometheus' text.
-pub(crate) fn metrics(shared: &Shared) -> Response<Page> {
-    prometheus(shared)
-}
-
 fn ready(shared: &Shared) -> Reply {
     match shared.state() {
         "LIVE" => text(StatusCode::OK, "LIVE\n".into()),
@@ -131,14 +132,26 @@ fn ready(shared: &Shared) -> Reply {
     }
 }
 
-fn prometheus(shared: &Shared) -> Reply {
-    let page = Page::Metrics { pieces: shared.exposition(), as_stats: None };
-    reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
+/// All metrics, in this form if we have it; `more` of the same form follows.
+pub(crate) fn exposition(shared: &Shared, form: Form, more: Option<Bytes>) -> Reply {
+    let form = if shared.tells(form) { form } else { Form::Text };
+    let end = match (form, more) {
+        (_, Some(more)) => more,
+        (Form::OpenMetrics, None) => Bytes::from_static(b"# EOF\n"),
+        (Form::Text, None) => Bytes::new(),
+    };
+    let kind = match form {
+        Form::Text => "text/plain; version=0.0.4; charset=utf-8",
+        Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    };
+    let page = Page::Metrics { pieces: shared.exposition(form), as_stats: None, end };
+    reply(StatusCode::OK, kind, page)
 }
 
 fn stats(shared: &Shared, filter: Option<&str>) -> Reply {
     let as_stats = Some(filter.unwrap_or_default().to_owned());
-    let page = Page::Metrics { pieces: shared.exposition(), as_stats };
+    let pieces = shared.exposition(Form::Text);
+    let page = Page::Metrics { pieces, as_stats, end: Bytes::new() };
     reply(StatusCode::OK, "text/plain; charset=utf-8", page)
 }
 

@@ -15,7 +15,8 @@ pub(crate) enum Page {
     /// Known in full.
     Whole(Option<Bytes>),
     /// Metrics; as `name: value` lines that contain a text instead, if one is given.
-    Metrics { pieces: Exposition, as_stats: Option<String> },
+    /// What is to follow them is in `end`.
+    Metrics { pieces: Exposition, as_stats: Option<String>, end: Bytes },
 }
 
 impl Page {
@@ -26,8 +27,11 @@ impl Page {
     fn next(&mut self) -> Option<Bytes> {
         match self {
             Page::Whole(body) => body.take(),
-            Page::Metrics { pieces, as_stats: None } => pieces.next().map(Bytes::from),
-            Page::Metrics { pieces, as_stats: Some(filter) } => pieces
+            Page::Metrics { pieces, as_stats: None, end } => {
+                let end = || Some(std::mem::take(end)).filter(|end| !end.is_empty());
+                pieces.next().map(Bytes::from).or_else(end)
+            }
+            Page::Metrics { pieces, as_stats: Some(filter), .. } => pieces
                 .map(|piece| stats(&String::from_utf8_lossy(&piece), filter))
                 .find(|lines| !lines.is_empty())
                 .map(Bytes::from),

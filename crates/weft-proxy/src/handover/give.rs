@@ -171,7 +171,7 @@ async fn send_connections(heir: &UnixStream, batch: &[Passed]) -> io::Result<()>
 async fn send_counters(heir: &UnixStream, shared: &Shared) -> io::Result<()> {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let mut file = std::fs::File::from(rustix::fs::memfd_create("weft-counters", flags)?);
-    for piece in shared.exposition() {
+    for piece in shared.exposition(weft_telemetry::Exposition::Text) {
         file.write_all(&piece)?;
     }
     wire::send_async(heir, &ToNew::Counters, &[file.as_fd()]).await

@@ -3,6 +3,7 @@
 //! network, unlike the admin server: nothing here shows configuration, and what changes anything is
 //! taken from loopback only.
 
+mod merged;
 mod probe;
 
 use std::convert::Infallible;
@@ -17,9 +18,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
+pub use merged::Application;
+pub(crate) use merged::wanted;
 pub use probe::{ProbeError, Probes};
 
-use crate::admin::{Page, metrics, readiness};
+use crate::admin::{Page, readiness};
 use crate::drain::DrainState;
 use crate::runtime::Shared;
 
@@ -31,8 +34,10 @@ const CONNECTIONS_MAX: usize = 64;
 pub struct StatusSettings {
     /// Ports with readiness alone.
     pub readiness_port: Option<u16>,
-    /// Ports with everything.
+    /// Ports with everything; the first also with the application's metrics.
     pub status_ports: Vec<u16>,
+    /// Where those are, if anywhere.
+    pub application: Option<Arc<Application>>,
     /// The application's probes.
     pub probes: Probes,
 }
@@ -47,8 +52,10 @@ pub async fn serve(settings: StatusSettings, shared: Arc<Shared>) {
     for (port, everything) in ports.chain(readiness).filter(|(port, _)| *port != 0) {
         match bind(port) {
             Ok(listener) => {
-                let probes = everything.then(|| probes.clone());
-                tokio::spawn(accept(listener, probes, shared.clone()));
+                let first = settings.status_ports.first() == Some(&port);
+                let application = settings.application.as_ref().filter(|_| first).cloned();
+                let pages = everything.then(|| (probes.clone(), application));
+                tokio::spawn(accept(listener, pages, shared.clone()));
             }
             Err(error) => shared.fail(format!("status port {port}: {error}")),
         }
@@ -83,7 +90,10 @@ fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept(listener: TcpListener, probes: Option<Arc<Probes>>, shared: Arc<Shared>) {
+/// What there is beside readiness.
+type Pages = Option<(Arc<Probes>, Option<Arc<Application>>)>;
+
+async fn accept(listener: TcpListener, pages: Pages, shared: Arc<Shared>) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -95,11 +105,11 @@ async fn accept(listener: TcpListener, probes: Option<Arc<Probes>>, shared: Arc<
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
-        let (probes, shared) = (probes.clone(), shared.clone());
+        let (pages, shared) = (pages.clone(), shared.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let (probes, shared) = (probes.clone(), shared.clone());
-                async move { Ok::<_, Infallible>(answer(request, peer.ip(), probes, &shared).await) }
+                let (pages, shared) = (pages.clone(), shared.clone());
+                async move { Ok::<_, Infallible>(answer(request, peer.ip(), pages, &shared).await) }
             });
             // A kubelet opens a connection per probe; keeping them would only fill the slots.
             let connection = http1::Builder::new()
@@ -114,14 +124,9 @@ async fn accept(listener: TcpListener, probes: Option<Arc<Probes>>, shared: Arc<
 
 type Reply = Response<Page>;
 
-async fn answer(
-    request: Request<Incoming>,
-    peer: IpAddr,
-    probes: Option<Arc<Probes>>,
-    shared: &Shared,
-) -> Reply {
+async fn answer(request: Request<Incoming>, peer: IpAddr, pages: Pages, shared: &Shared) -> Reply {
     let path = request.uri().path();
-    let Some(probes) = probes else {
+    let Some((probes, application)) = pages else {
         return match path {
             "/healthz/ready" => readiness(shared),
             _ => text(StatusCode::NOT_FOUND, "no such page: /healthz/ready\n"),
@@ -129,7 +134,10 @@ async fn answer(
     };
     match path {
         "/healthz/ready" => readiness(shared),
-        "/stats/prometheus" | "/metrics" => metrics(shared),
+        "/stats/prometheus" | "/metrics" => {
+            let application = application.as_deref();
+            merged::metrics(application, &probes.way, request.headers(), shared).await
+        }
         "/quitquitquit" => quit(request.method(), peer, shared),
         _ if path.starts_with("/app-health/") || path.starts_with("/app-lifecycle/") => {
             match probes.ask(path, request.headers()).await {

@@ -27,6 +27,12 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug, Clone)]
 pub struct Probes {
     all: HashMap<String, Probe>,
+    pub(super) way: Way,
+}
+
+/// How the application is reached.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
     application: IpAddr,
     captured: bool,
 }
@@ -34,7 +40,27 @@ pub struct Probes {
 impl Default for Probes {
     fn default() -> Probes {
         let application = Ipv4Addr::LOCALHOST.into();
-        Probes { all: HashMap::new(), application, captured: false }
+        Probes { all: HashMap::new(), way: Way { application, captured: false } }
+    }
+}
+
+impl Way {
+    pub(super) fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.application, port)
+    }
+
+    pub(super) async fn connect(&self, port: u16) -> std::io::Result<TcpStream> {
+        let to = self.address(port);
+        let (socket, from) = match to {
+            SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
+            SocketAddr::V6(_) => {
+                (TcpSocket::new_v6()?, IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)))
+            }
+        };
+        if self.captured {
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        socket.connect(to).await
     }
 }
 
@@ -123,7 +149,7 @@ impl Probes {
             "" => HashMap::new(),
             text => serde_json::from_str(text).map_err(|error| error.to_string())?,
         };
-        Ok(Probes { all, application, captured })
+        Ok(Probes { all, way: Way { application, captured } })
     }
 
     /// Asks the application; the status for the kubelet. `from` are the headers it sent.
@@ -145,24 +171,10 @@ impl Probes {
             return self.grpc(grpc).await;
         }
         if let Some(tcp) = &probe.tcp_socket {
-            self.connect(tcp.port).await?;
+            self.way.connect(tcp.port).await?;
             return Ok(StatusCode::OK);
         }
         Err(ProbeError::Probe("is none of httpGet, tcpSocket and grpc".into()))
-    }
-
-    async fn connect(&self, port: u16) -> std::io::Result<TcpStream> {
-        let to = SocketAddr::new(self.application, port);
-        let (socket, from) = match to {
-            SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
-            SocketAddr::V6(_) => {
-                (TcpSocket::new_v6()?, IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)))
-            }
-        };
-        if self.captured {
-            socket.bind(SocketAddr::new(from, 0))?;
-        }
-        socket.connect(to).await
     }
 
     async fn http(&self, probe: &HttpGet, from: &HeaderMap) -> Result<StatusCode, ProbeError> {
@@ -173,7 +185,7 @@ impl Probes {
         let mut request = Request::new(Full::<Bytes>::default());
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
-        let host = SocketAddr::new(self.application, probe.port).to_string();
+        let host = self.way.address(probe.port).to_string();
         headers.insert(header::HOST, value(&host)?);
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         for known in [header::USER_AGENT, header::ACCEPT] {
@@ -184,10 +196,10 @@ impl Probes {
                 name.parse().map_err(|_| ProbeError::Probe(format!("{name:?} is no header")))?;
             headers.insert(name, value(text)?);
         }
-        let tcp = self.connect(probe.port).await?;
+        let tcp = self.way.connect(probe.port).await?;
         let status = match probe.scheme.eq_ignore_ascii_case("https") {
             false => exchange(tcp, request).await?,
-            true => exchange(secure(tcp, self.application).await?, request).await?,
+            true => exchange(secure(tcp, self.way.application).await?, request).await?,
         };
         // To the kubelet a redirection is success; followed, it would lead past us.
         Ok(if status.is_redirection() { StatusCode::OK } else { status })
@@ -195,11 +207,11 @@ impl Probes {
 
     /// grpc.health.v1.Health/Check.
     async fn grpc(&self, probe: &Grpc) -> Result<StatusCode, ProbeError> {
-        let tcp = self.connect(probe.port).await?;
+        let tcp = self.way.connect(probe.port).await?;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await?;
         let connection = tokio::spawn(connection);
-        let address = SocketAddr::new(self.application, probe.port);
+        let address = self.way.address(probe.port);
         let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
             .header(header::CONTENT_TYPE, "application/grpc")
             .header(header::TE, "trailers")
@@ -218,7 +230,7 @@ impl Probes {
     }
 }
 
-fn value(text: &str) -> Result<HeaderValue, ProbeError> {
+pub(super) fn value(text: &str) -> Result<HeaderValue, ProbeError> {
     HeaderValue::from_str(text)
         .map_err(|_| ProbeError::Probe(format!("{text:?} is no header value")))
 }

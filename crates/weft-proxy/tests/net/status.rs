@@ -153,3 +153,79 @@ async fn the_applications_probes_are_answered_in_the_kubelets_place() {
     tokio::time::timeout(LIMIT, proxy.proxy().ended()).await.expect("the proxy ends");
     tokio::task::block_in_place(|| control.kill());
 }
+
+/// Tells metrics in the form that is asked for, or with a path of its own in text alone.
+async fn metered() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                if !tcp.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+                    break;
+                }
+            }
+            let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let open = head.contains("openmetrics") && head.starts_with("get /both ");
+            let (kind, body) = match open {
+                true => {
+                    ("application/openmetrics-text", "# TYPE app counter\napp_total 1\n# EOF\n")
+                }
+                false => ("text/plain; version=0.0.4", "# TYPE app_total counter\napp_total 1\n"),
+            };
+            let length = body.len();
+            let reply = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            let _ = tcp.write_all(reply.as_bytes()).await;
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_applications_metrics_follow_the_proxys() {
+    let (app, closed) = (metered().await, weft_testkit::free_port());
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("c", &[SocketAddr::from(([127, 0, 0, 1], app))]));
+    let mut listener = tcp_listener("l", "c");
+    listener["address"] = any_port();
+    control.set(Listener, listener);
+    for (path, port, accept, open, told) in [
+        ("/both", app, "application/openmetrics-text", true, true),
+        ("/both", app, "text/plain", false, true),
+        ("/text", app, "application/openmetrics-text", false, true),
+        ("/both", closed, "application/openmetrics-text", true, false),
+        ("/both", closed, "text/plain", false, false),
+    ] {
+        let status = weft_testkit::free_port();
+        let asked = json!({"scrape": "true", "port": port.to_string(), "path": path});
+        let proxy = start(&Wish {
+            xds: control.address,
+            account: None,
+            dir: None,
+            extra: &[
+                "--interception=none",
+                &format!("--status-port={status}"),
+                &format!("--app-metrics={asked}"),
+            ],
+        });
+        proxy.ready().await;
+        let status = ([127, 0, 0, 1], status).into();
+        let page = client::get(status, "/stats/prometheus", &[("accept", accept)]).await.unwrap();
+        let case = format!("{path} {accept}: {}", page.text());
+        assert_eq!(page.status, 200, "{case}");
+        assert_eq!(page.text().ends_with("# EOF\n"), open, "{case}");
+        assert_eq!(page.text().matches("# EOF").count(), usize::from(open), "{case}");
+        assert_eq!(page.text().contains("\napp_total 1\n"), told, "{case}");
+        assert!(page.text().contains("weft_proxy_ready 1"), "{case}");
+        let kind = page.headers["content-type"].to_str().unwrap();
+        assert_eq!(kind.starts_with("application/openmetrics-text"), open, "{case}");
+        let again = client::get(status, "/stats/prometheus", &[]).await.unwrap();
+        let failed = again.text().contains("istio_agent_scrape_failures_total");
+        assert_eq!(failed, !told, "{}", again.text());
+        tokio::task::block_in_place(|| drop(proxy));
+    }
+    tokio::task::block_in_place(|| control.kill());
+}
