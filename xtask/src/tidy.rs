@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("weft-cel", &[]),
     ("weft-xds", &[]),
     ("weft-translate", &["weft-model", "weft-xds"]),
-    ("weft-traffic", &["weft-cel", "weft-http", "weft-xds"]),
+    ("weft-traffic", &["weft-cel", "weft-http", "weft-telemetry", "weft-xds"]),
     ("weft-capture", &["weft-model"]),
     ("weft-proxy", &["weft-http", "weft-traffic", "weft-telemetry", "weft-xds"]),
     (
