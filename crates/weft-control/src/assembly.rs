@@ -151,9 +151,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let (authority, plugged) = authority(&config, client.as_ref(), &ca_dir).await?;
     let join_key = JoinKey::open(&ca_dir)?;
     let mut verifier = Verifier::from(join_key.clone());
+    let mut reviewers = None;
     if let (Some(client), Some(cluster)) = (&client, &config.kubernetes) {
-        let reviewer = kube::Reviewer::new(client, cluster.token_audience.clone());
-        verifier = verifier.with_cluster(reviewer);
+        let own = kube::Reviewer::new(client, cluster.token_audience.clone());
+        let all = kube::Reviewers::new(own);
+        verifier = verifier.with_clusters(all.clone());
+        reviewers = Some(all);
     }
     let (xds_listener, xds) = bind("xDS", config.xds_address).await?;
     let tls_listener = match config.xds_tls_address {
@@ -163,7 +166,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let (http_listener, http) = bind("metrics and status", config.http_address).await?;
 
     let metrics = Metrics::new();
-    let world = start_source(&config, client, (&authority, plugged), &metrics, &shutdown).await?;
+    let world =
+        start_source(&config, client.zip(reviewers), (&authority, plugged), &metrics, &shutdown)
+            .await?;
     let trust = Trust { authority: authority.clone(), verifier: verifier.clone() };
     let pusher = Pusher::start(world.clone(), trust, config.push, &metrics, shutdown.clone());
 
@@ -242,19 +247,19 @@ async fn authority(
 
 async fn start_source(
     config: &Config,
-    client: Option<kube::Client>,
+    client: Option<(kube::Client, kube::Reviewers)>,
     authority: (&Authority, Option<PluggedIn>),
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> Result<World, ControlError> {
-    let (Some(cluster), Some(client)) = (&config.kubernetes, client) else {
+    let (Some(cluster), Some((client, reviewers))) = (&config.kubernetes, client) else {
         let (world, events) = World::start(usize::from(!config.config_dirs.is_empty()));
         if !config.config_dirs.is_empty() {
             dir::watch(config.config_dirs.clone(), events).await?;
         }
         return Ok(world);
     };
-    Ok(cluster::start(cluster, client, authority, metrics, shutdown))
+    Ok(cluster::start(cluster, client, authority, reviewers, metrics, shutdown))
 }
 
 async fn bind(
@@ -278,13 +283,13 @@ fn issuer(world: &World, authority: &Authority, verifier: Verifier) -> Certifica
 /// Does the configuration agree that there is such a workload? A Pod that a cluster vouches for may
 /// be too new to be in it.
 fn is_known(snapshot: &weft_model::Snapshot, proven: &Proven) -> bool {
-    let Proven { identity, pod, node } = proven;
+    let Proven { identity, pod, node, cluster: _ } = proven;
     let Some(pod) = pod else {
         return snapshot.has_service_account(identity.namespace(), identity.service_account());
     };
-    let Some(workload) = snapshot.workload_by_name(identity.namespace(), pod) else { return true };
-    let elsewhere =
-        node.as_ref().is_some_and(|node| !workload.node.is_empty() && workload.node != *node);
+    let Some(workload) = push::workload(snapshot, proven, pod) else { return true };
+    let runs_on = weft_model::name_and_cluster(&workload.node).0;
+    let elsewhere = node.as_ref().is_some_and(|node| !runs_on.is_empty() && *runs_on != **node);
     *workload.service_account == *identity.service_account() && !elsewhere
 }
 

@@ -7,8 +7,9 @@ use tokio_util::sync::CancellationToken;
 use weft_telemetry::Registry as Metrics;
 
 use crate::ca::{Authority, PluggedIn};
-use crate::kube::{self, HooksKeeper, RootsKeeper, Rotation};
+use crate::kube::{self, HooksKeeper, Reviewers, RootsKeeper, Rotation};
 use crate::source;
+use crate::source::kube::{Remotes, Roots};
 use crate::world::World;
 
 /// The cluster whose resources are the mesh's.
@@ -44,12 +45,37 @@ pub(crate) fn start(
     cluster: &Kubernetes,
     client: kube::Client,
     (authority, plugged): (&Authority, Option<PluggedIn>),
+    reviewers: Reviewers,
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> World {
-    let (world, events) = World::start(1);
+    // The cluster itself, and all others.
+    let (world, events) = World::start(2);
     let options = cluster.source.clone();
-    let served = source::kube::watch(client.clone(), options, world.clone(), events, metrics);
+    let served = {
+        let (client, world, events) = (client.clone(), world.clone(), events.clone());
+        source::kube::watch(client, options.clone(), world, events, metrics)
+    };
+    let term = cluster
+        .candidate
+        .clone()
+        .map(|candidate| kube::elect(client.clone(), candidate, shutdown.clone()));
+    let help = "ConfigMaps with the mesh's roots that were written.";
+    let writes = metrics.counter("weft_kubernetes_roots_writes_total", help, &[]);
+    let roots = term.clone().filter(|_| cluster.writes.roots);
+    let roots = roots.map(|term| Roots { term, authority: authority.clone(), writes });
+    let remotes = Remotes {
+        client: client.clone(),
+        rate: cluster.access.rate,
+        options,
+        world: world.clone(),
+        events,
+        metrics: metrics.clone(),
+        reviewers,
+        roots: roots.clone(),
+        shutdown: shutdown.clone(),
+    };
+    tokio::spawn(remotes.run());
     let rotation = Rotation {
         client: client.clone(),
         namespace: cluster.source.root_namespace.clone(),
@@ -59,23 +85,17 @@ pub(crate) fn start(
         metrics: metrics.clone(),
     };
     tokio::spawn(rotation.run(shutdown.clone()));
-    let Some(candidate) = cluster.candidate.clone() else { return world };
-    let term = kube::elect(client.clone(), candidate, shutdown.clone());
-    let Writes { status, roots, hooks } = cluster.writes.clone();
+    let Some(term) = term else { return world };
+    let Writes { status, roots: _, hooks } = cluster.writes.clone();
     if status {
         let (client, term) = (client.clone(), term.clone());
         let writer = kube::Writer::new(client, world.clone(), served, term, metrics);
         tokio::spawn(writer.run(shutdown.clone()));
     }
-    if roots {
-        let help = "ConfigMaps with the mesh's roots that were written.";
-        let keeper = RootsKeeper {
-            client: client.clone(),
-            term: term.clone(),
-            authority: authority.clone(),
-            namespaces: source::kube::discovered(world.clone()),
-            writes: metrics.counter("weft_kubernetes_roots_writes_total", help, &[]),
-        };
+    if let Some(Roots { term, authority, writes }) = roots {
+        let namespaces = source::kube::discovered(world.clone());
+        let client = client.clone();
+        let keeper = RootsKeeper { client, term, authority, namespaces, writes };
         tokio::spawn(keeper.run(shutdown.clone()));
     }
     if let Some(hooks) = hooks {

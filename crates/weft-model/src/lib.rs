@@ -18,7 +18,7 @@ mod yaml;
 pub use diagnostic::{Diagnostic, Severity, render_human, render_json, render_yaml};
 pub use names::{
     CLUSTER_DOMAIN, DEFAULT_CLUSTER, HOSTNAME, KUBERNETES, MESH_GATEWAY, ROOT_NAMESPACE,
-    host_matches, hosts_overlap, resolve_gateway, resolve_host,
+    host_matches, hosts_overlap, in_cluster, name_and_cluster, resolve_gateway, resolve_host,
 };
 pub use object::{Kind, Labels, Meta, Object, Origin, OwnerReference, Resource, ResourceKey};
 pub use parse::{Analysis, FILE_BYTES_MAX, analyze, load, parse_json, parse_yaml};

@@ -8,10 +8,25 @@ pub const KUBERNETES: &str = "kubernetes:";
 pub const ROOT_NAMESPACE: &str = "istio-system";
 /// Istio's default cluster id.
 pub const DEFAULT_CLUSTER: &str = "Kubernetes";
+/// Between the name of a resource of another cluster and that cluster; no name has it.
+const CLUSTER_MARK: char = '@';
 /// Label of what runs on one node: the node's name.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 /// The reserved gateway name for all sidecars.
 pub const MESH_GATEWAY: &str = "mesh";
+
+/// The key of a resource of another cluster than the mesh's own: `NAME@CLUSTER`.
+pub fn in_cluster(name: &str, cluster: &str) -> String {
+    format!("{name}{CLUSTER_MARK}{cluster}")
+}
+
+/// A name as its own cluster knows it, and which that is; `None` for the mesh's own.
+pub fn name_and_cluster(name: &str) -> (&str, Option<&str>) {
+    match name.split_once(CLUSTER_MARK) {
+        Some((name, cluster)) => (name, Some(cluster)),
+        None => (name, None),
+    }
+}
 
 /// A host as Istio resolves it: lower case; a name without a dot becomes
 /// `name.namespace.svc.cluster.local`; dotted names, wildcards and addresses stay as they are.

@@ -91,10 +91,11 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
         Some(path) => Some((read(path)?, path.as_path())),
         None => None,
     };
-    let mut options = Options::new(target(&args.xds, root.as_ref()));
+    let target = |address: &str| target(address, root.as_ref()).with_cluster(&args.cluster_id);
+    let mut options = Options::new(target(&args.xds));
     let identity = args.token_file.as_ref().map(|token_file| IdentityConfig {
         spiffe_id: spiffe_id.clone(),
-        ca: target(args.ca.as_deref().unwrap_or(&args.xds), root.as_ref()),
+        ca: target(args.ca.as_deref().unwrap_or(&args.xds)),
         token_file: token_file.clone(),
         state_dir: args.state_dir.clone(),
         validity: Duration::ZERO,

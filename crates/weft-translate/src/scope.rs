@@ -176,8 +176,9 @@ impl<'a> Scope<'a> {
     /// Virtual addresses of a service: its own; else the allocated ones, of the proxy's families,
     /// where the proxy answers its workload's DNS. Nobody else's workload would go there.
     pub(crate) fn addresses(&self, service: &'a MeshService) -> Vec<IpAddr> {
-        if !service.addresses.is_empty() || !self.view.answers_dns() {
-            return service.addresses.clone();
+        let own = service.addresses_in(&self.view.cluster_id);
+        if !own.is_empty() || !self.view.answers_dns() {
+            return own.to_vec();
         }
         let has_family =
             |ip: &&IpAddr| self.view.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4());

@@ -164,7 +164,7 @@ impl ProxyView {
 
     /// The Pod or WorkloadEntry beside the proxy, if the snapshot knows it.
     pub(crate) fn workload<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Workload>> {
-        snapshot.workload_by_name(&self.namespace, &self.name).or_else(|| {
+        snapshot.workload_of(&self.cluster_id, &self.namespace, &self.name).or_else(|| {
             let own = |workload: &&Arc<Workload>| workload.namespace == self.namespace;
             self.addresses.iter().find_map(|ip| snapshot.workloads_by_ip(*ip).iter().find(own))
         })

@@ -46,13 +46,15 @@ pub struct IstioCertificateResponse {
     pub cert_chain: Vec<String>,
 }
 
-/// Calls `CreateCertificate` on a channel (see [`crate::connect`]), presenting the join token.
+/// Calls `CreateCertificate` on a channel (see [`crate::connect`]), presenting the token
+/// (of a cluster).
 ///
 /// # Errors
 /// The server's status, or `Unavailable` when it cannot be reached.
 pub async fn create_certificate(
     channel: tonic::transport::Channel,
     token: Option<&str>,
+    cluster: Option<&str>,
     request: IstioCertificateRequest,
 ) -> Result<IstioCertificateResponse, Status> {
     let mut grpc = tonic::client::Grpc::new(channel);
@@ -60,7 +62,7 @@ pub async fn create_certificate(
         .await
         .map_err(|error| Status::unavailable(format!("certificate service: {error}")))?;
     let mut request = Request::new(request);
-    crate::connect::set_token(&mut request, token)?;
+    crate::connect::set_token(&mut request, token, cluster)?;
     let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
     let codec: ProstCodec<IstioCertificateRequest, IstioCertificateResponse> =
         ProstCodec::default();

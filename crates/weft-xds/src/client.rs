@@ -162,6 +162,7 @@ async fn stream(
         Err(error) => return error.into(),
     };
     let token = options.token.as_ref().and_then(|token| token());
+    let token = (token, target.cluster.as_deref());
     // Requests only answer responses, so their queue is bounded by those.
     let (requests, receiver) = mpsc::unbounded_channel();
     for request in session.reconnect() {
@@ -252,7 +253,7 @@ impl Responses {
 async fn open<In, Out>(
     channel: Channel,
     path: &'static str,
-    token: Option<String>,
+    (token, cluster): (Option<String>, Option<&str>),
     requests: impl tokio_stream::Stream<Item = In> + Send + 'static,
 ) -> Result<tonic::Streaming<Out>, Status>
 where
@@ -262,7 +263,7 @@ where
     let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut request = tonic::Request::new(requests);
-    crate::connect::set_token(&mut request, token.as_deref())?;
+    crate::connect::set_token(&mut request, token.as_deref(), cluster)?;
     let codec: ProstCodec<In, Out> = ProstCodec::default();
     let path = PathAndQuery::from_static(path);
     Ok(grpc.streaming(request, path, codec).await?.into_inner())

@@ -26,6 +26,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// trip for every 64 KiB of configuration.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// Istio's metadata key for the cluster of a token.
+const CLUSTER: &str = "clusterid";
+
 /// Where a control plane is and how to trust it.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -38,6 +41,8 @@ pub struct Target {
     pub root_file: Option<PathBuf>,
     /// Name to verify instead of the address' host.
     pub server_name: Option<String>,
+    /// The Kubernetes cluster whose API server can say whose token we show.
+    pub cluster: Option<String>,
 }
 
 /// Why no channel could be made.
@@ -60,13 +65,26 @@ pub enum ConnectError {
 impl Target {
     /// A plain-text target.
     pub fn plain(address: impl Into<String>) -> Self {
-        Self { address: address.into(), root_pem: None, root_file: None, server_name: None }
+        Self {
+            address: address.into(),
+            root_pem: None,
+            root_file: None,
+            server_name: None,
+            cluster: None,
+        }
     }
 
     /// A TLS target trusting `root_pem`.
     pub fn tls(address: impl Into<String>, root_pem: Vec<u8>) -> Self {
         let root_pem = Some(root_pem);
-        Self { address: address.into(), root_pem, root_file: None, server_name: None }
+        Self { root_pem, ..Self::plain(address) }
+    }
+
+    /// Says which cluster our token is from.
+    #[must_use]
+    pub fn with_cluster(mut self, cluster: &str) -> Self {
+        self.cluster = Some(cluster.to_owned());
+        self
     }
 
     /// Looks for newer roots in a file.
@@ -148,13 +166,25 @@ fn parse_roots(pem: &[u8]) -> Result<rustls::RootCertStore, ConnectError> {
 ///
 /// # Errors
 /// `InvalidArgument` if the token cannot stand in a header.
-pub fn set_token<T>(request: &mut Request<T>, token: Option<&str>) -> Result<(), Status> {
+pub fn set_token<T>(
+    request: &mut Request<T>,
+    token: Option<&str>,
+    cluster: Option<&str>,
+) -> Result<(), Status> {
     let Some(token) = token else { return Ok(()) };
     let value = format!("Bearer {}", token.trim())
         .parse()
         .map_err(|_| Status::invalid_argument("the join token holds bytes no header may hold"))?;
     request.metadata_mut().insert("authorization", value);
+    if let Some(cluster) = cluster.and_then(|cluster| cluster.parse().ok()) {
+        request.metadata_mut().insert(CLUSTER, cluster);
+    }
     Ok(())
+}
+
+/// The cluster a caller says its token is from; any client can write any.
+pub fn cluster<T>(request: &Request<T>) -> Option<&str> {
+    request.metadata().get(CLUSTER)?.to_str().ok()
 }
 
 /// The bearer token of a request, if any.
@@ -212,9 +242,10 @@ mod tests {
     fn token_round_trips() {
         let mut request = Request::new(());
         assert_eq!(token(&request), None);
-        set_token(&mut request, Some("abc.def\n")).unwrap();
+        set_token(&mut request, Some("abc.def\n"), Some("c2")).unwrap();
+        assert_eq!(cluster(&request), Some("c2"));
         assert_eq!(token(&request), Some("abc.def"));
-        assert!(set_token(&mut request, Some("a\nb")).is_err());
+        assert!(set_token(&mut request, Some("a\nb"), None).is_err());
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! `weft control`, and the control plane inside `weft demo`.
 
 use crate::cli::{ClusterArgs, ControlArgs};
+use crate::inject::InjectSettings;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -37,7 +38,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         log_level: _,
     } = args;
     let mut config = Config::new(config_dir, state_dir);
-    config.kubernetes = kubernetes(cluster, inject.revision());
+    config.kubernetes = kubernetes(cluster, &inject);
     if let Some(cluster) = &config.kubernetes {
         // As its Service is called in any namespace, and in any revision.
         for service in ["istiod".to_owned(), named("istiod", inject.revision())] {
@@ -71,7 +72,8 @@ fn named(name: &str, revision: &str) -> String {
     }
 }
 
-fn kubernetes(args: ClusterArgs, revision: &str) -> Option<Kubernetes> {
+fn kubernetes(args: ClusterArgs, inject: &InjectSettings) -> Option<Kubernetes> {
+    let revision = inject.revision();
     let ClusterArgs {
         kubernetes,
         kubeconfig,
@@ -105,7 +107,8 @@ fn kubernetes(args: ClusterArgs, revision: &str) -> Option<Kubernetes> {
         lease,
         identity: pod_name.unwrap_or_else(|| format!("weft-{:08x}", rand::random::<u32>())),
     });
-    let source = source::kube::Options { root_namespace, ..Default::default() };
+    let cluster_id = inject.cluster_id().to_owned();
+    let source = source::kube::Options { root_namespace, cluster_id, ..Default::default() };
     Some(Kubernetes {
         access,
         source,

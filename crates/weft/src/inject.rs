@@ -58,6 +58,11 @@ impl InjectSettings {
         &self.revision
     }
 
+    /// Name of the cluster.
+    pub(crate) fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
     /// As injection takes them.
     pub(crate) fn read(&self, trust_domain: &str) -> anyhow::Result<MeshSettings> {
         let mut mesh = MeshSettings::default();

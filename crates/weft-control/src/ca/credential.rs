@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tonic::Status;
 
 use super::{Identity, JoinKey, TokenError};
-use crate::kube::{ReviewError, Reviewed, Reviewer};
+use crate::kube::{ReviewError, Reviewed, Reviewers};
 
 /// Who a caller is, and by what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,39 +17,48 @@ pub struct Proven {
     pub pod: Option<Arc<str>>,
     /// The node that Pod runs on, where its cluster says it.
     pub node: Option<Arc<str>>,
+    /// The cluster that vouches for it, when that is not the mesh's own.
+    pub cluster: Option<Arc<str>>,
 }
 
 /// Checks credentials. Cheap to clone.
 #[derive(Clone)]
 pub struct Verifier {
     join_key: JoinKey,
-    reviewer: Option<Arc<Reviewer>>,
+    reviewers: Option<Reviewers>,
 }
 
 impl From<JoinKey> for Verifier {
     fn from(join_key: JoinKey) -> Self {
-        Verifier { join_key, reviewer: None }
+        Verifier { join_key, reviewers: None }
     }
 }
 
 impl Verifier {
     /// Takes service account tokens too.
     #[must_use]
-    pub fn with_cluster(mut self, reviewer: Reviewer) -> Self {
-        self.reviewer = Some(Arc::new(reviewer));
+    pub fn with_clusters(mut self, reviewers: Reviewers) -> Self {
+        self.reviewers = Some(reviewers);
         self
     }
 
-    /// Who shows this token.
+    /// Who shows this token, of the cluster it says.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`, with what to do about it; `UNAVAILABLE` when the cluster cannot be asked.
-    pub async fn verify(&self, token: &str, now: SystemTime) -> Result<Proven, Status> {
-        match (self.join_key.verify(token, now), &self.reviewer) {
-            (Ok(identity), _) => Ok(Proven { identity, pod: None, node: None }),
+    pub async fn verify(
+        &self,
+        token: &str,
+        cluster: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Proven, Status> {
+        match (self.join_key.verify(token, now), &self.reviewers) {
+            (Ok(identity), _) => Ok(Proven { identity, pod: None, node: None, cluster: None }),
             // Not one of ours: perhaps a cluster's.
-            (Err(TokenError::Malformed | TokenError::Foreign), Some(reviewer)) => {
-                proven(reviewer.review(token).await.map_err(|error| refused(&error))?)
+            (Err(TokenError::Malformed | TokenError::Foreign), Some(reviewers)) => {
+                let (reviewer, cluster) = reviewers.of(cluster);
+                let reviewed = reviewer.review(token).await.map_err(|error| refused(&error))?;
+                proven(reviewed, cluster)
             }
             (Err(error), _) => Err(Status::unauthenticated(error.to_string())),
         }
@@ -60,21 +69,21 @@ impl Verifier {
     /// # Errors
     /// As [`Self::verify`].
     pub fn plausible(&self, token: &str, now: SystemTime) -> Result<(), Status> {
-        match (self.join_key.verify(token, now), &self.reviewer) {
+        match (self.join_key.verify(token, now), &self.reviewers) {
             (Ok(_), _) => Ok(()),
-            (Err(TokenError::Malformed | TokenError::Foreign), Some(reviewer)) => {
-                reviewer.plausible(token, now).map_err(|error| refused(&error))
+            (Err(TokenError::Malformed | TokenError::Foreign), Some(reviewers)) => {
+                reviewers.of(None).0.plausible(token, now).map_err(|error| refused(&error))
             }
             (Err(error), _) => Err(Status::unauthenticated(error.to_string())),
         }
     }
 }
 
-fn proven(reviewed: Reviewed) -> Result<Proven, Status> {
+fn proven(reviewed: Reviewed, cluster: Option<Arc<str>>) -> Result<Proven, Status> {
     let Reviewed { namespace, service_account, pod, node } = reviewed;
     let identity = Identity::new(&namespace, &service_account)
         .map_err(|error| Status::unauthenticated(error.to_string()))?;
-    Ok(Proven { identity, pod: Some(pod.into()), node: node.map(Arc::from) })
+    Ok(Proven { identity, pod: Some(pod.into()), node: node.map(Arc::from), cluster })
 }
 
 fn refused(error: &ReviewError) -> Status {

@@ -30,7 +30,8 @@ where
         now: SystemTime,
     ) -> Result<IstioCertificateResponse, Status> {
         let token = bearer(&metadata)?;
-        let proven = self.verifier.verify(token, now).await?;
+        let cluster = metadata.get("clusterid").and_then(|value| value.to_str().ok());
+        let proven = self.verifier.verify(token, cluster, now).await?;
         let identity = &proven.identity;
         if !(self.is_known)(&proven) {
             tracing::warn!(%identity, "certificate refused: no such workload");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -40,6 +41,8 @@ pub enum AccessError {
     Kubeconfig { path: PathBuf, reason: String },
     #[error("not in a Pod with a service account: {0}; give --kubeconfig outside of a cluster")]
     InCluster(String),
+    #[error("the kubeconfig cannot be used: {0}")]
+    Text(String),
     #[error("cannot make a client for the API server: {0}")]
     Client(String),
 }
@@ -99,7 +102,7 @@ pub enum Patch {
 /// A client of one API server. Cheap to clone; clones share the limit.
 #[derive(Clone)]
 pub struct Client {
-    inner: kube::Client,
+    inner: Arc<ArcSwap<kube::Client>>,
     limit: Arc<Limit>,
 }
 
@@ -109,7 +112,7 @@ impl Client {
     /// # Errors
     /// A kubeconfig or service account that is not there or cannot be used.
     pub async fn new(access: &Access) -> Result<Self, AccessError> {
-        let mut config = match &access.kubeconfig {
+        let config = match &access.kubeconfig {
             Some(path) => {
                 let wrong = |error: kube::config::KubeconfigError| AccessError::Kubeconfig {
                     path: path.clone(),
@@ -123,12 +126,38 @@ impl Client {
             None => kube::Config::incluster()
                 .map_err(|error| AccessError::InCluster(error.to_string()))?,
         };
+        Self::of(config, access.rate)
+    }
+
+    /// From the text of a kubeconfig that somebody else wrote: it may name no program, no file and
+    /// no way around certificates.
+    ///
+    /// # Errors
+    /// A kubeconfig that cannot be used.
+    pub async fn of_text(kubeconfig: &str, rate: Rate) -> Result<Self, AccessError> {
+        let wrong = |reason: String| AccessError::Text(reason);
+        harmless(kubeconfig).map_err(wrong)?;
+        let file = Kubeconfig::from_yaml(kubeconfig).map_err(|error| wrong(error.to_string()))?;
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(file, &options).await;
+        Self::of(config.map_err(|error| wrong(error.to_string()))?, rate)
+    }
+
+    fn of(mut config: kube::Config, rate: Rate) -> Result<Self, AccessError> {
         // Watches are quiet for minutes; limits of time and repetition are ours.
         config.read_timeout = None;
         config.default_retry = false;
         let inner = kube::Client::try_from(config)
             .map_err(|error| AccessError::Client(error.to_string()))?;
-        Ok(Client { inner, limit: Arc::new(Limit::new(access.rate)) })
+        Ok(Client {
+            inner: Arc::new(ArcSwap::from_pointee(inner)),
+            limit: Arc::new(Limit::new(rate)),
+        })
+    }
+
+    /// This one and all its clones ask as the other does from now on.
+    pub(crate) fn become_like(&self, other: &Client) {
+        self.inner.store(other.inner.load_full());
     }
 
     /// The same server with a limit of its own.
@@ -219,7 +248,9 @@ impl Client {
     async fn send(&self, request: http::Result<Request<Body>>) -> Result<Response<Body>, ApiError> {
         let request = request.map_err(|error| ApiError::Malformed(error.to_string()))?;
         self.limit.wait().await;
-        let sent = self.inner.send(request).await;
+        // Its clones share their connections.
+        let inner = kube::Client::clone(&self.inner.load());
+        let sent = inner.send(request).await;
         let response = sent.map_err(|error| ApiError::Unreachable(chain(&error)))?;
         if response.status().is_success() {
             return Ok(response);
@@ -235,6 +266,28 @@ impl Client {
         };
         Err(refused(status, &told, retry_after))
     }
+}
+
+/// What a kubeconfig must not ask of whoever uses it.
+fn harmless(kubeconfig: &str) -> Result<(), String> {
+    const USER: &[&str] =
+        &["exec", "auth-provider", "tokenFile", "client-certificate", "client-key"];
+    const CLUSTER: &[&str] = &["certificate-authority", "insecure-skip-tls-verify"];
+    let parsed: Value = serde_saphyr::from_str(kubeconfig).map_err(|error| error.to_string())?;
+    for (list, section, fields) in [("users", "user", USER), ("clusters", "cluster", CLUSTER)] {
+        for entry in parsed[list].as_array().into_iter().flatten() {
+            let has = |field: &&&str| {
+                !matches!(
+                    entry[section].get(**field),
+                    None | Some(Value::Null | Value::Bool(false))
+                )
+            };
+            if let Some(field) = fields.iter().find(has) {
+                return Err(format!("{section}.{field} is not allowed here"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn refused(status: StatusCode, told: &Value, retry_after: Option<Duration>) -> ApiError {

@@ -17,6 +17,7 @@ mod status;
 mod time;
 
 pub use client::{Access, AccessError, ApiError, Client, Lines, Patch};
+pub(crate) use follow::{Name, Objects, Query, follow};
 pub use hooks::Hooks;
 pub(crate) use hooks::HooksKeeper;
 pub use install::{GatewayValues, Install, ValuesError, apply, manifests, yaml};
@@ -24,6 +25,6 @@ pub use lease::{Candidate, Term, elect};
 pub use limit::Rate;
 pub(crate) use limit::back_off;
 pub(crate) use plugged::{Rotation, plugged_in, shared_root};
-pub use review::{ReviewError, Reviewed, Reviewer};
-pub(crate) use roots::RootsKeeper;
+pub use review::{ReviewError, Reviewed, Reviewer, Reviewers};
+pub(crate) use roots::{Namespaces, RootsKeeper};
 pub(crate) use status::Writer;

@@ -4,8 +4,8 @@
 //! bound to still exists. Answers are remembered for a moment, since a proxy shows its token more than
 //! once as it starts. What is plainly no such token does not reach the API server.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
@@ -54,6 +54,40 @@ pub struct Reviewer {
     client: Client,
     audience: String,
     answers: Mutex<HashMap<[u8; 32], (Instant, Reviewed)>>,
+}
+
+/// The API servers of all clusters of the mesh: each knows its own Pods. Cheap to clone.
+#[derive(Clone)]
+pub struct Reviewers {
+    own: Arc<Reviewer>,
+    others: Arc<Mutex<BTreeMap<Arc<str>, Arc<Reviewer>>>>,
+}
+
+impl Reviewers {
+    /// The mesh's own cluster alone.
+    pub fn new(own: Reviewer) -> Self {
+        Reviewers { own: Arc::new(own), others: Arc::default() }
+    }
+
+    /// Of the cluster a caller names, and which that is when it is not the mesh's own. Who names
+    /// none, or one that is not known, is asked about in the mesh's own: a token is shown to no
+    /// cluster but the one it says it is from.
+    pub(crate) fn of(&self, cluster: Option<&str>) -> (Arc<Reviewer>, Option<Arc<str>>) {
+        let others = lock(&self.others);
+        match cluster.and_then(|cluster| others.get_key_value(cluster)) {
+            Some((cluster, reviewer)) => (reviewer.clone(), Some(cluster.clone())),
+            None => (self.own.clone(), None),
+        }
+    }
+
+    pub(crate) fn add(&self, cluster: &Arc<str>, client: &Client) {
+        let reviewer = Reviewer::new(client, self.own.audience.clone());
+        lock(&self.others).insert(cluster.clone(), Arc::new(reviewer));
+    }
+
+    pub(crate) fn remove(&self, cluster: &str) {
+        lock(&self.others).remove(cluster);
+    }
 }
 
 impl Reviewer {

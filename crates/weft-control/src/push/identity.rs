@@ -3,10 +3,11 @@
 //! Without a join token a client gets configuration but no secrets; with one, its
 //! claims must agree with it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tonic::Status;
-use weft_model::Snapshot;
+use weft_model::{Snapshot, Workload, in_cluster};
 use weft_translate::ProxyView;
 use weft_xds::NodeView;
 use weft_xds::pb::envoy::config::core::v3::Node;
@@ -31,7 +32,10 @@ pub(super) async fn authenticate(
 ) -> Result<Option<Proven>, Status> {
     match token(peer, anonymous)? {
         None => Ok(None),
-        Some(token) => trust.verifier.verify(token, SystemTime::now()).await.map(Some),
+        Some(token) => {
+            let cluster = peer.cluster.as_deref();
+            trust.verifier.verify(token, cluster, SystemTime::now()).await.map(Some)
+        }
     }
 }
 
@@ -71,8 +75,21 @@ pub(super) fn describe(
     Ok((node, view))
 }
 
+/// What the cluster that vouches for a caller knows of the workload it says it is.
+pub(crate) fn workload<'a>(
+    snapshot: &'a Snapshot,
+    proven: &Proven,
+    name: &str,
+) -> Option<&'a Arc<Workload>> {
+    let namespace = proven.identity.namespace();
+    match &proven.cluster {
+        None => snapshot.workload_by_name(namespace, name),
+        Some(cluster) => snapshot.workload_by_name(namespace, &in_cluster(name, cluster)),
+    }
+}
+
 fn agree(node: &mut NodeView, proven: &Proven, snapshot: &Snapshot) -> Result<(), Status> {
-    let Proven { identity, pod, node: _ } = proven;
+    let Proven { identity, pod, node: _, cluster } = proven;
     let refuse = |what: &str, claimed: &str| {
         Err(Status::permission_denied(format!(
             "the token is for {identity}, the node says {what} {claimed}"
@@ -90,7 +107,11 @@ fn agree(node: &mut NodeView, proven: &Proven, snapshot: &Snapshot) -> Result<()
     if node.service_account != identity.service_account() {
         return refuse("service account", &node.service_account);
     }
-    match snapshot.workload_by_name(&node.namespace, &node.name) {
+    // What it sees of the mesh is what its own cluster sees.
+    if let Some(cluster) = cluster.as_deref().filter(|cluster| *cluster != node.cluster_id) {
+        return refuse(&format!("(of cluster {cluster}) it is in cluster"), &node.cluster_id);
+    }
+    match workload(snapshot, proven, &node.name) {
         Some(workload) if *workload.service_account != *identity.service_account() => {
             refuse("it is workload", &node.name)
         }

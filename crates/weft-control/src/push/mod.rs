@@ -33,6 +33,7 @@ use admission::Admission;
 use assignments::EndpointMemo;
 use registry::Registry;
 
+pub(crate) use identity::workload;
 pub(crate) use metrics::PushMetrics;
 pub(crate) use published::Published;
 pub(crate) use registry::Proxy;

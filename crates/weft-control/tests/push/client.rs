@@ -28,6 +28,8 @@ pub struct Behaviour {
     pub mode: Mode,
     pub name: &'static str,
     pub token: Option<String>,
+    /// Cluster id.
+    pub cluster: &'static str,
     /// Endpoints are asked for clusters that contain this.
     pub uses: &'static str,
     /// Secrets asked for.
@@ -38,7 +40,15 @@ pub struct Behaviour {
 
 impl Behaviour {
     pub fn new(mode: Mode, name: &'static str) -> Self {
-        Self { mode, name, token: None, uses: "outbound|", secrets: &[], rejects: "\0none" }
+        Self {
+            mode,
+            name,
+            token: None,
+            cluster: "Kubernetes",
+            uses: "outbound|",
+            secrets: &[],
+            rejects: "\0none",
+        }
     }
 }
 
@@ -111,9 +121,17 @@ fn contains(body: &[u8], text: &str) -> bool {
 
 impl TestProxy {
     pub fn start(target: Target, behaviour: Behaviour) -> Self {
+        let cluster = behaviour.cluster;
+        Self::start_in(target, behaviour, cluster, cluster)
+    }
+
+    /// With one cluster's token, and another one as its own.
+    pub fn start_in(target: Target, behaviour: Behaviour, token_of: &str, own: &str) -> Self {
         let ip = "10.9.9.9".parse().ok();
         let mut node = NodeView::new(NodeKind::Sidecar, ip, behaviour.name, "default");
         node.weft_version = Some("test".into());
+        node.cluster_id = own.to_owned();
+        let target = target.with_cluster(token_of);
         let mut session = ClientSession::new(behaviour.mode, node.to_node());
         session.subscribe(ResourceType::Cluster, Wanted::All);
         session.subscribe(ResourceType::Listener, Wanted::All);

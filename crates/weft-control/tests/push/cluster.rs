@@ -65,6 +65,15 @@ impl Cluster {
         Cluster { server, client, access, folder }
     }
 
+    /// Where its kubeconfig is, too.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn server_mut(&mut self) -> &mut Server {
+        self.server.as_mut().expect("ours")
+    }
+
     pub fn server(&self) -> &Server {
         self.server.as_ref().expect("ours")
     }
@@ -76,7 +85,7 @@ impl Cluster {
         plane
     }
 
-    async fn unread_plane(&self) -> Handle {
+    pub async fn unread_plane(&self) -> Handle {
         self.plane_called(None).await
     }
 
@@ -98,8 +107,11 @@ impl Cluster {
             lease: "weft-test".to_owned(),
             identity: name.to_owned(),
         });
-        let source =
-            source::kube::Options { probe: Duration::from_millis(50), ..Default::default() };
+        let source = source::kube::Options {
+            probe: Duration::from_millis(50),
+            remote_patience: Duration::from_secs(1),
+            ..Default::default()
+        };
         config.kubernetes = Some(Kubernetes {
             access: self.access.clone(),
             source,
@@ -151,7 +163,7 @@ impl Cluster {
 }
 
 /// Documents as an API server takes them.
-fn documents(yaml: &str) -> Vec<Value> {
+pub fn documents(yaml: &str) -> Vec<Value> {
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let parse = |text: &str| -> Value {
         serde_saphyr::from_str_with_options(text, options.clone()).expect("YAML")
@@ -175,7 +187,11 @@ fn path_of(object: &Value) -> String {
     }
 }
 
-async fn until<T>(what: &str, plane: &Handle, mut found: impl FnMut(&Snapshot) -> Option<T>) -> T {
+pub async fn until<T>(
+    what: &str,
+    plane: &Handle,
+    mut found: impl FnMut(&Snapshot) -> Option<T>,
+) -> T {
     let (state, mut updates) = plane.world.subscribe();
     let mut snapshot = state.snapshot.clone();
     let search = async {

@@ -2,6 +2,7 @@
 
 mod client;
 mod cluster;
+mod clusters;
 mod envoy;
 mod identity;
 mod plane;

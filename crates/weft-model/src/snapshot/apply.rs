@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::service::{self, ServiceKind, table_key};
 use super::table::Table;
 use super::{Change, ChangeKind, Inner, MeshService, Snapshot, Touched, Workload, selects};
-use crate::names::resolve_host;
+use crate::names::{name_and_cluster, resolve_host};
 use crate::object::{Kind, Labels, Object, Resource, ResourceKey};
 use crate::spec;
 
@@ -50,7 +50,7 @@ impl Inner {
         let Some(key) = object.key() else { return };
         let changed = match object {
             Object::Service(r) => {
-                dirty.insert((ServiceKind::Kubernetes, key.namespace.clone(), key.name.clone()));
+                dirty.insert(kube_service(&key));
                 put(&mut self.kube_services, r)
             }
             Object::ServiceEntry(r) => {
@@ -137,7 +137,7 @@ impl Inner {
         let ResourceKey { kind, namespace, name } = key;
         let removed = match kind {
             Kind::Service => {
-                dirty.insert((ServiceKind::Kubernetes, namespace.clone(), name.clone()));
+                dirty.insert(kube_service(key));
                 self.kube_services.remove(namespace, name).is_some()
             }
             Kind::ServiceEntry => {
@@ -311,8 +311,7 @@ impl Inner {
     ) {
         let built: Vec<MeshService> = match kind {
             ServiceKind::Kubernetes => {
-                let service = self.kube_services.get(namespace, name);
-                service.map(|r| service::of_kube(self, r)).into_iter().collect()
+                service::of_clusters(self, namespace, name).into_iter().collect()
             }
             ServiceKind::ServiceEntry => {
                 let entry = self.service_entries.get(namespace, name);
@@ -358,6 +357,15 @@ impl Inner {
             self.services.insert(new);
         }
     }
+}
+
+/// The Services of one name in all clusters are one.
+fn kube_service(key: &ResourceKey) -> (ServiceKind, Arc<str>, Arc<str>) {
+    let name = match name_and_cluster(&key.name) {
+        (_, None) => key.name.clone(),
+        (name, Some(_)) => Arc::from(name),
+    };
+    (ServiceKind::Kubernetes, key.namespace.clone(), name)
 }
 
 /// `region/zone/subzone` of a node, as far as its labels say; older labels where the new are not.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::service::{
-    Address, Endpoint, MeshService, Resolution, ServiceAccount, ServicePort, TargetPort,
+    Address, Endpoint, MeshService, Places, Resolution, ServiceAccount, ServicePort, TargetPort,
 };
 use super::workload::{Workload, WorkloadKind, numbered, tls_mode_label};
 use super::{Inner, selects};
+use crate::names::name_and_cluster;
 use crate::object::Resource;
 use crate::spec;
 
@@ -15,12 +16,13 @@ use crate::spec;
 pub(super) fn kube_endpoints(
     world: &Inner,
     service: &MeshService,
+    places: &Places<'_>,
     not_ready_too: bool,
 ) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
     if let Some(selector) = &service.selector {
         for workload in world.workloads.namespace(&service.namespace) {
-            if selects(selector, &workload.labels) {
+            if selects(selector, &workload.labels) && places.include(&workload.name) {
                 endpoints.extend(of_workload(service, workload));
             }
         }
@@ -100,18 +102,21 @@ pub(super) fn listed(address: Address, ports: BTreeMap<u16, u16>) -> Endpoint {
     }
 }
 
-/// The Pod of the service's namespace that an address belongs to: by reference, else by an
-/// address that is unique.
+/// The Pod of the service's namespace and of a cluster that an address belongs to: by reference,
+/// else by an address that is unique.
 fn pod_behind<'a>(
     world: &'a Inner,
     service: &MeshService,
     target: Option<&spec::TargetRef>,
     address: &Address,
+    cluster: Option<&str>,
 ) -> Option<&'a Arc<Workload>> {
     let there = world.workloads_by_ip.get(address.ip()?).iter();
-    let mut there = there.filter(|workload| workload.namespace == service.namespace);
+    let mut there = there.filter(|workload| {
+        workload.namespace == service.namespace && name_and_cluster(&workload.name).1 == cluster
+    });
     match target.filter(|target| target.kind == "Pod") {
-        Some(target) => there.find(|workload| *workload.name == *target.name),
+        Some(target) => there.find(|workload| name_and_cluster(&workload.name).0 == target.name),
         None => there.next().filter(|_| there.next().is_none()),
     }
 }
@@ -132,6 +137,7 @@ fn of_slice(
     slice: &Resource<spec::EndpointSlice>,
 ) -> Vec<Endpoint> {
     let ports = joined_ports(service, &slice.spec.ports);
+    let cluster = name_and_cluster(&slice.meta.name).1;
     let mut endpoints = Vec::new();
     for endpoint in &slice.spec.endpoints {
         let healthy = endpoint.conditions.ready.unwrap_or(true);
@@ -139,7 +145,8 @@ fn of_slice(
         let Some(address) = endpoint.addresses.first().and_then(|text| Address::parse(text)) else {
             continue;
         };
-        let pod = pod_behind(world, service, endpoint.target_ref.as_ref(), &address);
+        let target = endpoint.target_ref.as_ref();
+        let pod = pod_behind(world, service, target, &address, cluster);
         let mut built = match pod {
             Some(pod) => backed(address, ports.clone(), pod),
             None => listed(address, ports.clone()),
@@ -165,7 +172,7 @@ fn of_endpoints(
         let all = ready.chain(subset.not_ready_addresses.iter().map(|address| (address, false)));
         for (entry, healthy) in all {
             let Some(address) = Address::parse(&entry.ip) else { continue };
-            let pod = pod_behind(world, service, entry.target_ref.as_ref(), &address);
+            let pod = pod_behind(world, service, entry.target_ref.as_ref(), &address, None);
             let mut built = match pod {
                 Some(pod) => backed(address, ports.clone(), pod),
                 None => listed(address, ports.clone()),

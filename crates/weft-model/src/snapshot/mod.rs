@@ -28,6 +28,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use crate::diagnostic::Diagnostic;
+use crate::names::in_cluster;
 use crate::object::{Labels, Object, Resource, ResourceKey};
 use crate::spec;
 
@@ -217,6 +218,22 @@ impl Snapshot {
     /// By the Pod's or WorkloadEntry's own name (not the Deployment's).
     pub fn workload_by_name(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
         self.inner.workloads.get(namespace, name)
+    }
+
+    /// As its proxy names it: by the Pod's or WorkloadEntry's name in the proxy's own cluster.
+    pub fn workload_of(
+        &self,
+        cluster: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<&Arc<Workload>> {
+        let remote = self.workload_by_name(namespace, &in_cluster(name, cluster));
+        // A Pod of that name in the mesh's own cluster is another one; machines call their cluster
+        // as they like.
+        let is_it = |found: &&Arc<Workload>| {
+            found.kind != WorkloadKind::Pod || cluster.is_empty() || *cluster == *found.cluster
+        };
+        remote.or_else(|| self.workload_by_name(namespace, name).filter(is_it))
     }
 
     /// The first workload (by namespace and name) with that address.

@@ -9,7 +9,7 @@ use super::endpoints::{entry_endpoints, kube_endpoints, listed};
 use super::routing::Visibility;
 use super::workload::Workload;
 use super::{Inner, Protocol, selects};
-use crate::names::CLUSTER_DOMAIN;
+use crate::names::{CLUSTER_DOMAIN, in_cluster, name_and_cluster};
 use crate::object::{Labels, Meta, Origin, Resource};
 use crate::spec::{self, IntOrString, Location, ServiceEntryResolution};
 
@@ -24,6 +24,8 @@ pub struct MeshService {
     pub namespace: Arc<str>,
     /// Virtual addresses: cluster IPs, or a ServiceEntry's plain addresses.
     pub addresses: Vec<IpAddr>,
+    /// Cluster IPs in other clusters than the mesh's own; see [`MeshService::addresses_in`].
+    pub cluster_addresses: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// A ServiceEntry's address ranges.
     pub cidrs: Vec<Cidr>,
     pub ports: Vec<ServicePort>,
@@ -227,6 +229,11 @@ impl MeshService {
         self.ports.iter().find(|port| port.number == number)
     }
 
+    /// Virtual addresses for clients of a cluster; those of the definition where it has none.
+    pub fn addresses_in(&self, cluster: &str) -> &[IpAddr] {
+        self.cluster_addresses.get(cluster).unwrap_or(&self.addresses)
+    }
+
     /// Endpoints with all of the labels (a subset's).
     pub fn endpoints_with<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Endpoint> {
         self.endpoints.iter().filter(move |endpoint| selects(labels, &endpoint.labels))
@@ -260,6 +267,7 @@ impl MeshService {
             name,
             namespace,
             addresses,
+            cluster_addresses,
             cidrs,
             ports,
             resolution,
@@ -280,6 +288,7 @@ impl MeshService {
             && *name == other.name
             && *namespace == other.namespace
             && *addresses == other.addresses
+            && *cluster_addresses == other.cluster_addresses
             && *cidrs == other.cidrs
             && *ports == other.ports
             && *resolution == other.resolution
@@ -309,8 +318,59 @@ pub(crate) fn kube_host(meta: &Meta) -> Arc<str> {
     Arc::from(format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}"))
 }
 
-/// A Kubernetes Service with its endpoints in `world`.
-pub(crate) fn of_kube(world: &Inner, service: &Resource<spec::Service>) -> MeshService {
+/// The Service of a name with its endpoints in `world`, in whichever clusters it is: the definition
+/// of the mesh's own cluster counts, else that of the first other one by name.
+pub(crate) fn of_clusters(world: &Inner, namespace: &str, name: &str) -> Option<MeshService> {
+    let own = world.kube_services.get(namespace, name);
+    let mark = in_cluster(name, "");
+    let others = world.kube_services.beginning(namespace, &mark);
+    let others: Vec<(&str, &Arc<Resource<spec::Service>>)> =
+        others.map(|(key, service)| (&key[mark.len()..], service)).collect();
+    let clusters: Vec<&str> = others.iter().map(|(cluster, _)| *cluster).collect();
+    let mut built = match (own, others.first()) {
+        (Some(own), _) => of_kube(world, own, &Places { own: true, others: &clusters }),
+        (None, Some((_, first))) => {
+            let mut definition = Resource::clone(first);
+            definition.meta.name = Arc::from(name);
+            of_kube(world, &definition, &Places { own: false, others: &clusters })
+        }
+        (None, None) => return None,
+    };
+    let addresses = |service: &Resource<spec::Service>| cluster_ips(&service.spec);
+    let by_cluster = others.iter().map(|(cluster, one)| (Arc::from(*cluster), addresses(one)));
+    built.cluster_addresses = by_cluster.collect();
+    Some(built)
+}
+
+/// The clusters that have a Service.
+pub(super) struct Places<'a> {
+    /// The mesh's own does.
+    pub(super) own: bool,
+    pub(super) others: &'a [&'a str],
+}
+
+impl Places<'_> {
+    /// Whether a resource's cluster is one of them.
+    pub(super) fn include(&self, name: &str) -> bool {
+        match name_and_cluster(name) {
+            (_, None) => self.own,
+            (_, Some(cluster)) => self.others.contains(&cluster),
+        }
+    }
+}
+
+fn cluster_ips(spec: &spec::Service) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for text in std::iter::once(&spec.cluster_ip).chain(&spec.cluster_ips) {
+        match text.parse() {
+            Ok(ip) if !found.contains(&ip) => found.push(ip),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn of_kube(world: &Inner, service: &Resource<spec::Service>, places: &Places<'_>) -> MeshService {
     let Resource { meta, spec } = service;
     let host = kube_host(meta);
     let export = meta.annotations.get("networking.istio.io/exportTo");
@@ -322,7 +382,8 @@ pub(crate) fn of_kube(world: &Inner, service: &Resource<spec::Service>) -> MeshS
         host,
         name: meta.name.clone(),
         namespace: meta.namespace.clone(),
-        addresses: Vec::new(),
+        addresses: cluster_ips(spec),
+        cluster_addresses: BTreeMap::new(),
         cidrs: Vec::new(),
         ports: spec.ports.iter().filter_map(kube_port).collect(),
         resolution: if external { Resolution::Dns } else { Resolution::Static },
@@ -342,17 +403,11 @@ pub(crate) fn of_kube(world: &Inner, service: &Resource<spec::Service>) -> MeshS
         creation: meta.creation,
         origin: meta.origin.clone(),
     };
-    for text in std::iter::once(&spec.cluster_ip).chain(&spec.cluster_ips) {
-        match text.parse() {
-            Ok(ip) if !built.addresses.contains(&ip) => built.addresses.push(ip),
-            _ => {}
-        }
-    }
     built.endpoints = if external {
         let ports = built.ports.iter().map(|port| (port.number, port.number)).collect();
         Address::parse(&spec.external_name).map(|a| listed(a, ports)).into_iter().collect()
     } else {
-        kube_endpoints(world, &built, spec.publish_not_ready_addresses)
+        kube_endpoints(world, &built, places, spec.publish_not_ready_addresses)
     };
     with_accounts(built)
 }
@@ -392,6 +447,7 @@ pub(crate) fn of_entry(world: &Inner, entry: &Resource<spec::ServiceEntry>) -> V
             name: meta.name.clone(),
             namespace: meta.namespace.clone(),
             addresses: hosts.iter().map(|cidr| cidr.address).collect(),
+            cluster_addresses: BTreeMap::new(),
             cidrs: ranges.clone(),
             ports: spec.ports.iter().filter_map(entry_port).collect(),
             resolution: match spec.resolution {

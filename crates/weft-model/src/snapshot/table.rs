@@ -2,6 +2,7 @@
 //! of pointers, never the resources.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 type ByName<T> = BTreeMap<Arc<str>, Arc<T>>;
@@ -73,6 +74,19 @@ impl<T> Table<T> {
     /// Of one namespace, by name.
     pub(crate) fn namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<T>> {
         self.namespaces.get(namespace).into_iter().flat_map(|names| names.values())
+    }
+
+    /// Those whose name begins with `prefix`, with their names.
+    pub(crate) fn beginning<'a>(
+        &'a self,
+        namespace: &str,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a Arc<T>)> {
+        let names = self.namespaces.get(namespace).into_iter();
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let all = names.flat_map(move |names| names.range::<str, _>(from));
+        all.map(|(name, item)| (&**name, item))
+            .take_while(move |(name, _)| name.starts_with(prefix))
     }
 
     /// By namespace, then name.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::service::Address;
-use crate::names::DEFAULT_CLUSTER;
+use crate::names::{DEFAULT_CLUSTER, name_and_cluster};
 use crate::object::{Labels, Meta, Origin, Resource};
 use crate::spec;
 
@@ -16,7 +16,8 @@ const LOCALITY_LABEL: &str = "istio-locality";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     pub kind: WorkloadKind,
-    /// The Pod's or WorkloadEntry's own name; what a proxy's node id carries.
+    /// The Pod's or WorkloadEntry's own name; what a proxy's node id carries. That of a Pod of
+    /// another cluster is `NAME@CLUSTER`.
     pub name: Arc<str>,
     pub namespace: Arc<str>,
     /// Name of what owns it (Deployment, StatefulSet, …), else its own: Istio's workload name.
@@ -269,7 +270,7 @@ fn pod_owner(meta: &Meta) -> (Arc<str>, &'static str) {
             let middle = format!("-{hash}-");
             match meta.name.rfind(&middle).filter(|_| !hash.is_empty()) {
                 Some(end) => (Arc::from(&meta.name[..end]), "deployment"),
-                None => (meta.name.clone(), "pod"),
+                None => (Arc::from(name_and_cluster(&meta.name).0), "pod"),
             }
         }
     }

@@ -146,10 +146,11 @@ async fn renew(config: &IdentityConfig, secrets: &Secrets) -> Result<Life, TlsEr
         validity_duration: i64::try_from(config.validity.as_secs()).unwrap_or(0),
         metadata: None,
     };
+    let cluster = config.ca.cluster.as_deref();
     let call = async {
         let channel =
             config.ca.connect().await.map_err(|error| bad("certificate authority", &error))?;
-        weft_xds::ca::create_certificate(channel, Some(token.trim()), request)
+        weft_xds::ca::create_certificate(channel, Some(token.trim()), cluster, request)
             .await
             .map_err(|status| bad("certificate authority", &status.message()))
     };

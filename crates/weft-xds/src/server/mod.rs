@@ -38,6 +38,8 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// Bearer token of the `authorization` metadata, not verified.
     pub token: Option<String>,
+    /// The Kubernetes cluster it says the token is from, not verified.
+    pub cluster: Option<String>,
 }
 
 /// One open ADS stream.
@@ -154,6 +156,7 @@ fn open<H: Handler>(
     let peer = Peer {
         address: request.remote_addr(),
         token: crate::connect::token(&request).map(str::to_owned),
+        cluster: crate::connect::cluster(&request).map(str::to_owned),
     };
     handler.admit(&peer)?;
     let (sender, receiver) = mpsc::channel(RESPONSES_QUEUED_MAX);

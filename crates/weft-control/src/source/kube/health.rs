@@ -15,22 +15,24 @@ type Broken = BTreeMap<String, Instant>;
 pub(super) struct Health {
     broken: Arc<Mutex<Broken>>,
     metrics: Metrics,
+    /// Another cluster than the mesh's own.
+    cluster: Option<Arc<str>>,
 }
 
 impl Health {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(super) fn new(metrics: &Metrics, cluster: Option<&Arc<str>>) -> Self {
         let broken = Arc::new(Mutex::new(Broken::new()));
         let seen = broken.clone();
         metrics.gauge_fn(
             "weft_kubernetes_age_seconds",
             "For how long some kind has not been watched; 0 while all are up to date.",
-            &[],
+            &label(cluster),
             move || {
                 let oldest = lock(&seen).values().min().copied();
                 oldest.map_or(0.0, |since| since.elapsed().as_secs_f64())
             },
         );
-        Health { broken, metrics: metrics.clone() }
+        Health { broken, metrics: metrics.clone(), cluster: cluster.cloned() }
     }
 
     /// The kind is watched, or there is nothing to watch.
@@ -51,21 +53,32 @@ impl Health {
             ApiError::Refused { status, .. } => status.to_string(),
         };
         let help = "Lists and watches that failed.";
-        let labels = [("resource", &*kind.full_name()), ("reason", &*reason)];
+        let resource = kind.full_name();
+        let mut labels = label(self.cluster.as_ref());
+        labels.extend([("resource", &*resource), ("reason", &*reason)]);
         self.metrics.counter("weft_kubernetes_errors_total", help, &labels).inc();
     }
 
     pub(super) fn listed(&self, kind: &Watched) {
         let help = "Complete lists that were read.";
-        let labels = [("resource", &*kind.full_name())];
+        let resource = kind.full_name();
+        let mut labels = label(self.cluster.as_ref());
+        labels.push(("resource", &*resource));
         self.metrics.counter("weft_kubernetes_lists_total", help, &labels).inc();
     }
 
     pub(super) fn holds(&self, kind: &Watched, objects: usize) {
         let help = "Resources that are known.";
-        let labels = [("resource", &*kind.full_name())];
+        let resource = kind.full_name();
+        let mut labels = label(self.cluster.as_ref());
+        labels.push(("resource", &*resource));
         self.metrics.gauge("weft_kubernetes_resources", help, &labels).set(objects as i64);
     }
+}
+
+/// Other clusters are told apart by a label.
+fn label(cluster: Option<&Arc<str>>) -> Vec<(&'static str, &str)> {
+    cluster.map(|cluster| ("cluster", &**cluster)).into_iter().collect()
 }
 
 /// Nothing under this lock can leave data half-written.

@@ -47,6 +47,11 @@ pub(super) fn strip(kind: &Watched, version: &str, options: &Options, object: &m
         Kind::Pod => pod(object),
         Kind::EndpointSlice => slice(object),
         Kind::Secret => {
+            // Kubeconfigs of other clusters, whatever they are called.
+            if object.pointer("/metadata/labels/istio~1multiCluster").is_some() {
+                return false;
+            }
+            let Some(fields) = object.as_object_mut() else { return false };
             only(fields, &["apiVersion", "kind", "metadata", "type", "data"]);
             let Some(Value::Object(data)) = fields.get_mut("data") else { return false };
             only(data, SECRET_KEYS);

@@ -1,4 +1,4 @@
-//! A Kubernetes cluster, listed and watched.
+//! A Kubernetes cluster, listed and watched, and other clusters beside it ([`remote`]).
 //!
 //! Every kind has its own list and watch ([`reflector`]); they share the client and its limit of
 //! requests. What cannot be reached, listed whole or understood deletes nothing: the world keeps
@@ -8,7 +8,9 @@
 mod health;
 mod kinds;
 mod lean;
+mod place;
 mod reflector;
+mod remote;
 mod selection;
 mod served;
 
@@ -17,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use weft_telemetry::Registry as Metrics;
 
 use crate::kube::Client;
@@ -24,10 +27,12 @@ use crate::world::{Event, World};
 
 pub(crate) use kinds::escaped;
 pub use kinds::{WATCHED, Watched};
+pub(crate) use remote::{Remotes, Roots};
 pub(crate) use selection::discovered;
 pub(crate) use served::Served;
 
 use health::Health;
+use place::Place;
 use reflector::Reflector;
 use selection::Selection;
 
@@ -38,12 +43,21 @@ pub struct Options {
     pub root_namespace: String,
     /// How often the server is asked which kinds it has.
     pub probe: Duration,
+    /// What the cluster is called in the mesh.
+    pub cluster_id: String,
+    /// How long proxies wait at start for other clusters to be read.
+    pub remote_patience: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let probe = Duration::from_secs(30);
-        Options { root_namespace: weft_model::ROOT_NAMESPACE.to_owned(), probe }
+        Options {
+            root_namespace: weft_model::ROOT_NAMESPACE.to_owned(),
+            probe,
+            cluster_id: weft_model::DEFAULT_CLUSTER.to_owned(),
+            remote_patience: Duration::from_secs(30),
+        }
     }
 }
 
@@ -53,6 +67,19 @@ struct Cluster {
     events: mpsc::Sender<Event>,
     health: Health,
     options: Options,
+    place: Place,
+    /// The cluster is no more part of the mesh: what was read of it is forgotten.
+    stop: CancellationToken,
+}
+
+impl Cluster {
+    /// Nobody listens any more, or to this cluster.
+    async fn closed(&self) {
+        tokio::select! {
+            () = self.events.closed() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
 }
 
 /// Starts reading on the current runtime, until the world is gone. Says [`Event::Synced`] when
@@ -65,8 +92,10 @@ pub(crate) fn watch(
     events: mpsc::Sender<Event>,
     metrics: &Metrics,
 ) -> watch::Receiver<Served> {
-    let health = Health::new(metrics);
-    let cluster = Arc::new(Cluster { client, events, health, options });
+    let health = Health::new(metrics, None);
+    let place = Place::new(Arc::from(options.cluster_id.as_str()), false);
+    let stop = CancellationToken::new();
+    let cluster = Arc::new(Cluster { client, events, health, options, place, stop });
     let (served_sender, served) = watch::channel(Served::default());
     tokio::spawn(served::follow(cluster.clone(), served_sender));
     tokio::spawn(start(cluster, world, served.clone()));
@@ -91,6 +120,11 @@ async fn start(cluster: Arc<Cluster>, world: World, served: watch::Receiver<Serv
             return;
         }
         if first {
+            let root = world.snapshot();
+            let root = root.namespace(&cluster.options.root_namespace);
+            let network = root.and_then(|root| root.meta.labels.get(place::NETWORK));
+            // It is set here and nowhere else.
+            let _ = cluster.place.network.set(network.cloned().unwrap_or_default());
             tokio::spawn(selection::follow(world.clone(), selected.clone()));
             selection::choose(&world.snapshot(), &selected);
         }

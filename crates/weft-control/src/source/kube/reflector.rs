@@ -8,6 +8,7 @@
 //! Upserts go out as they are read; deletes only by a watch's word or after a whole list.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,14 +88,32 @@ impl Reflector {
     pub(super) async fn run(mut self) {
         loop {
             match self.list_and_watch().await {
-                Stop::Closed => return,
+                Stop::Closed => return self.forget_all().await,
                 Stop::Relist => {}
                 Stop::Failed(error) => {
                     if self.failed(&error).await.is_err() {
-                        return;
+                        return self.forget_all().await;
                     }
                 }
             }
+        }
+    }
+
+    /// When its cluster is no more part of the mesh.
+    async fn forget_all(&mut self) {
+        self.cluster.health.live(self.kind);
+        // Otherwise it is the world that is gone.
+        let _ = self.delete_where(|_| true).await;
+    }
+
+    /// What a request answers, unless nobody wants to know any more.
+    async fn asked<T>(
+        &self,
+        request: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, Stop> {
+        tokio::select! {
+            () = self.cluster.closed() => Err(Stop::Closed),
+            answer = request => Ok(answer?),
         }
     }
 
@@ -129,7 +148,7 @@ impl Reflector {
                 self.first_listed();
             }
             tokio::select! {
-                () = self.cluster.events.closed() => return Err(Stop::Closed),
+                () = self.cluster.closed() => return Err(Stop::Closed),
                 changed = self.served.changed() => changed.map_err(|_| Stop::Closed)?,
             }
         }
@@ -147,7 +166,8 @@ impl Reflector {
         let mut seen = BTreeSet::new();
         let mut next = String::new();
         loop {
-            let mut page = self.cluster.client.get(&self.kind.page(version, &next)).await?;
+            let url = self.kind.page(version, &next);
+            let mut page = self.asked(self.cluster.client.get(&url)).await?;
             let from = page.pointer("/metadata/resourceVersion").and_then(Value::as_str);
             let from = from.unwrap_or_default().to_owned();
             let items = page.get_mut("items").map(Value::take);
@@ -214,7 +234,7 @@ impl Reflector {
             self.kind.collection(version),
             escaped(from)
         );
-        let mut lines = self.cluster.client.watch(&path).await?;
+        let mut lines = self.asked(self.cluster.client.watch(&path)).await?;
         self.cluster.health.live(self.kind);
         let dead = Instant::now() + Duration::from_secs(seconds) + OVERTIME;
         let selection = self.selection.borrow_and_update().clone();
@@ -222,7 +242,7 @@ impl Reflector {
         self.deselect(&selection).await?;
         loop {
             tokio::select! {
-                () = self.cluster.events.closed() => return Err(Stop::Closed),
+                () = self.cluster.closed() => return Err(Stop::Closed),
                 changed = self.selection.changed() => {
                     changed.map_err(|_| Stop::Closed)?;
                     let now = self.selection.borrow_and_update().clone();
@@ -294,7 +314,8 @@ impl Reflector {
             return;
         }
         let origin = self.origin(name);
-        let (objects, findings) = weft_model::parse_json(&origin, object);
+        let (mut objects, mut findings) = weft_model::parse_json(&origin, object);
+        self.cluster.place.mark(&mut objects, &mut findings);
         let before = self.known.remove(name).and_then(|known| known.key);
         let key = objects.first().and_then(weft_model::Object::key);
         if let (Some(before), Some(key)) = (&before, &key)
@@ -346,13 +367,17 @@ impl Reflector {
 
     async fn pause(&self, time: Duration) -> Result<(), Stop> {
         tokio::select! {
-            () = self.cluster.events.closed() => Err(Stop::Closed),
+            () = self.cluster.closed() => Err(Stop::Closed),
             () = tokio::time::sleep(time) => Ok(()),
         }
     }
 
     fn origin(&self, (namespace, name): &Name) -> Arc<str> {
-        let kind = self.kind.full_name();
+        let place = &self.cluster.place;
+        let kind = match place.remote {
+            true => weft_model::in_cluster(&self.kind.full_name(), &place.cluster),
+            false => self.kind.full_name(),
+        };
         Arc::from(match namespace.is_empty() {
             true => format!("{}{kind}/{name}", weft_model::KUBERNETES),
             false => format!("{}{kind}/{namespace}/{name}", weft_model::KUBERNETES),

@@ -1,10 +1,12 @@
 //! Discovery selectors: which namespaces the mesh looks at.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use weft_model::{Kind, Snapshot};
+use weft_model::spec::MeshConfig;
+use weft_model::{Kind, Labels, Snapshot};
 
 use crate::world::World;
 
@@ -25,16 +27,23 @@ impl Selection {
     }
 
     fn of(snapshot: &Snapshot) -> Self {
-        let mesh = snapshot.mesh();
+        let all = snapshot.namespaces();
+        Self::choose(snapshot.mesh(), all.map(|one| (one.meta.name.clone(), &*one.meta.labels)))
+    }
+
+    /// Of a cluster's namespaces and their labels.
+    pub(super) fn choose<L: Borrow<Labels>>(
+        mesh: &MeshConfig,
+        namespaces: impl Iterator<Item = (Arc<str>, L)>,
+    ) -> Self {
         if mesh.discovery_selectors.is_empty() {
             return Selection::default();
         }
         // Without the root namespace, the selectors could never be changed again.
         let mut only = BTreeSet::from([Arc::from(mesh.root_namespace.as_str())]);
-        only.extend(snapshot.namespaces().filter_map(|namespace| {
-            let labels = &namespace.meta.labels;
-            let chosen = mesh.discovery_selectors.iter().any(|one| one.selects(labels));
-            chosen.then(|| namespace.meta.name.clone())
+        only.extend(namespaces.filter_map(|(name, labels)| {
+            let labels = labels.borrow();
+            mesh.discovery_selectors.iter().any(|one| one.selects(labels)).then_some(name)
         }));
         Selection { only: Some(Arc::new(only)) }
     }
