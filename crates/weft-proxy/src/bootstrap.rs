@@ -1,7 +1,8 @@
 //! From the command line to a running proxy.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,16 @@ use weft_xds::node::NodeKind;
 
 use crate::cli::{Interception, ProxyArgs, ProxyKind};
 use crate::config::subscriber::Source;
+use crate::dns::DnsSettings;
 use crate::handover;
 use crate::logging::{self, LogLevel};
 use crate::runtime::{self, Proxy, Settings};
 use crate::status::{Application, Probes, StatusSettings};
 use crate::tls::identity::IdentityConfig;
 use crate::worker::NodeInfo;
+
+/// What variables that go into the node's metadata begin with, as for Istio's agent.
+const NODE_METADATA: &str = "ISTIO_META_";
 
 /// Why a proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,11 +120,13 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
             node: view.to_node(),
             state_dir: args.state_dir.clone(),
             state_age_max: args.state_age_max,
+            names: args.dns_capture,
         },
         identity,
         admin: args.admin_address,
         admin_file: args.admin_address_file.clone(),
         status: status(args)?,
+        dns: dns(args, &view)?,
         workers: args.workers(),
         drain_time: args.drain_time,
         grace: args.termination_grace,
@@ -162,6 +169,28 @@ fn status(args: &ProxyArgs) -> Result<StatusSettings, StartError> {
     Ok(StatusSettings { readiness_port, status_ports, application, probes })
 }
 
+fn dns(args: &ProxyArgs, view: &NodeView) -> Result<Option<DnsSettings>, StartError> {
+    if !args.dns_capture {
+        return Ok(None);
+    }
+    let wrong = |error: &dyn std::fmt::Display| {
+        StartError::Option(format!("--dns-address: {:?}: {error}", args.dns_address))
+    };
+    let addresses = match args.dns_address.strip_prefix("localhost:") {
+        Some(port) => {
+            let port: u16 = port.parse().map_err(|error| wrong(&error))?;
+            vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+        }
+        None => vec![args.dns_address.parse().map_err(|error| wrong(&error))?],
+    };
+    Ok(Some(DnsSettings {
+        addresses,
+        resolv_conf: args.resolv_conf.clone(),
+        namespace: view.namespace.clone(),
+        domain: view.dns_domain.clone(),
+    }))
+}
+
 /// Without a state directory there is no place both proxies know, unless one is named.
 fn handover(args: &ProxyArgs) -> Option<handover::Settings> {
     let named = args.handover.clone();
@@ -190,6 +219,7 @@ fn node_view(args: &ProxyArgs) -> Result<NodeView, StartError> {
     if let Some(path) = &args.labels_file {
         view.labels.extend(labels_of(&String::from_utf8_lossy(&read(path)?)));
     }
+    view.labels.extend(labels_of_environment()?);
     view.labels.extend(args.label_pairs().map_err(StartError::Option)?);
     view.instance_ips.clone_from(&args.ip);
     view.workload_name = match &args.workload {
@@ -202,8 +232,24 @@ fn node_view(args: &ProxyArgs) -> Result<NodeView, StartError> {
         Interception::Tproxy => "TPROXY",
     }
     .into();
+    for (name, value) in std::env::vars() {
+        if let Some(key) = name.strip_prefix(NODE_METADATA) {
+            view.metadata.insert(key.to_owned(), value);
+        }
+    }
+    // The control plane gives allocated addresses only to those who answer with them.
+    view.metadata.insert("DNS_CAPTURE".into(), args.dns_capture.to_string());
     view.weft_version = Some(env!("CARGO_PKG_VERSION").into());
     Ok(view)
+}
+
+/// `ISTIO_METAJSON_LABELS`, as Istio writes it for virtual machines.
+fn labels_of_environment() -> Result<BTreeMap<String, String>, StartError> {
+    match std::env::var("ISTIO_METAJSON_LABELS") {
+        Ok(json) => serde_json::from_str(&json)
+            .map_err(|error| StartError::Option(format!("ISTIO_METAJSON_LABELS: {error}"))),
+        Err(_) => Ok(BTreeMap::new()),
+    }
 }
 
 /// Lines `name="value"` with Go's escapes, as Kubernetes writes a pod's labels into a file. Values of

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use weft_telemetry::{Buckets, Budget};
 
@@ -66,6 +67,24 @@ pub struct ProxyArgs {
     #[arg(long, env = "ISTIO_META_INTERCEPTION_MODE", value_enum, ignore_case = true)]
     #[arg(default_value = "redirect")]
     pub interception: Interception,
+
+    /// Answer the workload's DNS for the hosts of the mesh and pass on all other questions; for this
+    /// `weft init --redirect-dns` brings them here.
+    #[arg(long, env = "ISTIO_META_DNS_CAPTURE", value_name = "BOOL", action = clap::ArgAction::Set)]
+    #[arg(value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true")]
+    pub dns_capture: bool,
+    /// Where DNS is answered; localhost is both loopback addresses.
+    #[arg(
+        long,
+        env = "DNS_PROXY_ADDR",
+        default_value = "localhost:15053",
+        value_name = "HOST:PORT"
+    )]
+    pub dns_address: String,
+    /// Whom to ask for names outside the mesh.
+    #[arg(long, default_value = "/etc/resolv.conf", value_name = "FILE")]
+    pub resolv_conf: PathBuf,
 
     /// Keeps the last accepted configuration and the workload certificate here, so that a restart
     /// without the control plane still serves.
@@ -140,6 +159,10 @@ pub struct LimitArgs {
     /// some of its response; 0 is no limit [default: 5m].
     #[arg(long, env = "WEFT_CLIENT_STALL_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub client_stall_timeout: Option<Duration>,
+    /// On a port that takes plain bytes beside mutual TLS a client that is silent for this long waits
+    /// for the server to speak first, as MySQL's and SMTP's do; 0 is never [default: 500ms].
+    #[arg(long, env = "WEFT_SERVER_FIRST_WAIT", value_parser = duration, value_name = "TIME")]
+    pub server_first_wait: Option<Duration>,
     /// Where HTTP/1's upgrade to HTTP/2 (`Upgrade: h2c`) is taken; a proxy in front that passes the
     /// field on could be tunnelled through [default: outbound].
     #[arg(long, env = "WEFT_H2C_UPGRADE", value_name = "WHERE")]
@@ -221,6 +244,7 @@ impl LimitArgs {
                 .unwrap_or(default.connections_per_source_max),
             url_bytes_max: self.url_bytes_max.unwrap_or(default.url_bytes_max),
             client_stall: self.client_stall_timeout.unwrap_or(default.client_stall),
+            server_first_wait: self.server_first_wait.unwrap_or(default.server_first_wait),
             h2c_upgrade: self.h2c_upgrade.unwrap_or(default.h2c_upgrade),
             h2_budgets: self.http2.budgets(),
             h2_handshake: self.http2.http2_handshake_timeout.unwrap_or(default.h2_handshake),

@@ -3,7 +3,7 @@
 //! Modules in the order a connection meets them. `net` owns byte streams, `listener` accepts and
 //! detects, `tls` ends TLS, then `http` or `tcp` serves; `upstream` reaches the other side. Workers
 //! are single-threaded and share nothing but immutable tables; xDS, admin and certificates live on
-//! a runtime of their own. No Istio resource kind is known here: only xDS, already lowered.
+//! a runtime of their own, as do the answers to the workload's DNS (`dns`). No Istio resource kind is known here: only xDS, already lowered.
 
 pub mod access_log;
 pub mod bootstrap;
@@ -21,6 +21,7 @@ pub mod tcp;
 pub mod upstream;
 
 pub mod admin;
+pub mod dns;
 pub mod drain;
 pub mod error;
 pub mod handover;

@@ -26,6 +26,9 @@ pub struct Limits {
     /// How long a client may leave us waiting: for more of an HTTP/1 request body, or until it takes
     /// some of its response. Zero: without limit.
     pub client_stall: Duration,
+    /// A client of a port that takes plain bytes beside TLS and says nothing for this long waits for
+    /// the server to speak first. Zero: only the listener's own time-out ends the wait.
+    pub server_first_wait: Duration,
     /// Whose upgrade to HTTP/2 is taken.
     pub h2c_upgrade: H2cUpgrade,
     /// What one HTTP/2 connection, of a client or an endpoint, may make us do for nothing.
@@ -57,6 +60,7 @@ impl Limits {
             connections_per_source_max: half.max(1),
             url_bytes_max: weft_http::h1::Limits::DEFAULT.request_line_bytes_max,
             client_stall: Duration::from_secs(300),
+            server_first_wait: Duration::from_millis(500),
             h2c_upgrade: H2cUpgrade::default(),
             h2_budgets: Budgets::default(),
             h2_handshake: Duration::from_secs(10),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 use weft_telemetry::{Buckets, Registry, Scrape};
 
@@ -16,6 +17,7 @@ use crate::access_log::LogSinks;
 use crate::cli::LimitArgs;
 use crate::config::Config;
 use crate::config::subscriber::{self, Source};
+use crate::dns::{self, DnsSettings, Names};
 use crate::drain::{DrainSignal, DrainState};
 use crate::handover::{self, Idle, Passed, Standing, give, take};
 use crate::http::policy::HttpPolicy;
@@ -42,6 +44,8 @@ pub struct Settings {
     pub admin_file: Option<PathBuf>,
     /// The ports that Kubernetes asks.
     pub status: StatusSettings,
+    /// Answers the workload's DNS.
+    pub dns: Option<DnsSettings>,
     /// Worker threads.
     pub workers: usize,
     /// On drain keep accepting at least this long.
@@ -95,6 +99,8 @@ pub struct Shared {
     /// Why the process ends before it was told to.
     failure: OnceLock<String>,
     config: Mutex<Config>,
+    /// What the resolver answers with.
+    names: Arc<ArcSwap<Names>>,
     listeners: Mutex<ListenerSet>,
     published: Mutex<Published>,
     orders: Vec<mpsc::UnboundedSender<ToWorker>>,
@@ -164,6 +170,7 @@ impl Shared {
             published.tables = tables.version;
             self.order(|| ToWorker::Tables(tables.clone()));
         }
+        self.names.store(config.names().clone());
         if self.handover.heir.has_taken_over() {
             return;
         }
@@ -355,6 +362,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         admin,
         admin_file,
         status,
+        dns,
         workers,
         drain_time,
         grace,
@@ -408,6 +416,10 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     let take::Sockets { listening, admin: admin_socket, epoch } = sockets;
     let (admin_socket, admin_is_ours) = bind_admin(admin, admin_socket)?;
     let admin_address = admin_socket.local_addr()?;
+    let names: Arc<ArcSwap<Names>> = Arc::default();
+    if let Some(dns) = dns {
+        threads.push(dns::start(dns, names.clone(), &registry, drain.clone())?);
+    }
     let standing = Standing::new(heir, taking.is_some(), admin_is_ours, epoch);
     let mut listeners = ListenerSet::new(workers, handover.is_some());
     listeners.inherit(listening);
@@ -417,6 +429,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         logs,
         failure: OnceLock::new(),
         config: Mutex::new(Config::new(secrets.clone(), identity.is_some())),
+        names,
         listeners: Mutex::new(listeners),
         published: Mutex::default(),
         started: Instant::now(),

@@ -5,7 +5,7 @@
 //! cannot be expressed becomes a [`Diagnostic`] and the rest goes on.
 //!
 //! Reading order: `view` and `scope` (what a proxy may see), `cluster`, `endpoint`, `route`,
-//! `listener`, `gateway`, `grpc`, `filters` (EnvoyFilters patch what the others made); `build`
+//! `listener`, `gateway`, `grpc`, `name_table`, `filters` (EnvoyFilters patch what the others made); `build`
 //! holds constructors for Envoy's messages.
 
 mod build;
@@ -18,6 +18,7 @@ mod listener;
 mod locality;
 mod memo;
 mod metrics;
+mod name_table;
 mod policy;
 mod ports;
 mod route;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use prost::{Message, Name};
 use weft_model::spec::PatchContext;
 use weft_model::{Diagnostic, MeshService, Snapshot};
-use weft_xds::Resource;
+use weft_xds::{Resource, nds};
 
 use build::hcm::Side;
 use findings::Findings;
@@ -130,6 +131,18 @@ pub fn own_differs(before: &Snapshot, now: &Snapshot, view: &ProxyView) -> bool 
             };
             !(same_workload && before.base().is_same(&now.snapshot.base()) && same_services())
         }
+    }
+}
+
+/// What the workload of a sidecar is answered when it asks for addresses of names, by a proxy that
+/// answers DNS; the same for all of a [`ProxyView::shared`]. `None` for other kinds of proxies.
+pub fn name_table(snapshot: &Snapshot, view: &ProxyView) -> Option<Resource> {
+    match view.kind {
+        ProxyKind::Sidecar => {
+            let table = name_table::table(&Scope::new(snapshot, view));
+            Some(Resource::new(nds::NAME, &table))
+        }
+        ProxyKind::Gateway | ProxyKind::Grpc => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: Envoy's messages (`pb`), resource types and names, the sans-io ADS
 //! session of both ends (`session`), thin gRPC shells around it (`client`,
-//! `server`), Istio's certificate service (`ca`), the node's identity fields
+//! `server`), Istio's certificate service (`ca`) and name tables (`nds`), the node's identity fields
 //! (`node`), the JSON form of any message (`json`) and patches of messages (`patch`).
 //! Must not know: Istio kinds, how resources are made, what a proxy does with
 //! them.
@@ -14,6 +14,7 @@ pub mod client;
 pub mod connect;
 pub mod json;
 pub mod names;
+pub mod nds;
 pub mod node;
 pub mod patch;
 pub mod server;

@@ -16,6 +16,9 @@ pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.Cluster
 /// `envoy.extensions.transport_sockets.tls.v3.Secret`
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
+/// `istio.networking.nds.v1.NameTable`
+pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
+
 /// A resource type carried over ADS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
@@ -29,12 +32,14 @@ pub enum ResourceType {
     Route,
     /// SDS
     Secret,
+    /// Istio's NDS: one resource, all hosts a workload may ask its proxy for.
+    NameTable,
 }
 
 impl ResourceType {
     /// Make-before-break push order: what is referenced goes before what refers to it.
-    pub const PUSH_ORDER: [ResourceType; 5] =
-        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret];
+    pub const PUSH_ORDER: [ResourceType; 6] =
+        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret, Self::NameTable];
     /// How many types there are; `index()` is below it.
     pub const COUNT: usize = Self::PUSH_ORDER.len();
 
@@ -46,6 +51,7 @@ impl ResourceType {
             Self::Listener => LISTENER,
             Self::Route => ROUTE,
             Self::Secret => SECRET,
+            Self::NameTable => NAME_TABLE,
         }
     }
 
@@ -59,7 +65,7 @@ impl ResourceType {
         self as usize
     }
 
-    /// Short lower-case name as in Istio's metrics and status: `cds`, `eds`, `lds`, `rds`, `sds`.
+    /// Short lower-case name as in Istio's metrics and status: `cds`, `eds`, `lds`, `rds`, `sds`, `nds`.
     pub const fn short(self) -> &'static str {
         match self {
             Self::Cluster => "cds",
@@ -67,16 +73,17 @@ impl ResourceType {
             Self::Listener => "lds",
             Self::Route => "rds",
             Self::Secret => "sds",
+            Self::NameTable => "nds",
         }
     }
 
-    /// Whether an empty first subscription means "everything" (LDS and CDS only).
+    /// Whether an empty first subscription means "everything" (LDS, CDS and NDS only).
     pub const fn has_wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+        matches!(self, Self::Cluster | Self::Listener | Self::NameTable)
     }
 
     /// Whether a state-of-the-world response must carry the whole set, absence
-    /// meaning removal (LDS and CDS only; the others may be sent in part).
+    /// meaning removal (LDS, CDS and NDS only; the others may be sent in part).
     pub const fn sotw_is_complete(self) -> bool {
         self.has_wildcard()
     }
@@ -116,6 +123,7 @@ mod tests {
             ResourceType::Secret.url(),
             pb::envoy::extensions::transport_sockets::tls::v3::Secret::type_url()
         );
+        assert_eq!(ResourceType::NameTable.url(), crate::nds::NameTable::type_url());
         for (i, ty) in ResourceType::PUSH_ORDER.into_iter().enumerate() {
             assert_eq!(ty.index(), i);
             assert_eq!(ResourceType::from_url(ty.url()), Some(ty));

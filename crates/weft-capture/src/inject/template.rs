@@ -128,7 +128,11 @@ fn values(
     ];
     let said = metrics.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     set("metrics", said.map(|(name, value)| json!({"name": name, "value": value})).collect());
-    set("proxyMetadata", variables(&settings.proxy_config));
+    let variables = variables(&settings.proxy_config);
+    let has_variables = variables.as_array().is_some_and(|list| !list.is_empty());
+    // `weft init` reads some of them, too.
+    set("initEnv", if has_variables { variables.clone() } else { Value::Null });
+    set("proxyMetadata", variables);
     set(
         "concurrency",
         settings.proxy_config["concurrency"]

@@ -23,6 +23,8 @@ struct Waiting {
     touched: Touched,
     /// Something that any proxy's configuration may depend on changed.
     everyone: bool,
+    /// Addresses of names changed.
+    names: bool,
 }
 
 /// A configuration that is ready to go out.
@@ -105,15 +107,22 @@ async fn sleep_until(due: Option<Instant>) {
 
 impl Waiting {
     /// Lets a change wait, with those that already do.
-    fn join(slot: &mut Option<Self>, now: Instant, touched: Touched, everyone: bool) {
+    fn join(
+        slot: &mut Option<Self>,
+        now: Instant,
+        touched: Touched,
+        (everyone, names): (bool, bool),
+    ) {
         let waiting = slot.get_or_insert_with(|| Self {
             first: now,
             last: now,
             touched: Touched::default(),
             everyone: false,
+            names: false,
         });
         waiting.last = now;
         waiting.everyone |= everyone;
+        waiting.names |= names;
         waiting.touched.merge(touched);
     }
 
@@ -146,14 +155,16 @@ impl Pusher {
             self.metrics.trigger_endpoint.inc();
             self.registry.endpoints_changed(&clusters, now.into_std());
         }
-        if everyone || !touched.workloads.is_empty() {
-            Waiting::join(waiting, now, touched, everyone);
+        // The names of headless services lead to their endpoints.
+        let names = everyone || hosts.iter().any(|host| of(host, |service| service.headless));
+        if names || !touched.workloads.is_empty() {
+            Waiting::join(waiting, now, touched, (everyone, names));
         }
     }
 
     /// Makes all that connected proxies will ask for, and finds out whom it concerns.
     fn prepare(&self, state: Arc<State>, waiting: &Waiting) -> Prepared {
-        let Waiting { first, touched, everyone, .. } = waiting;
+        let Waiting { first, touched, everyone, names, .. } = waiting;
         self.metrics.debounce.observe(first.elapsed().as_secs_f64());
         match everyone {
             true => self.metrics.trigger_config.inc(),
@@ -163,7 +174,7 @@ impl Pusher {
         let old = self.registry.published();
         let live = self.registry.live();
         let views = || live.iter().map(|(_, proxy)| &proxy.view);
-        let published = old.next(state, *everyone, views());
+        let published = old.next(state, (*everyone, *names), views());
         let (before, now) = (&old.state.snapshot, &published.state.snapshot);
         let places: HashSet<ProxyView> = views().map(|view| view.shared(now)).collect();
         published.prepare(&places, &views().collect::<Vec<_>>());
@@ -194,6 +205,7 @@ impl Pusher {
                     Some(Changed::Clusters(clusters)) => proxy.used(clusters),
                     Some(Changed::All) | None => BTreeSet::new(),
                 },
+                names: *names,
             }
         };
         let touched = live.iter().map(|(id, proxy)| (*id, touch(proxy))).collect();
@@ -252,12 +264,12 @@ mod tests {
         let begun = Instant::now();
         let mut waiting = None;
         for i in 0..100 {
-            Waiting::join(&mut waiting, begun + MS * 50 * i, Touched::default(), i == 3);
+            Waiting::join(&mut waiting, begun + MS * 50 * i, Touched::default(), (i == 3, false));
         }
         let due = waiting.as_ref().map(|waiting| waiting.due(&options));
         assert_eq!(due, Some(begun + MS * (99 * 50 + 100)), "100 ms after the last");
         for i in 100..400 {
-            Waiting::join(&mut waiting, begun + MS * 50 * i, Touched::default(), false);
+            Waiting::join(&mut waiting, begun + MS * 50 * i, Touched::default(), (false, false));
         }
         let waiting = waiting.unwrap();
         assert_eq!(waiting.due(&options), begun + Duration::from_secs(10), "10 s after the first");

@@ -29,13 +29,13 @@ pub(crate) struct Lists {
 }
 
 impl Lists {
-    /// The list of a type; endpoints and secrets have none.
+    /// The list of a type; endpoints, secrets and name tables have none.
     fn list(&self, ty: ResourceType) -> Option<&Arc<[Resource]>> {
         match ty {
             ResourceType::Cluster => Some(&self.clusters),
             ResourceType::Listener => Some(&self.listeners),
             ResourceType::Route => Some(&self.routes),
-            ResourceType::Endpoint | ResourceType::Secret => None,
+            ResourceType::Endpoint | ResourceType::Secret | ResourceType::NameTable => None,
         }
     }
 }
@@ -107,6 +107,8 @@ struct Views {
     places: Cells<Place>,
     /// What is a proxy's own, by its view.
     own: Cells<Lists>,
+    /// Name tables, by [`ProxyView::shared`]: a list of one, or of none.
+    names: Cells<Arc<[Resource]>>,
     /// The newest of the places that are equal but for their namespace: they have parts in common.
     kin: HashMap<ProxyView, Arc<Place>>,
 }
@@ -116,13 +118,14 @@ impl Published {
         Self { state, ..Self::default() }
     }
 
-    /// A newer state in which, if `everyone`, anything may differ, else only what is a proxy's own.
+    /// A newer state in which, if `everyone`, anything may differ, else only what is a proxy's own
+    /// and, if `names`, the addresses that names have.
     /// Of the translations of now those for `live` views are kept, as far as they still hold, or
     /// as what the new ones are compared with and built from.
     pub(super) fn next<'a>(
         &self,
         state: Arc<State>,
-        everyone: bool,
+        (everyone, names): (bool, bool),
         live: impl Iterator<Item = &'a ProxyView>,
     ) -> Self {
         let (before, now) = (&self.state.snapshot, &state.snapshot);
@@ -130,6 +133,10 @@ impl Published {
         let mut new = Views::default();
         for view in live {
             let place = view.shared(now);
+            if let Some(cell) = old.names.get(&place) {
+                let cell = if everyone || names { Cell::after(cell) } else { Arc::clone(cell) };
+                new.names.insert(place.clone(), cell);
+            }
             if let Some(cell) = old.places.get(&place) {
                 let cell = || if everyone { Cell::after(cell) } else { Arc::clone(cell) };
                 new.places.entry(place).or_insert_with(cell);
@@ -156,6 +163,18 @@ impl Published {
             Arc::new(lists.sharing(before.as_deref()))
         });
         Translated::new(&shared, own)
+    }
+
+    /// The name table of a place, if it has one; made when first asked for.
+    pub(super) fn names(&self, place: &ProxyView) -> Arc<[Resource]> {
+        let names = cell(&mut lock(&self.views).names, place);
+        let made = names.now.get_or_init(|| {
+            let before = lock(&names.before).take();
+            let table = weft_translate::name_table(&self.state.snapshot, place);
+            let table = table.map(|table| lock(&self.bodies).share(table));
+            Arc::new(chosen(table.into_iter().collect(), before.as_deref()))
+        });
+        Arc::clone(made)
     }
 
     /// Makes all that these views run, on as many threads as there are cores.
@@ -265,19 +284,25 @@ impl Lists {
     /// With the lists of `before` where they are equal.
     fn sharing(self, before: Option<&Lists>) -> Lists {
         let Some(before) = before else { return self };
-        let choose = |now: Arc<[Resource]>, before: &Arc<[Resource]>| {
-            let same = |(a, b): (&Resource, &Resource)| {
-                a.name == b.name && (Arc::ptr_eq(&a.version, &b.version) || a.version == b.version)
-            };
-            let equal = now.len() == before.len() && now.iter().zip(before.iter()).all(same);
-            if equal { Arc::clone(before) } else { now }
-        };
         Lists {
-            clusters: choose(self.clusters, &before.clusters),
-            listeners: choose(self.listeners, &before.listeners),
-            routes: choose(self.routes, &before.routes),
+            clusters: chosen(self.clusters, Some(&before.clusters)),
+            listeners: chosen(self.listeners, Some(&before.listeners)),
+            routes: chosen(self.routes, Some(&before.routes)),
             diagnostics: self.diagnostics,
         }
+    }
+}
+
+/// The list of before where it is equal.
+fn chosen(now: Arc<[Resource]>, before: Option<&Arc<[Resource]>>) -> Arc<[Resource]> {
+    let same = |(a, b): (&Resource, &Resource)| {
+        a.name == b.name && (Arc::ptr_eq(&a.version, &b.version) || a.version == b.version)
+    };
+    match before {
+        Some(before) if now.len() == before.len() && now.iter().zip(&**before).all(same) => {
+            Arc::clone(before)
+        }
+        _ => now,
     }
 }
 
@@ -399,8 +424,10 @@ spec:
         let view = client("a", 1, "v1");
         let first = Published::new(with(&Snapshot::default(), SERVICES));
         let before = shared(&first, &view, ResourceType::Cluster);
-        let second = first.next(with(&first.state.snapshot, OTHER), true, [&view].into_iter());
-        let third = second.next(with(&second.state.snapshot, OTHER), true, [&view].into_iter());
+        let second =
+            first.next(with(&first.state.snapshot, OTHER), (true, true), [&view].into_iter());
+        let third =
+            second.next(with(&second.state.snapshot, OTHER), (true, true), [&view].into_iter());
         assert!(Arc::ptr_eq(&before, &shared(&third, &view, ResourceType::Cluster)));
     }
 }

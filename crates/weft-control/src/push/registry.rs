@@ -53,19 +53,24 @@ pub(super) struct Touch {
     pub(super) all_endpoints: bool,
     /// The endpoints of these clusters.
     pub(super) endpoints: BTreeSet<Arc<str>>,
+    /// The name table. Few proxies have one; those that have none have nothing to look at.
+    pub(super) names: bool,
 }
 
 impl Touch {
     pub(super) fn everything() -> Self {
-        Touch { config: true, secrets: true, all_endpoints: true, endpoints: BTreeSet::new() }
+        let endpoints = BTreeSet::new();
+        Touch { config: true, secrets: true, all_endpoints: true, endpoints, names: true }
     }
 
     pub(super) fn is_nothing(&self) -> bool {
-        *self == Touch::default()
+        let Touch { config, secrets, all_endpoints, endpoints, names: _ } = self;
+        !(*config || *secrets || *all_endpoints) && endpoints.is_empty()
     }
 
     fn merge(&mut self, other: Touch) {
-        let Touch { config, secrets, all_endpoints, endpoints } = other;
+        let Touch { config, secrets, all_endpoints, endpoints, names } = other;
+        self.names |= names;
         self.config |= config;
         self.secrets |= secrets;
         self.all_endpoints |= all_endpoints;

@@ -109,6 +109,10 @@ impl Source for ProxySource<'_> {
             }
             // Neither has a wildcard.
             (ResourceType::Endpoint | ResourceType::Secret, Want::All) => Set::default(),
+            (ResourceType::NameTable, _) => {
+                let names = self.published.names(&self.endpoint_view);
+                Set { shared: names, own: Arc::default() }
+            }
             (ty, want) => {
                 let Some(set) = self.translated().set(ty) else { return Set::default() };
                 match want {

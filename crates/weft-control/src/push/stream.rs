@@ -189,13 +189,14 @@ impl Serving<'_> {
         if let Some(published) = published {
             self.source.publish(published);
         }
-        let Touch { config, secrets, all_endpoints, endpoints } = touch;
+        let Touch { config, secrets, all_endpoints, endpoints, names } = touch;
         let marks = [
             (ResourceType::Cluster, config),
             (ResourceType::Endpoint, all_endpoints),
             (ResourceType::Listener, config),
             (ResourceType::Route, config),
             (ResourceType::Secret, secrets),
+            (ResourceType::NameTable, names),
         ];
         for (ty, _) in marks.into_iter().filter(|(_, touched)| *touched) {
             self.session.mark(ty);

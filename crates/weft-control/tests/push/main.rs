@@ -5,6 +5,7 @@ mod cluster;
 mod clusters;
 mod envoy;
 mod identity;
+mod names;
 mod plane;
 mod streams;
 mod trust;

@@ -51,6 +51,8 @@ pub struct Workload {
     pub sidecar: bool,
     /// A container of it is called `istio-proxy`.
     pub proxied: bool,
+    /// A Pod's `HOSTNAME.SUBDOMAIN`; empty without a subdomain.
+    pub pod_host: Arc<str>,
     pub ready: bool,
     pub origin: Origin,
 }
@@ -70,6 +72,12 @@ impl Workload {
     /// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
     pub fn spiffe_id(&self, trust_domain: &str) -> String {
         format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.service_account)
+    }
+
+    /// What a Pod is called below the host of a headless Service, if it says so.
+    pub fn hostname_in(&self, service: &str) -> Option<&str> {
+        let (hostname, subdomain) = self.pod_host.rsplit_once('.')?;
+        (subdomain == service).then_some(hostname)
     }
 
     /// Its own label says where it stands.
@@ -98,6 +106,7 @@ impl Workload {
             network: share(self.network, &other.network),
             locality: share(self.locality, &other.locality),
             node: share(self.node, &other.node),
+            pod_host: share(self.pod_host, &other.pod_host),
             labels: share(self.labels, &other.labels),
             annotations: share(self.annotations, &other.annotations),
             ..self
@@ -157,6 +166,7 @@ impl Workload {
                 .any(|container| container.name == "istio-proxy"),
             sidecar: tls_mode_label(&meta.labels)
                 .unwrap_or_else(|| meta.annotations.contains_key("sidecar.istio.io/status")),
+            pod_host: pod_host(meta, spec),
             ready: pod_ready(meta, status),
             origin: meta.origin.clone(),
         }
@@ -194,6 +204,7 @@ impl Workload {
             ports: numbered(&spec.ports),
             container_ports: Vec::new(),
             proxied: false,
+            pod_host: Arc::from(""),
             sidecar: tls_mode_label(&labels).unwrap_or(false),
             ready: !meta.deleting,
             labels: Arc::new(labels),
@@ -273,6 +284,15 @@ fn pod_owner(meta: &Meta) -> (Arc<str>, &'static str) {
                 None => (Arc::from(name_and_cluster(&meta.name).0), "pod"),
             }
         }
+    }
+}
+
+/// A Pod of a StatefulSet has its name as hostname; the cluster writes it down.
+fn pod_host(meta: &Meta, spec: &spec::PodSpec) -> Arc<str> {
+    let hostname = if spec.hostname.is_empty() { &*meta.name } else { &spec.hostname };
+    match &*spec.subdomain {
+        "" => Arc::from(""),
+        subdomain => Arc::from(format!("{hostname}.{subdomain}").to_ascii_lowercase()),
     }
 }
 

@@ -50,6 +50,9 @@ pub struct PodSpec {
     /// Deprecated alias of `serviceAccountName`.
     pub service_account: String,
     pub node_name: String,
+    /// With `subdomain` (a headless Service's name) the Pod has a DNS name of its own.
+    pub hostname: String,
+    pub subdomain: String,
     pub host_network: bool,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,

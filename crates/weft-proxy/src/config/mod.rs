@@ -26,12 +26,14 @@ use weft_traffic::tls::{CertSource, CrlSource, RootSource, Validation};
 use weft_traffic::{Cluster, EndpointSet, ListenerConfig, Tables, lower};
 use weft_xds::ResourceType;
 use weft_xds::names::{SECRET_DEFAULT, SECRET_ROOT};
+use weft_xds::nds::NameTable;
 use weft_xds::pb::envoy::config::cluster::v3::Cluster as ClusterPb;
 use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use weft_xds::pb::envoy::config::listener::v3::Listener as ListenerPb;
 use weft_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use weft_xds::session::{Rejection, Resource, Wanted};
 
+use crate::dns::Names;
 use crate::state::unix_now;
 use crate::tls::Secrets;
 use crate::tls::files::FileSecret;
@@ -60,6 +62,10 @@ pub struct Config {
     secrets: Arc<Secrets>,
     /// `default` is ours, made with the CA; otherwise it is asked of SDS.
     own_identity: bool,
+    /// The hosts of the mesh, for a workload whose DNS we answer.
+    names: Arc<Names>,
+    /// Names are waited for until then.
+    names_due: Option<Instant>,
 }
 
 /// A resource in use.
@@ -110,7 +116,15 @@ impl Config {
             unresolved: HashMap::new(),
             secrets,
             own_identity,
+            names: Arc::default(),
+            names_due: None,
         }
+    }
+
+    /// The workload asks us for names: it should not before we know them. A control plane that has
+    /// none to tell is not waited for longer than for anything else.
+    pub fn expect_names(&mut self, now: Instant) {
+        self.names_due = Some(now + WARMING_MAX);
     }
 
     /// Takes in changes of one type. What cannot be used is named in the error; the rest is used.
@@ -149,6 +163,9 @@ impl Config {
         // An answer it is, also when a part of it is refused: one bad resource must not keep the
         // good ones from serving.
         self.answered_types[ty.index()] = true;
+        if ty == ResourceType::NameTable {
+            self.names_due = None;
+        }
         if reasons.is_empty() {
             self.versions[ty.index()] = version.to_owned();
             return Ok(());
@@ -206,6 +223,10 @@ impl Config {
                 secret::install(resource, &self.secrets, self.own_identity)
                     .map_err(|error| malformed(&error))?;
             }
+            ResourceType::NameTable => {
+                let table = resource.decode::<NameTable>().map_err(|e| malformed(&e))?;
+                self.names = Arc::new(Names::new(table));
+            }
         }
         Ok(())
     }
@@ -249,6 +270,7 @@ impl Config {
                     self.secrets.remove(name);
                 }
             }
+            ResourceType::NameTable => self.names = Arc::default(),
         }
     }
 
@@ -326,6 +348,10 @@ impl Config {
     /// listener was.
     pub fn admit(&mut self, now: Instant) -> bool {
         self.admit_routes(now);
+        if self.names_due.is_some_and(|due| due <= now) {
+            tracing::warn!("no name table came; names of the mesh are asked of name servers");
+            self.names_due = None;
+        }
         if self.warming.is_empty() {
             return false;
         }
@@ -368,7 +394,8 @@ impl Config {
     pub fn next_deadline(&self) -> Option<Instant> {
         let listeners = self.warming.values().map(|warming| warming.since);
         let routes = self.warming_routes.values().map(|warming| warming.since);
-        listeners.chain(routes).min().map(|since| since + WARMING_MAX)
+        let warming = listeners.chain(routes).min().map(|since| since + WARMING_MAX);
+        warming.into_iter().chain(self.names_due).min()
     }
 
     /// What to subscribe to, given what is configured: EDS, RDS and SDS by name.
@@ -437,6 +464,12 @@ impl Config {
             && self.answered_types[ResourceType::Listener.index()]
             && self.warming.is_empty()
             && self.warming_routes.is_empty()
+            && self.names_due.is_none()
+    }
+
+    /// The hosts of the mesh, as far as we were told.
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
     }
 
     /// The tables of the moment.

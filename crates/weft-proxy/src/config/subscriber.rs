@@ -37,6 +37,8 @@ pub struct Source {
     pub state_dir: Option<PathBuf>,
     /// Oldest saved configuration still used.
     pub state_age_max: Duration,
+    /// Ask for the hosts of the mesh, too.
+    pub names: bool,
 }
 
 /// Keeps the configuration current until dropped.
@@ -54,6 +56,9 @@ pub async fn run(source: Source, shared: Arc<Shared>) {
         heard: heard.clone(),
     };
 
+    if source.names {
+        shared.config().expect_names(Instant::now());
+    }
     let (mut commands, received) = mpsc::channel(COMMANDS_MAX);
     let follow = |session, received| {
         Box::pin(client::run(source.options.clone(), session, applier.clone(), received))
@@ -86,6 +91,9 @@ fn new_session(source: &Source) -> ClientSession {
     let mut session = ClientSession::new(Mode::Delta, source.node.clone());
     session.subscribe(ResourceType::Cluster, Wanted::All);
     session.subscribe(ResourceType::Listener, Wanted::All);
+    if source.names {
+        session.subscribe(ResourceType::NameTable, Wanted::All);
+    }
     session
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::{Instant as TokioInstant, timeout_at};
+use weft_traffic::listener::{ChainMatch, Network};
 use weft_traffic::{ConnInfo, ListenerConfig};
 
 use super::proxy_protocol::{self, Parsed};
@@ -99,9 +100,14 @@ pub async fn detect(
     let source = worker.sources.admit(addresses.source.ip(), per_source_max);
     let open = open.of_source(source.ok_or(Refused::SourceLimit)?);
     let port = addresses.original_dst.unwrap_or(local).port();
-    let want =
-        Want { tls: listener.inspectors.tls_on(port), http: listener.inspectors.http_on(port) };
-    let protocol = sniff(&mut stream, want, deadline, listener.continue_on_inspect_timeout).await?;
+    let want = wanted(&listener, port);
+    // Who is to be told from mutual TLS alone speaks first, or waits for a server that does.
+    let silence = match want.tls && !want.http && takes_bytes(&listener, &addresses) {
+        true => self::deadline(worker.limits.server_first_wait),
+        false => None,
+    };
+    let patience = Patience { silence, deadline, go_on: listener.continue_on_inspect_timeout };
+    let protocol = sniff(&mut stream, want, patience).await?;
     let Some(chain) = select(&listener, &addresses, &protocol) else {
         if let Some(logs) = &listener.access_log {
             let local = addresses.original_dst.unwrap_or(addresses.local);
@@ -213,26 +219,69 @@ async fn read_proxy_header(
     }
 }
 
-/// Reads until the first bytes tell the protocol.
-async fn sniff(
-    stream: &mut Prefixed,
-    want: Want,
+/// How long the first bytes are waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// A client silent until then waits for the server.
+    silence: Option<TokioInstant>,
     deadline: Option<TokioInstant>,
-    go_on_when_late: bool,
-) -> Result<Protocol, Refused> {
+    /// Past the deadline it is none of the protocols looked for; else it is refused.
+    go_on: bool,
+}
+
+/// Reads until the first bytes tell the protocol.
+async fn sniff(stream: &mut Prefixed, want: Want, patience: Patience) -> Result<Protocol, Refused> {
+    let Patience { silence, deadline, go_on } = patience;
     loop {
         if let Some(protocol) = sniff::inspect(stream.prefix(), want) {
             return Ok(protocol);
         }
-        match read_ahead(stream, deadline).await? {
+        let silent = stream.prefix().is_empty();
+        let until = match silence.filter(|_| silent) {
+            Some(silence) => Some(deadline.map_or(silence, |deadline| deadline.min(silence))),
+            None => deadline,
+        };
+        match read_ahead(stream, until).await? {
             Ahead::Bytes => {}
             // A short message of an unknown protocol, then half-close: still to be forwarded.
-            Ahead::End if !stream.prefix().is_empty() => return Ok(Protocol::Other),
+            Ahead::End if !silent => return Ok(Protocol::Other),
             Ahead::End => return Err(Refused::Io(io::ErrorKind::UnexpectedEof.into())),
-            Ahead::Late if go_on_when_late => return Ok(Protocol::Other),
+            Ahead::Late if go_on || (silent && silence.is_some()) => return Ok(Protocol::Other),
             Ahead::Late => return Err(Refused::DetectTimeout),
         }
     }
+}
+
+/// What is to be found out of a connection to `port`. Chains of a port go before all others, and
+/// what none of them asks for need not be waited for: one listener captures all ports.
+fn wanted(listener: &ListenerConfig, port: u16) -> Want {
+    let inspectors = &listener.inspectors;
+    let (mut tls, mut http) = (inspectors.tls_on(port), inspectors.http_on(port));
+    let matches = || {
+        let all = listener.chains.iter().map(|chain| &chain.matches);
+        all.filter(|matches| matches.destination_port == Some(port))
+    };
+    if matches().next().is_some() {
+        let asks_tls = |one: &ChainMatch| {
+            let ChainMatch { transport_protocol, server_names, application_protocols, .. } = one;
+            !(transport_protocol.is_empty()
+                && server_names.is_empty()
+                && application_protocols.is_empty())
+        };
+        let asks_http = |one: &ChainMatch| {
+            &*one.transport_protocol != "tls" && !one.application_protocols.is_empty()
+        };
+        tls &= matches().any(asks_tls);
+        http &= matches().any(asks_http);
+    }
+    Want { tls, http }
+}
+
+/// Whether plain text to this destination is passed on as it is, whatever it is.
+fn takes_bytes(listener: &ListenerConfig, addresses: &Addresses) -> bool {
+    let plain = select(listener, addresses, &Protocol::Other);
+    let chain = plain.and_then(|chain| listener.chain(chain));
+    chain.is_some_and(|chain| chain.tls.is_none() && matches!(chain.network, Network::Tcp(_)))
 }
 
 enum Ahead {
@@ -249,7 +298,11 @@ async fn read_ahead(
         None => stream.read_ahead().await,
         Some(deadline) => match timeout_at(deadline, stream.read_ahead()).await {
             Ok(read) => read,
-            Err(_) => return Ok(Ahead::Late),
+            Err(_) => {
+                // The read that was given up left room for bytes, which none came to fill.
+                stream.skip(0);
+                return Ok(Ahead::Late);
+            }
         },
     };
     Ok(match read? {

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use weft_testkit::client::{Connection, Wire};
 use weft_testkit::wait;
-use weft_xds::ResourceType::{self, Cluster, Endpoint, Listener, Route, Secret};
+use weft_xds::ResourceType::{self, Cluster, Endpoint, Listener, NameTable, Route, Secret};
 
 use crate::control::Control;
 use crate::rig::*;
@@ -92,7 +92,7 @@ impl World {
                     }],
                 }],
             }),
-            Listener | Secret => unreachable!("they have functions of their own"),
+            Listener | Secret | NameTable => unreachable!("they have functions of their own"),
         };
         (ty, value)
     }

@@ -139,6 +139,7 @@ fn resource(ty: ResourceType, json: &Value) -> Resource {
             let message: Secret = message_from_json(json).unwrap();
             Resource::new(message.name.clone(), &message)
         }
+        ResourceType::NameTable => unreachable!("it has no JSON form here"),
     }
 }
 

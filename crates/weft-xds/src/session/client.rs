@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Mode, Request, Resource, Response};
+use crate::nds;
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::pb::google::rpc::Status;
@@ -24,7 +25,7 @@ pub enum Wanted {
     /// Nothing; the type is never mentioned.
     #[default]
     Nothing,
-    /// Everything (LDS and CDS).
+    /// Everything (LDS, CDS and NDS).
     All,
     /// These.
     Names(BTreeSet<Arc<str>>),
@@ -274,12 +275,14 @@ impl ClientSession {
         for resource in response.resources {
             let any = resource.resource.ok_or_else(|| format!("{ty}: no body in a resource"))?;
             check_type(ty, &any)?;
-            if resource.name.is_empty() {
-                return Err(format!("{ty}: a resource has no name"));
-            }
-            if state.wanted.wants(&resource.name) {
+            let name = match (ty, resource.name.as_str()) {
+                (ResourceType::NameTable, _) => nds::NAME,
+                (_, "") => return Err(format!("{ty}: a resource has no name")),
+                (_, name) => name,
+            };
+            if state.wanted.wants(name) {
                 upserts.push(Resource {
-                    name: resource.name.into(),
+                    name: name.into(),
                     version: resource.version.into(),
                     body: detach(&any.value),
                 });
@@ -394,9 +397,14 @@ fn unwrap(ty: ResourceType, any: wire::Any) -> Result<Resource, String> {
             .map_err(|error| format!("{ty}: malformed wrapper: {error}"))?;
         let any = wrapped.resource.ok_or_else(|| format!("{ty}: empty wrapper"))?;
         check_type(ty, &any)?;
-        return Ok(Resource::from_body(wrapped.name, detach(&any.value)));
+        let name = if ty == ResourceType::NameTable { nds::NAME } else { &wrapped.name };
+        return Ok(Resource::from_body(name, detach(&any.value)));
     }
     check_type(ty, &any)?;
+    // The one resource of its type; Istio's has no name.
+    if ty == ResourceType::NameTable {
+        return Ok(Resource::from_body(nds::NAME, detach(&any.value)));
+    }
     let name = wire::resource_name(&any.value)
         .ok_or_else(|| format!("{ty}: a resource is malformed or has no name"))?;
     Ok(Resource::from_body(name, detach(&any.value)))

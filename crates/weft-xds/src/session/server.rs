@@ -5,7 +5,7 @@
 //!                      └──────────► poll(source) ─► next response, or nothing to say
 //! ```
 //! Owns what the client subscribed to, what it was sent, and the order of
-//! sending: CDS, EDS, LDS, RDS, SDS, and only when listeners and routes are
+//! sending: CDS, EDS, LDS, RDS, SDS, NDS, and only when listeners and routes are
 //! acknowledged the removal of clusters they no longer use (make before break).
 //! Marks add up until somebody polls, so a slow client gets the newest state
 //! once, not every state between. Must not know how resources are made.
@@ -335,7 +335,10 @@ impl ServerSession {
         let set = self.whole_set(ty, source);
         let scope = match ty {
             ResourceType::Cluster | ResourceType::Endpoint => Scope::Keep,
-            ResourceType::Listener | ResourceType::Route | ResourceType::Secret => Scope::Whole,
+            ResourceType::Listener
+            | ResourceType::Route
+            | ResourceType::Secret
+            | ResourceType::NameTable => Scope::Whole,
         };
         self.offer(ty, &set, scope)
     }

@@ -65,7 +65,7 @@ impl World {
                     },
                 )
             }
-            ResourceType::Secret => return None,
+            ResourceType::Secret | ResourceType::NameTable => return None,
         })
     }
 
@@ -76,7 +76,7 @@ impl World {
             }
             ResourceType::Listener => vec!["l0".into(), "l1".into()],
             ResourceType::Route => vec!["r0".into(), "r1".into()],
-            ResourceType::Secret => Vec::new(),
+            ResourceType::Secret | ResourceType::NameTable => Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Options of `weft init`: names, letters, variables and defaults of Istio's init container.
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use weft_capture::spec::{ids, interfaces, ports, ranges};
 use weft_capture::{CaptureSpec, Dns, Family, Groups, Net, SpecError};
@@ -81,9 +82,10 @@ pub(crate) struct InitArgs {
     #[arg(long, env = "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", default_value = "")]
     #[arg(value_name = "GROUP,…")]
     outbound_owner_groups_exclude: String,
-    /// Capture DNS to the servers of /etc/resolv.conf. It goes to port 15053, where a resolver of
-    /// your own must listen.
-    #[arg(long)]
+    /// Capture DNS to the servers of /etc/resolv.conf. It goes to port 15053, where a proxy with
+    /// --dns-capture answers.
+    #[arg(long, env = "ISTIO_META_DNS_CAPTURE", value_parser = BoolishValueParser::new())]
+    #[arg(action = clap::ArgAction::SetTrue)]
     redirect_dns: bool,
     /// Capture DNS to any server.
     #[arg(long)]

@@ -93,6 +93,8 @@ fn pod(pod: &mut Value) {
                 "serviceAccountName",
                 "serviceAccount",
                 "nodeName",
+                "hostname",
+                "subdomain",
                 "hostNetwork",
                 "containers",
                 "initContainers",

@@ -1,6 +1,7 @@
 //! Real capture: each pod a network namespace with `weft init`'s rules and a proxy of user 1337,
 //! and what its applications, its neighbours and the wire see of it. As root.
 
+mod dns;
 mod init;
 mod pods;
 
@@ -142,8 +143,7 @@ async fn greeting(from: &Pod, to: SocketAddr) -> String {
     exchange(from, to, true).await
 }
 
-/// What the server greets with, and its echo. A port that takes plain text beside mutual TLS tells
-/// them apart by the client's first bytes, as Istio's does: there the client has to speak first.
+/// What the server greets with, and its echo, whoever of both speaks first.
 async fn exchange(from: &Pod, to: SocketAddr, server_first: bool) -> String {
     from.run(async move {
         let exchange = async {
@@ -195,7 +195,9 @@ fn mesh_and_other_pods_reach_each_other_with_mutual_tls_where_both_have_it() {
             assert_eq!(greeting(&a, to).await, "b", "{to}");
         }
         // Nobody's address but the pod's: passed on as it is, in plain text.
-        assert_eq!(exchange(&a, (b.v6(), 9000).into(), false).await, "b");
+        for server_first in [false, true] {
+            assert_eq!(exchange(&a, (b.v6(), 9000).into(), server_first).await, "b");
+        }
         for port in [8080, 8082, 9000] {
             assert!(wire.begins_tls(a.v4(), b.v4(), port), "no TLS to port {port}");
         }
@@ -212,7 +214,10 @@ fn mesh_and_other_pods_reach_each_other_with_mutual_tls_where_both_have_it() {
                 let reply = get(from, (ip, 8080).into(), expect, "to-anybody").await;
                 assert_eq!(seen(&reply), (expect.into(), false), "{ip}");
                 grpc(from, (ip, 8082).into(), expect).await;
-                assert_eq!(exchange(from, (ip, 9000).into(), false).await, expect, "{ip}");
+                for server_first in [false, true] {
+                    let heard = exchange(from, (ip, 9000).into(), server_first).await;
+                    assert_eq!(heard, expect, "{ip}, server first: {server_first}");
+                }
             }
         }
         assert!(wire.shows("to-anybody"));

@@ -105,8 +105,11 @@ impl Node {
         let said = String::from_utf8_lossy(&rules.stdout);
         assert!(rules.status.success(), "{said}{}", String::from_utf8_lossy(&rules.stderr));
         assert!(said.contains("IPv4") && said.contains("IPv6"), "{said}");
-        let tproxy = init.contains(&"TPROXY");
-        pod._proxy = Some(self.proxy(&pod, tproxy));
+        let mut extra = Vec::new();
+        if init.contains(&"--redirect-dns") {
+            extra.push("--dns-capture");
+        }
+        pod._proxy = Some(self.proxy(&pod, init.contains(&"TPROXY"), &extra));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 15000));
         wait::until("the proxy to be ready", START_LIMIT, || async {
             let reply = pod.run(client::get(admin, "/ready", &[])).await;
@@ -116,7 +119,7 @@ impl Node {
         pod
     }
 
-    fn proxy(&self, pod: &Pod, tproxy: bool) -> Process {
+    fn proxy(&self, pod: &Pod, tproxy: bool, extra: &[&str]) -> Process {
         let name = pod.name;
         let token = Command::new(WEFT)
             .args(["token", "--namespace=default", &format!("--service-account={name}")])
@@ -137,12 +140,13 @@ impl Node {
             " {} proxy sidecar --xds=10.20.{}.1:{XDS_PORT} --name={name} --namespace=default \
              --service-account={name} --ip={},{} --labels=app={name} --interception={interception} \
              --token-file={} --concurrency=1 --readiness-port=15021 --status-port=15020 \
-             --app-probers={PROBES}",
+             --app-probers={PROBES} {}",
             self.folder.path().join("weft").display(),
             pod.number,
             pod.v4(),
             pod.v6(),
             file.display(),
+            extra.join(" "),
         ));
         let words: Vec<&str> = command.split_ascii_whitespace().collect();
         Process::start(name, self.folder.path(), Path::new("ip"), &words)
@@ -181,6 +185,13 @@ impl Pod {
         command.output().expect("ip starts")
     }
 
+    /// Runs any program in the pod, as root.
+    pub fn program(&self, words: &[&str]) -> std::process::Output {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.name]).args(words);
+        command.output().expect("ip starts")
+    }
+
     /// A server that tells every client that asks its address, and closes.
     pub async fn teller(&self, port: u16) {
         self.run(async move {
@@ -213,7 +224,7 @@ fn tasks(name: &str) -> tokio::runtime::Handle {
     take.recv().expect("the thread started")
 }
 
-fn readable(path: &Path) {
+pub fn readable(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = if path.is_dir() { 0o755 } else { 0o644 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
