@@ -417,7 +417,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     let (admin_socket, admin_is_ours) = bind_admin(admin, admin_socket)?;
     let admin_address = admin_socket.local_addr()?;
     let names: Arc<ArcSwap<Names>> = Arc::default();
-    if let Some(dns) = dns {
+    if let Some(dns) = &dns {
         threads.push(dns::start(dns, names.clone(), &registry, drain.clone())?);
     }
     let standing = Standing::new(heir, taking.is_some(), admin_is_ours, epoch);

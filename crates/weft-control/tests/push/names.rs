@@ -31,7 +31,7 @@ async fn names_follow_the_pods_of_headless_services(mode: Mode) {
 
     // Endpoints of others are no news for names.
     plane.write("b.yaml", &pod("b", 1, false));
-    plane.write("more.yaml", &pod("a", 2, true));
+    plane.write("second.yaml", &pod("a", 2, true));
     assert_eq!(addresses(&mut proxy).await, ["10.0.97.1", "10.0.97.2"]);
 }
 

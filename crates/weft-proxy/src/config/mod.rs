@@ -38,9 +38,10 @@ use crate::state::unix_now;
 use crate::tls::Secrets;
 use crate::tls::files::FileSecret;
 
-/// How long a listener or a route table waits for what it refers to. Past it, it serves what it can:
+/// How long a listener or a route table waits for what it refers to, as in Envoy: a control plane may
+/// take five seconds for each answer. Past it, it serves what it can:
 /// a missing route table answers 404, missing endpoints 503.
-pub const WARMING_MAX: Duration = Duration::from_secs(5);
+pub const WARMING_MAX: Duration = Duration::from_secs(15);
 
 /// Everything received and what became of it.
 pub struct Config {

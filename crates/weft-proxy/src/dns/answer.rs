@@ -48,7 +48,7 @@ pub(super) fn read(bytes: &[u8], udp: bool) -> Asked {
     }
     let id = u16::from_be_bytes([header[0], header[1]]);
     let Ok(message) = Message::from_vec(bytes) else {
-        return refusal(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr));
+        return refusal(&Message::error_msg(id, OpCode::Query, ResponseCode::FormErr));
     };
     let code = match (message.metadata.op_code, &message.queries[..]) {
         (OpCode::Query, [query]) if query.query_class() == DNSClass::IN => None,
@@ -57,7 +57,7 @@ pub(super) fn read(bytes: &[u8], udp: bool) -> Asked {
         _ => Some(ResponseCode::NotImp),
     };
     if let Some(code) = code {
-        return refusal(Message::error_msg(id, message.metadata.op_code, code));
+        return refusal(&Message::error_msg(id, message.metadata.op_code, code));
     }
     let name = message.queries[0].name().to_lowercase().to_ascii();
     let name = name.trim_end_matches('.').to_owned();
@@ -66,7 +66,7 @@ pub(super) fn read(bytes: &[u8], udp: bool) -> Asked {
     Asked::Question(Box::new(Question { message, name, longest }))
 }
 
-fn refusal(message: Message) -> Asked {
+fn refusal(message: &Message) -> Asked {
     message.to_vec().map_or(Asked::Nothing, Asked::Refused)
 }
 

@@ -42,7 +42,7 @@ pub struct DnsSettings {
 
 /// Opens the sockets and answers until the proxy ends.
 pub(crate) fn start(
-    settings: DnsSettings,
+    settings: &DnsSettings,
     names: Arc<ArcSwap<Names>>,
     registry: &Registry,
     drain: DrainSignal,

@@ -317,7 +317,7 @@ fn is_bad(ty: ResourceType, resource: &Resource) -> bool {
             let assignment = resource.decode::<ClusterLoadAssignment>().unwrap();
             assignment.named_endpoints.into_keys().next().unwrap()
         }
-        ResourceType::Cluster | ResourceType::Secret => return false,
+        ResourceType::Cluster | ResourceType::Secret | ResourceType::NameTable => return false,
     };
     content.parse::<u64>().unwrap() % 9 == 5
 }

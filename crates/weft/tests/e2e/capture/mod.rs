@@ -2,6 +2,7 @@
 //! and what its applications, its neighbours and the wire see of it. As root.
 
 mod dns;
+mod faults;
 mod init;
 mod pods;
 

@@ -30,7 +30,7 @@ const PROBES: &str = r#"{"/app-health/app/livez":{"httpGet":{"port":8080}}}"#;
 /// The machine: routes between pods and runs the control plane.
 pub struct Node {
     folder: tempfile::TempDir,
-    _control: Process,
+    control: Option<Process>,
 }
 
 /// A pod: its network, and the applications and the proxy in it.
@@ -38,7 +38,22 @@ pub struct Pod {
     pub name: &'static str,
     number: u8,
     tasks: tokio::runtime::Handle,
-    _proxy: Option<Process>,
+    proxy: Option<Process>,
+}
+
+/// What is special about a pod's proxy.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The control plane's port.
+    xds: u16,
+    dns: bool,
+    tproxy: bool,
+}
+
+impl Default for Run {
+    fn default() -> Run {
+        Run { xds: XDS_PORT, dns: false, tproxy: false }
+    }
 }
 
 impl Node {
@@ -60,21 +75,40 @@ impl Node {
         let program = folder.path().join("weft");
         std::fs::write(&program, "").expect("the folder is writable");
         netns::commands(&[&format!("mount --bind {WEFT} {}", program.display())]);
+        let mut node = Node { folder, control: None };
+        node.start_control().await;
+        node
+    }
+
+    /// Starts the control plane on what it read and kept before, if it ran before.
+    pub async fn start_control(&mut self) {
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 15014));
+        let folder = self.folder.path();
         let args = [
             "control".to_owned(),
-            format!("--config-dir={}", config.display()),
-            format!("--state-dir={}", folder.path().join("state").display()),
+            format!("--config-dir={}", folder.join("config").display()),
+            format!("--state-dir={}", folder.join("state").display()),
             format!("--xds-address=0.0.0.0:{XDS_PORT}"),
             format!("--http-address={http}"),
         ];
-        let mut control = Process::start("control", folder.path(), Path::new(WEFT), &args);
+        let mut control = Process::start("control", folder, Path::new(WEFT), &args);
         wait::until("the control plane to be ready", START_LIMIT, || {
             assert!(control.ended().is_none(), "weft control ended: {}", control.output());
             async move { client::get(http, "/ready", &[]).await.ok().filter(|r| r.status == 200) }
         })
         .await;
-        Node { folder, _control: control }
+        self.control = Some(control);
+    }
+
+    /// Kills the control plane at once.
+    pub fn kill_control(&mut self) {
+        self.control.take();
+    }
+
+    /// Writes (or replaces) a file of the watched folder.
+    pub fn write(&self, name: &str, yaml: &str) {
+        let path = self.folder.path().join("config").join(name);
+        std::fs::write(path, yaml).expect("the folder is writable");
     }
 
     /// A pod outside the mesh: reachable, nothing captured.
@@ -95,7 +129,7 @@ impl Node {
             inside(&format!("ip route add default via fd20:{number}::1")),
         ];
         netns::commands(&commands.each_ref().map(String::as_str));
-        Pod { name, number, tasks: tasks(name), _proxy: None }
+        Pod { name, number, tasks: tasks(name), proxy: None }
     }
 
     /// A pod with captured traffic and a proxy beside it, ready.
@@ -105,21 +139,36 @@ impl Node {
         let said = String::from_utf8_lossy(&rules.stdout);
         assert!(rules.status.success(), "{said}{}", String::from_utf8_lossy(&rules.stderr));
         assert!(said.contains("IPv4") && said.contains("IPv6"), "{said}");
-        let mut extra = Vec::new();
-        if init.contains(&"--redirect-dns") {
-            extra.push("--dns-capture");
-        }
-        pod._proxy = Some(self.proxy(&pod, init.contains(&"TPROXY"), &extra));
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 15000));
-        wait::until("the proxy to be ready", START_LIMIT, || async {
-            let reply = pod.run(client::get(admin, "/ready", &[])).await;
-            reply.ok().filter(|reply| reply.status == 200)
-        })
-        .await;
+        let (tproxy, dns) = (init.contains(&"TPROXY"), init.contains(&"--redirect-dns"));
+        pod.proxy = Some(self.proxy(&pod, Run { tproxy, dns, ..Run::default() }));
+        pod.ready().await;
         pod
     }
 
-    fn proxy(&self, pod: &Pod, tproxy: bool, extra: &[&str]) -> Process {
+    /// A pod with captured traffic, and a proxy that is told of another control plane's port. It is
+    /// not waited for.
+    pub fn starting_pod(&self, name: &'static str, number: u8, init: &[&str], xds: u16) -> Pod {
+        let mut pod = self.pod(name, number);
+        let rules = pod.command(&[&["init"], init].concat());
+        assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
+        self.start_proxy_at(&mut pod, xds);
+        pod
+    }
+
+    /// Starts a proxy that is told of another control plane's port, and does not wait.
+    pub fn start_proxy_at(&self, pod: &mut Pod, xds: u16) {
+        pod.proxy = Some(self.proxy(pod, Run { xds, ..Run::default() }));
+    }
+
+    /// Kills a pod's proxy at once and starts another.
+    pub async fn replace_proxy(&self, pod: &mut Pod) {
+        pod.stop_proxy();
+        pod.proxy = Some(self.proxy(pod, Run::default()));
+        pod.ready().await;
+    }
+
+    fn proxy(&self, pod: &Pod, run: Run) -> Process {
+        let Run { xds, dns, tproxy } = run;
         let name = pod.name;
         let token = Command::new(WEFT)
             .args(["token", "--namespace=default", &format!("--service-account={name}")])
@@ -137,16 +186,15 @@ impl Node {
         }
         let interception = if tproxy { "tproxy" } else { "redirect" };
         command.push_str(&format!(
-            " {} proxy sidecar --xds=10.20.{}.1:{XDS_PORT} --name={name} --namespace=default \
+            " {} proxy sidecar --xds=10.20.{}.1:{xds} --name={name} --namespace=default \
              --service-account={name} --ip={},{} --labels=app={name} --interception={interception} \
              --token-file={} --concurrency=1 --readiness-port=15021 --status-port=15020 \
-             --app-probers={PROBES} {}",
+             --app-probers={PROBES} --dns-capture={dns}",
             self.folder.path().join("weft").display(),
             pod.number,
             pod.v4(),
             pod.v6(),
             file.display(),
-            extra.join(" "),
         ));
         let words: Vec<&str> = command.split_ascii_whitespace().collect();
         Process::start(name, self.folder.path(), Path::new("ip"), &words)
@@ -168,6 +216,21 @@ impl Pod {
 
     pub fn v6(&self) -> IpAddr {
         Ipv6Addr::new(0xfd20, u16::from(self.number), 0, 0, 0, 0, 0, 2).into()
+    }
+
+    /// Kills its proxy at once.
+    pub fn stop_proxy(&mut self) {
+        self.proxy.take();
+    }
+
+    /// Waits until its proxy is ready.
+    pub async fn ready(&self) {
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 15000));
+        wait::until("the proxy to be ready", START_LIMIT, || async {
+            let reply = self.run(client::get(admin, "/ready", &[])).await;
+            reply.ok().filter(|reply| reply.status == 200)
+        })
+        .await;
     }
 
     /// Runs something with the pod's network.
