@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use weft_telemetry::Registry as Metrics;
 use weft_xds::ca::CertificateServer;
+use weft_xds::report::ReportServer;
 use weft_xds::server::AdsServer;
 
 use crate::ca::{
@@ -23,6 +24,7 @@ use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
 use crate::source::dir::{self, DirError};
 use crate::status;
+use crate::telemetry::{Intake, Telemetry};
 use crate::webhook::{self, Webhook};
 use crate::world::World;
 
@@ -173,15 +175,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let pusher = Pusher::start(world.clone(), trust, config.push, &metrics, shutdown.clone());
 
     let mut tasks = JoinSet::new();
+    let telemetry = Telemetry::new(&metrics);
+    let trust_domain = authority.trust_domain().to_owned();
+    let intake = Intake::new(telemetry.clone(), verifier.clone(), world.clone(), trust_domain);
+    let reports = ReportServer::new(intake);
     let certificates = CertificateServer::new(Arc::new(issuer(&world, &authority, verifier)));
-    let plain = grpc(Ads::plain(Arc::clone(&pusher)), certificates.clone());
+    let plain = grpc(Ads::plain(Arc::clone(&pusher)), certificates.clone(), reports.clone());
     let incoming = listen::incoming(xds_listener, None);
     tasks.spawn(serve(plain, incoming, shutdown.clone()));
     let xds_tls = match tls_listener {
         Some((listener, address)) => {
             let tls =
                 ca::server_config(authority.clone(), &config.tls_names, &config.tls_addresses)?;
-            let router = grpc(Ads::authenticated(Arc::clone(&pusher)), certificates);
+            let router = grpc(Ads::authenticated(Arc::clone(&pusher)), certificates, reports);
             let incoming = listen::incoming(listener, Some(tls));
             tasks.spawn(serve(router, incoming, shutdown.clone()));
             Some(address)
@@ -201,7 +207,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         None => None,
     };
     let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone(), config.why);
-    tasks.spawn(status::serve(http_listener, pages, shutdown.clone()));
+    tasks.spawn(status::serve(http_listener, pages, telemetry, shutdown.clone()));
     tracing::info!(%xds, ?xds_tls, %http, ?webhook, "control plane listens");
     let root_pem = authority.root_pem().to_string();
     Ok(Handle {
@@ -296,6 +302,7 @@ fn is_known(snapshot: &weft_model::Snapshot, proven: &Proven) -> bool {
 fn grpc(
     ads: Arc<Ads>,
     certificates: CertificateServer<CertificateIssuer<Known>>,
+    reports: ReportServer<Intake>,
 ) -> tonic::transport::server::Router {
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
@@ -303,6 +310,7 @@ fn grpc(
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .add_service(AdsServer::new(ads))
         .add_service(certificates)
+        .add_service(reports)
 }
 
 async fn serve(

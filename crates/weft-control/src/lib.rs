@@ -1,4 +1,4 @@
-//! The control plane: sources, world, certificate authority, push, status.
+//! The control plane: sources, world, certificate authority, push, status, recent telemetry.
 //!
 //! Owns the assembly: [`run`] starts all of it in one process, for the command line,
 //! the demo and tests alike.
@@ -11,6 +11,7 @@ mod listen;
 pub mod push;
 pub mod source;
 pub mod status;
+pub mod telemetry;
 pub mod webhook;
 pub mod world;
 

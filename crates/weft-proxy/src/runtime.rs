@@ -24,6 +24,7 @@ use crate::http::policy::HttpPolicy;
 use crate::listener::crew::Crew;
 use crate::listener::set::{ListenerSet, SocketKey};
 use crate::logging::LogLevel;
+use crate::reports::{self, Batch, Wanted};
 use crate::status::StatusSettings;
 use crate::tls::Secrets;
 use crate::tls::identity::{self, IdentityConfig};
@@ -94,6 +95,8 @@ pub struct Shared {
     pub admin: AdminSocket,
     /// Targets of access logs.
     pub logs: LogSinks,
+    /// The connection to the control plane.
+    pub(crate) channels: reports::Channels,
     /// The process is to end; draining alone (`/drain_listeners`) only announces.
     leaving: watch::Sender<Leaving>,
     /// Why the process ends before it was told to.
@@ -390,6 +393,8 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
     let crew = Crew::new(orders.iter().cloned());
     let logs = LogSinks::new(&registry);
+    let (outlet, batches) = reports::channel();
+    let wanted = outlet.wanted.clone();
     let parts = WorkerParts {
         registry: registry.clone(),
         secrets: secrets.clone(),
@@ -401,6 +406,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         sources: Sources::default(),
         crew: crew.clone(),
         logs: logs.clone(),
+        reports: outlet,
     };
     let mut threads = Vec::new();
     let with_orders = endpoint_tables.iter().cloned().zip(receivers);
@@ -413,6 +419,8 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
             }
         })?);
     }
+    // What is left holds no end of the workers' channels.
+    drop(parts);
     let take::Sockets { listening, admin: admin_socket, epoch } = sockets;
     let (admin_socket, admin_is_ours) = bind_admin(admin, admin_socket)?;
     let admin_address = admin_socket.local_addr()?;
@@ -427,6 +435,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         handover: standing,
         admin: AdminSocket { configured: admin, socket: admin_socket },
         logs,
+        channels: watch::Sender::new(None),
         failure: OnceLock::new(),
         config: Mutex::new(Config::new(secrets.clone(), identity.is_some())),
         names,
@@ -454,6 +463,8 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
     let way = Handover { settings: handover, taking };
     let control = Control {
         shared: shared.clone(),
+        batches,
+        wanted,
         source,
         identity,
         status,
@@ -509,6 +520,8 @@ impl Handover {
 /// What the control thread runs.
 struct Control {
     shared: Arc<Shared>,
+    batches: mpsc::Receiver<Batch>,
+    wanted: Arc<Wanted>,
     source: Source,
     identity: Option<IdentityConfig>,
     status: StatusSettings,
@@ -531,14 +544,27 @@ impl Control {
                 tokio::spawn(identity::run(identity, secrets, registry));
             }
             tokio::spawn(reopen_logs(self.shared.logs.clone()));
+            let reports = tokio::spawn(reports::run(
+                self.batches,
+                self.shared.channels.subscribe(),
+                self.source.options.token.clone(),
+                self.shared.node.clone(),
+                self.wanted,
+                self.shared.registry.clone(),
+            ));
             tokio::spawn(subscriber::run(self.source, self.shared.clone()));
             leave(&self.shared, self.drain_time, self.grace).await;
             self.shared.handover.end(handover).await;
             self.shared.order(|| ToWorker::End);
+            // The workers' last batch; a control plane that does not answer holds nobody up.
+            let _ = tokio::time::timeout(LAST_REPORT_WITHIN, reports).await;
             Ok(())
         })
     }
 }
+
+/// How long the last report may take.
+const LAST_REPORT_WITHIN: Duration = Duration::from_millis(500);
 
 /// SIGUSR1 is how log rotation says that files were moved, as to Envoy.
 async fn reopen_logs(logs: LogSinks) {

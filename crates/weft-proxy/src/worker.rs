@@ -28,6 +28,7 @@ pub use crate::limits::{Limits, Sources};
 use crate::listener::accept::{accept_loop, serve, serve_adopted};
 use crate::listener::crew::Crew;
 use crate::listener::set::SocketKey;
+use crate::reports::{Loads, Outlet};
 use crate::tcp::{SCRATCH_BYTES, Scratch};
 use crate::tls::{Secrets, TlsConfigs, TlsInfo};
 use crate::upstream::Pools;
@@ -74,6 +75,8 @@ pub struct Worker {
     pub pools: Pools,
     /// Spans on their way to a collector.
     pub(crate) spans: Spans,
+    /// What the control plane will be told.
+    pub(crate) loads: Loads,
     /// Idle client connections.
     pub(crate) parking: Parking,
     /// Read buffer for bodies of TCP connections; borrow it only inside one poll.
@@ -194,6 +197,8 @@ pub struct WorkerParts {
     pub crew: Crew,
     /// Targets of access logs.
     pub logs: LogSinks,
+    /// Where reports for the control plane go.
+    pub(crate) reports: Outlet,
 }
 
 impl Worker {
@@ -210,6 +215,7 @@ impl Worker {
             heir,
             crew,
             logs,
+            reports,
         } = parts;
         let metrics = registry.shard();
         Worker {
@@ -220,6 +226,7 @@ impl Worker {
             captured: RefCell::default(),
             counters: Counters::new(&metrics),
             spans: Spans::new(&metrics),
+            loads: Loads::new(reports),
             metrics,
             tls: TlsConfigs::new(secrets),
             drain: drain.for_worker(),
@@ -481,7 +488,7 @@ async fn obey(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<ToWorker>)
     while let Some(order) = orders.recv().await {
         match order {
             ToWorker::Tables(tables) => worker.set_tables(tables),
-            ToWorker::End => return,
+            ToWorker::End => return worker.loads.flush(),
             ToWorker::Unlisten(key) => {
                 for task in accepting.remove(&key).unwrap_or_default() {
                     task.abort();

@@ -3,7 +3,8 @@
 //! A worker owns a [`Shard`]: it records into atomics that only it writes, so a request
 //! takes no lock; a scrape on another thread reads the same atomics and merges the shards.
 //! Istio's standard metrics ([`istio`]) have their own compact path; everything else
-//! (`pilot_*`, `envoy_server_*`, `weft_*`) uses the generic families in [`Registry`].
+//! (`pilot_*`, `envoy_server_*`, `weft_*`) uses the generic families in [`Registry`]. What the control
+//! plane is told of the traffic is added up apart from them ([`load`]).
 //! Must not know: sockets, xDS, Istio kinds.
 
 mod buckets;
@@ -11,6 +12,7 @@ mod cell;
 mod family;
 mod flags;
 pub mod istio;
+pub mod load;
 mod peer;
 mod registry;
 mod scrape;

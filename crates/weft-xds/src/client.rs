@@ -64,6 +64,10 @@ pub trait Subscriber: Send {
 
     /// The connection came or went.
     fn on_connection(&mut self, connection: &Connection);
+
+    /// The stream is open: other calls to the same control plane may go over its connection until it
+    /// is lost.
+    fn on_channel(&mut self, _channel: &Channel) {}
 }
 
 /// Subscriptions to change.
@@ -169,6 +173,7 @@ async fn stream(
         _ = requests.send(request);
     }
     let receiver = UnboundedReceiverStream::new(receiver);
+    let shared = channel.clone();
     let opened = match session.mode() {
         Mode::Sotw => {
             let receiver = receiver.filter_map(|request| match request {
@@ -194,6 +199,7 @@ async fn stream(
         Err(status) => return status.into(),
     };
     subscriber.on_connection(&Connection::Connected { address: target.address.clone() });
+    subscriber.on_channel(&shared);
     loop {
         tokio::select! {
             response = responses.next() => match response {

@@ -3,7 +3,8 @@
 //! Owns: Envoy's messages (`pb`), resource types and names, the sans-io ADS
 //! session of both ends (`session`), thin gRPC shells around it (`client`,
 //! `server`), Istio's certificate service (`ca`) and name tables (`nds`), the node's identity fields
-//! (`node`), the JSON form of any message (`json`) and patches of messages (`patch`).
+//! (`node`), the JSON form of any message (`json`), patches of messages (`patch`) and load reports
+//! (`report`).
 //! Must not know: Istio kinds, how resources are made, what a proxy does with
 //! them.
 
@@ -17,10 +18,12 @@ pub mod names;
 pub mod nds;
 pub mod node;
 pub mod patch;
+pub mod report;
 pub mod server;
 pub mod session;
 pub mod stats;
 pub mod type_url;
+pub mod unary;
 pub mod wire;
 
 mod canonical;

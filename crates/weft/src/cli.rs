@@ -48,6 +48,12 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// What each proxy was sent and has acknowledged.
     ProxyStatus(ProxyStatusArgs),
+    /// Who calls whom now: rates, failures, latencies, TLS.
+    Graph(GraphArgs),
+    /// The interfaces of services, the busiest first; with --failures what fails, and for whom.
+    Top(TopArgs),
+    /// Single requests of the last hour: who called what.
+    Logs(LogsArgs),
     /// Print what the control plane needs in a Kubernetes cluster, for `kubectl apply -f -`.
     Install(InstallArgs),
     /// Make a join token: the proof of a workload's name, for `weft proxy --token-file`.
@@ -287,6 +293,82 @@ pub(crate) struct ProxyStatusArgs {
     /// The control plane's status address.
     #[arg(long, env = "WEFT_API", default_value = "http://127.0.0.1:15014", value_name = "URL")]
     pub(crate) api: String,
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// The control plane's status address.
+    #[arg(long, env = "WEFT_API", default_value = "http://127.0.0.1:15014", value_name = "URL")]
+    pub(crate) api: String,
+    /// Edges that begin or end in this namespace.
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// How far back, at most 15m.
+    #[arg(long, default_value = "1m", value_name = "TIME", value_parser = lifetime)]
+    pub(crate) window: Duration,
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: GraphOutput,
+}
+
+/// How the graph is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphOutput {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// For Graphviz.
+    Dot,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// The control plane's status address.
+    #[arg(long, env = "WEFT_API", default_value = "http://127.0.0.1:15014", value_name = "URL")]
+    pub(crate) api: String,
+    /// Of this service only: `reviews`, or its full name.
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// How far back, at most 15m.
+    #[arg(long, default_value = "1m", value_name = "TIME", value_parser = lifetime)]
+    pub(crate) window: Duration,
+    /// What fails: by status, flags, caller and path; the mesh's own 404 (NR) told apart from the
+    /// application's.
+    #[arg(long)]
+    pub(crate) failures: bool,
+    /// Rows shown.
+    #[arg(long, default_value = "50", value_name = "NUMBER")]
+    pub(crate) limit: usize,
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The control plane's status address.
+    #[arg(long, env = "WEFT_API", default_value = "http://127.0.0.1:15014", value_name = "URL")]
+    pub(crate) api: String,
+    /// How the path begins, or with `*` in it a pattern of the whole path.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// A status, a class of them or a response flag: 503, 5xx, NR.
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Option<String>,
+    /// How far back.
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = lifetime)]
+    pub(crate) since: Duration,
+    /// The caller: NAMESPACE/WORKLOAD, its name or its IP.
+    #[arg(long, value_name = "WHO")]
+    pub(crate) from: Option<String>,
+    /// The one called: as --from, or a service.
+    #[arg(long, value_name = "WHO")]
+    pub(crate) to: Option<String>,
+    /// Rows shown, the newest first.
+    #[arg(long, default_value = "100", value_name = "NUMBER")]
+    pub(crate) limit: usize,
+    /// `json` prints one line for each request.
     #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: Output,
 }

@@ -9,6 +9,7 @@ mod hooks;
 mod init;
 mod inject;
 mod install;
+mod mesh;
 mod proxy_status;
 mod token;
 mod why;
@@ -50,6 +51,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Analyze(args) => return analyze::run(&args),
         Command::Why(args) => return why::run(&args),
         Command::ProxyStatus(args) => proxy_status::run(&args)?,
+        Command::Graph(args) => mesh::graph(&args)?,
+        Command::Top(args) => mesh::top(&args)?,
+        Command::Logs(args) => mesh::logs(&args)?,
         Command::Install(args) => install::run(args)?,
         Command::Token(args) => token::run(&args)?,
         Command::Version => print(&format!("weft {}\n", env!("CARGO_PKG_VERSION")))?,

@@ -50,14 +50,35 @@ pub async fn proxies(address: &str) -> Result<Vec<ProxyStatus>, FetchError> {
 pub async fn why(address: &str, question: &Question) -> Result<Vec<u8>, FetchError> {
     let json = serde_json::to_string(question)
         .map_err(|source| FetchError::Json { address: address.to_owned(), source })?;
-    let mut path = String::from("/debug/why?q=");
-    for byte in json.bytes() {
+    get(address, &format!("/debug/why?q={}", escaped(&json))).await
+}
+
+/// A page of the recent past, such as `/telemetry/graph`, asked with these names and values.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn telemetry<T: serde::de::DeserializeOwned>(
+    address: &str,
+    page: &str,
+    query: &[(&str, String)],
+) -> Result<T, FetchError> {
+    let query: Vec<String> =
+        query.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+    let page = get(address, &format!("{page}?{}", query.join("&"))).await?;
+    serde_json::from_slice(&page)
+        .map_err(|source| FetchError::Json { address: address.to_owned(), source })
+}
+
+/// As the value of a query.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => path.push(char::from(byte)),
-            _ => path.push_str(&format!("%{byte:02X}")),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
         }
     }
-    get(address, &path).await
+    out
 }
 
 /// The body of any page of the status port.

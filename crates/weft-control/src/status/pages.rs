@@ -17,6 +17,7 @@ use weft_xds::{ResourceType, json as xds_json};
 use super::why::why;
 use super::{Explain, ProxyStatus};
 use crate::push::{Proxy, Pusher};
+use crate::telemetry::Telemetry;
 use crate::world::World;
 
 /// What the pages show.
@@ -56,9 +57,15 @@ impl Pages {
     }
 }
 
-pub(crate) async fn serve(listener: TcpListener, pages: Pages, shutdown: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    pages: Pages,
+    telemetry: Telemetry,
+    shutdown: CancellationToken,
+) {
     let stop = shutdown.cancelled_owned();
-    let served = axum::serve(listener, pages.router()).with_graceful_shutdown(stop).await;
+    let router = pages.router().merge(crate::telemetry::router(telemetry));
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop).await;
     if let Err(error) = served {
         tracing::error!(%error, "the status server ended");
     }
@@ -79,7 +86,11 @@ async fn index(State(pages): State<Pages>) -> Html<String> {
          <pre>{table}</pre>\
          <p><a href=/debug/syncz>/debug/syncz</a> · <a href=/debug/registryz>/debug/registryz</a> · \
          <a href=/debug/configz>/debug/configz</a> · \
-         <a href=/debug/gateway_api>/debug/gateway_api</a> · <a href=/metrics>/metrics</a> · \
+         <a href=/debug/gateway_api>/debug/gateway_api</a> · \
+         <a href=/telemetry/graph>/telemetry/graph</a> · \
+         <a href=/telemetry/interfaces>/telemetry/interfaces</a> · \
+         <a href=/telemetry/failures>/telemetry/failures</a> · \
+         <a href=/telemetry/requests>/telemetry/requests</a> · <a href=/metrics>/metrics</a> · \
          <a href=/ready>/ready</a>\n",
         proxies.len()
     ))

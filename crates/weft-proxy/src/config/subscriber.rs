@@ -276,5 +276,12 @@ impl Subscriber for Applier {
             &[],
         );
         gauge.set(i64::from(connected));
+        if !connected {
+            self.shared.channels.send_replace(None);
+        }
+    }
+
+    fn on_channel(&mut self, channel: &tonic::transport::Channel) {
+        self.shared.channels.send_replace(Some(channel.clone()));
     }
 }

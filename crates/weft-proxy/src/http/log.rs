@@ -287,7 +287,7 @@ pub(crate) fn direction(direction: Direction) -> &'static str {
     }
 }
 
-fn trace_id(head: &RequestHead) -> Option<&str> {
+pub(crate) fn trace_id(head: &RequestHead) -> Option<&str> {
     let text = |name: &str| std::str::from_utf8(head.headers.get(name)?).ok();
     match text("x-b3-traceid") {
         Some(id) if !id.is_empty() => Some(id),

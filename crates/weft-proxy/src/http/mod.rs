@@ -11,7 +11,7 @@ mod attempt;
 mod exchange;
 mod limits;
 mod mirror;
-mod request;
+pub(crate) mod request;
 mod spelling;
 
 mod filter;
@@ -33,7 +33,7 @@ pub(crate) mod span;
 mod upgrade;
 mod why;
 
-mod conn;
+pub(crate) mod conn;
 mod downstream;
 pub(crate) mod h1_body;
 pub(crate) mod h2_link;

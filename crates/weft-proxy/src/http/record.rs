@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use weft_http::ResponseHead;
+use weft_telemetry::load::Interface;
 use weft_telemetry::{
     Amounts, Outcome, PeerInfo, Protocol, Reporter, RequestLabels, ResponseFlags, SecurityPolicy,
     ServiceInfo,
@@ -24,6 +25,7 @@ use super::log::{End, Notes};
 use super::request::Request;
 use super::span;
 use crate::error::ProxyError;
+use crate::reports::Access;
 
 /// One request's record.
 pub(crate) struct Record {
@@ -246,7 +248,32 @@ impl Record {
         self.parties.with_labels(self.protocol, callee, conn, |labels| {
             let labels = &RequestLabels { values: &values, ..*labels };
             conn.worker.metrics.request(labels, outcome, &amounts);
+            report(labels, request, (outcome, &amounts), callee.1, conn);
         });
+    }
+}
+
+/// Tells the control plane, in time.
+fn report(
+    labels: &RequestLabels<'_>,
+    request: Option<&Request>,
+    (outcome, amounts): (Outcome, &Amounts),
+    endpoint: Option<&Endpoint>,
+    conn: &HttpConn,
+) {
+    let loads = &conn.worker.loads;
+    let interface = match request {
+        Some(request) => {
+            let method = std::str::from_utf8(request.head.method.as_bytes()).unwrap_or("?");
+            Interface { method, path: request.head.path() }
+        }
+        None => Interface { method: "", path: b"" },
+    };
+    loads.request(labels, interface, outcome, amounts);
+    if let Some(request) = request
+        && loads.wants_record(outcome, || conn.worker.random())
+    {
+        loads.record(|| Access::new(labels, request, (outcome, amounts), endpoint, conn));
     }
 }
 

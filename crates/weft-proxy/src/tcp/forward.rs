@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use weft_telemetry::load::TcpLoad;
 use weft_telemetry::{
     PeerInfo, Reporter, ResponseFlags, SecurityPolicy, ServiceInfo, TcpFlow, TcpLabels,
 };
@@ -166,8 +167,12 @@ async fn relay(
     let labels = Labels::new(Some(cluster), Some(upstream), config, conn, worker);
     let flow = labels.flow(ResponseFlags::NONE, worker);
     flow.opened();
+    let load = labels.load(worker);
+    if let Some(load) = &load {
+        load.opened();
+    }
     let limits = Limits { idle: config.idle_timeout, whole: config.connection_duration_max };
-    let meter = FlowMeter { flow, bytes: Cell::default() };
+    let meter = FlowMeter { flow, load, bytes: Cell::default() };
     let end =
         copy::bidirectional(io, &mut upstream.connected.io, &worker.scratch, limits, &meter).await;
     match &end {
@@ -184,6 +189,9 @@ async fn relay(
     match flags == ResponseFlags::NONE {
         true => meter.flow.closed(),
         false => labels.flow(flags, worker).closed(),
+    }
+    if let Some(load) = &meter.load {
+        load.closed();
     }
     let error = match &end {
         End::Downstream(error) | End::Upstream(error) => Some(error),
@@ -222,6 +230,10 @@ fn refuse(
     let flow = labels.flow(flags, worker);
     flow.opened();
     flow.closed();
+    if let Some(load) = labels.load(worker) {
+        load.opened();
+        load.closed();
+    }
     if let Some(logs) = &config.access_log {
         let failure = match (error.is_connect_failure(), &error.source) {
             (true, Some(source)) => source.to_string().replace(' ', "_"),
@@ -241,6 +253,7 @@ fn refuse(
 
 struct FlowMeter {
     flow: TcpFlow,
+    load: Option<TcpLoad>,
     /// Received and sent by this connection.
     bytes: Cell<(u64, u64)>,
 }
@@ -250,12 +263,18 @@ impl Meter for FlowMeter {
         let (received, sent) = self.bytes.get();
         self.bytes.set((received + bytes, sent));
         self.flow.received(bytes);
+        if let Some(load) = &self.load {
+            load.received(bytes);
+        }
     }
 
     fn sent(&self, bytes: u64) {
         let (received, sent) = self.bytes.get();
         self.bytes.set((received, sent + bytes));
         self.flow.sent(bytes);
+        if let Some(load) = &self.load {
+            load.sent(bytes);
+        }
     }
 }
 
@@ -330,7 +349,15 @@ impl Labels {
     }
 
     fn flow(&self, flags: ResponseFlags, worker: &Worker) -> TcpFlow {
-        worker.metrics.tcp(&TcpLabels {
+        worker.metrics.tcp(&self.with(flags))
+    }
+
+    fn load(&self, worker: &Worker) -> Option<TcpLoad> {
+        worker.loads.tcp(&self.with(ResponseFlags::NONE))
+    }
+
+    fn with(&self, flags: ResponseFlags) -> TcpLabels<'_> {
+        TcpLabels {
             reporter: self.reporter,
             source: &self.source,
             destination: &self.destination,
@@ -339,7 +366,7 @@ impl Labels {
             flags,
             view: self.metrics.as_ref().map(|metrics| &metrics.view),
             values: &self.values,
-        })
+        }
     }
 }
 

@@ -140,6 +140,7 @@ impl Mesh {
             limits: setup.limits,
             sources: Sources::default(),
             logs: LogSinks::new(&registry),
+            reports: crate::reports::channel().0,
         };
         let worker = Rc::new(Worker::new(0, 1, parts, EndpointTable::default()));
         let mut apps = Vec::new();
