@@ -24,7 +24,8 @@ use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
 use crate::source::dir::{self, DirError};
 use crate::status;
-use crate::telemetry::{Intake, Telemetry};
+use crate::telemetry::{self, Intake, Telemetry};
+use crate::traces::{self, Traces};
 use crate::webhook::{self, Webhook};
 use crate::world::World;
 
@@ -61,6 +62,8 @@ pub struct Config {
     pub webhook: Option<Webhook>,
     /// Who answers `/debug/why`.
     pub why: Option<status::Explain>,
+    /// Keep traces, and answer Zipkin's API on the status port.
+    pub traces: bool,
 }
 
 impl Config {
@@ -81,6 +84,7 @@ impl Config {
             push: push::Options::default(),
             webhook: None,
             why: None,
+            traces: false,
         }
     }
 }
@@ -207,7 +211,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         None => None,
     };
     let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone(), config.why);
-    tasks.spawn(status::serve(http_listener, pages, telemetry, shutdown.clone()));
+    let mut router = pages.router().merge(telemetry::router(telemetry));
+    if config.traces {
+        router = router.merge(traces::router(Traces::new(&metrics)));
+    }
+    tasks.spawn(status::serve(http_listener, router, shutdown.clone()));
     tracing::info!(%xds, ?xds_tls, %http, ?webhook, "control plane listens");
     let root_pem = authority.root_pem().to_string();
     Ok(Handle {

@@ -12,6 +12,7 @@ pub mod push;
 pub mod source;
 pub mod status;
 pub mod telemetry;
+pub mod traces;
 pub mod webhook;
 pub mod world;
 

@@ -9,7 +9,7 @@ mod interface;
 mod latency;
 
 pub use interface::template;
-pub use latency::{LATENCY_BUCKETS, latency_bucket, latency_bound_us, quantile_us};
+pub use latency::{LATENCY_BUCKETS, latency_bound_us, latency_bucket, quantile_us};
 
 use crate::istio::{
     Amounts, Outcome, Protocol, Reporter, RequestLabels, SecurityPolicy, ServiceInfo,

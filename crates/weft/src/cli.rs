@@ -135,6 +135,10 @@ pub(crate) struct ControlArgs {
     pub(crate) webhook_address: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) inject: InjectSettings,
+    /// Keep the newest traces in memory and answer Zipkin's API (/api/v2) on the status address: for
+    /// one machine, where no collector is installed.
+    #[arg(long)]
+    pub(crate) trace_store: bool,
     /// SPIFFE trust domain of every certificate.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub(crate) trust_domain: String,

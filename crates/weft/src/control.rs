@@ -33,6 +33,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         http_address,
         webhook_address,
         inject,
+        trace_store,
         trust_domain,
         workload_cert_ttl,
         log_level: _,
@@ -51,6 +52,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     config.http_address = http_address;
     config.tls_addresses.push(xds_tls_address.ip());
     config.why = Some(crate::why::explain);
+    config.traces = trace_store;
     if let Some(address) = webhook_address {
         let settings = inject.read(&trust_domain)?;
         config.webhook = Some(Webhook { address, settings });

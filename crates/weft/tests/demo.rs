@@ -302,6 +302,38 @@ async fn metrics_agree(demo: &Demo) {
 }
 
 /// STRICT refuses who has no certificate, and only them.
+/// A trace through gateway and sidecars, where nothing else is installed.
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_are_kept_and_found() {
+    let demo = Demo::start(&[]).await;
+    let id = "463ac35c9f6413ad";
+    let headers =
+        [HOST, ("x-b3-traceid", id), ("x-b3-spanid", "00f067aa0ba902b7"), ("x-b3-sampled", "1")];
+    let reply = client::get(demo.gateway(), "/", &headers).await.expect("the gateway answers");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let store = socket(&demo.ready["traces"]);
+    let page = |path: String| async move {
+        let reply = client::get(store, &path, &[]).await.expect("the store answers");
+        (reply.status, reply.json())
+    };
+    // Proxies send spans after five seconds, if there are not five before.
+    let spans: Vec<Value> = wait::until("all six spans", Duration::from_secs(60), || async {
+        let (_, trace) = page(format!("/api/v2/trace/{id}")).await;
+        trace.as_array().filter(|spans| spans.len() >= 6).cloned()
+    })
+    .await;
+    let by = |kind: &str| spans.iter().filter(|span| span["kind"] == kind).count();
+    assert_eq!((by("CLIENT"), by("SERVER")), (3, 3), "{spans:#?}");
+    let (_, services) = page("/api/v2/services".to_owned()).await;
+    for service in ["gateway", "servicea", "serviceb"] {
+        assert!(services.to_string().contains(service), "{services}");
+    }
+    let (_, found) = page("/api/v2/traces?annotationQuery=http.status_code%3D200".to_owned()).await;
+    assert!(found.to_string().contains(id), "{found}");
+    let (_, links) = page(format!("/api/v2/dependencies?endTs={}", i64::MAX / 2_000_000)).await;
+    assert!(links.is_array(), "{links}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_refuses_the_client_outside_the_mesh() {
     let demo = Demo::start(&[]).await;

@@ -17,7 +17,6 @@ use weft_xds::{ResourceType, json as xds_json};
 use super::why::why;
 use super::{Explain, ProxyStatus};
 use crate::push::{Proxy, Pusher};
-use crate::telemetry::Telemetry;
 use crate::world::World;
 
 /// What the pages show.
@@ -57,14 +56,8 @@ impl Pages {
     }
 }
 
-pub(crate) async fn serve(
-    listener: TcpListener,
-    pages: Pages,
-    telemetry: Telemetry,
-    shutdown: CancellationToken,
-) {
+pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let stop = shutdown.cancelled_owned();
-    let router = pages.router().merge(crate::telemetry::router(telemetry));
     let served = axum::serve(listener, router).with_graceful_shutdown(stop).await;
     if let Err(error) = served {
         tracing::error!(%error, "the status server ended");

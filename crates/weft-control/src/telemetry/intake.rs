@@ -1,10 +1,10 @@
 //! Takes reports in: who sends one is what its token proves, not what it says.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tonic::{Request, Status};
+use weft_model::Snapshot;
 use weft_xds::NodeView;
 use weft_xds::pb::envoy::config::core::v3::Node as XdsNode;
 use weft_xds::report::{ReportRequest, ReportResponse};
@@ -54,7 +54,9 @@ impl Intake {
         let sender = self.sender(&report, &proven)?;
         let now = self.telemetry.now();
         let (resolved, reporters) = {
+            let snapshot = self.world.snapshot();
             let mut store = self.telemetry.store();
+            store.learn_principals(&report, now, |principal| whose(&snapshot, principal));
             (store.take(&report, &sender, now), store.reporters.len())
         };
         match resolved {
@@ -84,7 +86,10 @@ impl Intake {
             NodeView::parse(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let refuse = |what: String| Err(Status::permission_denied(what));
         if node.namespace != identity.namespace() {
-            return refuse(format!("the token is for {identity}, the node is in {}", node.namespace));
+            return refuse(format!(
+                "the token is for {identity}, the node is in {}",
+                node.namespace
+            ));
         }
         if pod.as_deref().is_some_and(|pod| pod != node.name) {
             return refuse(format!("the token is another Pod's than {}", node.name));
@@ -109,17 +114,28 @@ impl Intake {
     }
 }
 
+/// The one workload that runs as a SPIFFE id's service account.
+fn whose(snapshot: &Snapshot, principal: &str) -> Option<(Arc<str>, Arc<str>)> {
+    let mut parts = principal.strip_prefix("spiffe://")?.split('/').skip(1);
+    let (Some("ns"), Some(namespace), Some("sa"), Some(account)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    let mut runs = snapshot.workloads().filter(|workload| {
+        *workload.namespace == *namespace && *workload.service_account == *account
+    });
+    let first = runs.next()?;
+    let is_one = runs.all(|other| other.workload_name == first.workload_name);
+    is_one.then(|| (first.namespace.clone(), first.workload_name.clone()))
+}
+
 impl Method<ReportRequest, ReportResponse> for Intake {
-    fn answer(
-        &self,
-        request: Request<ReportRequest>,
-    ) -> impl Future<Output = Result<ReportResponse, Status>> + Send {
-        async move {
-            let answer = self.take(request).await;
-            if answer.is_err() {
-                self.telemetry.0.refused.inc();
-            }
-            answer
+    async fn answer(&self, request: Request<ReportRequest>) -> Result<ReportResponse, Status> {
+        let answer = self.take(request).await;
+        if answer.is_err() {
+            self.telemetry.0.refused.inc();
         }
+        answer
     }
 }

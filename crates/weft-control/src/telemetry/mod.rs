@@ -58,19 +58,13 @@ impl Telemetry {
             repeated: reports("repeated"),
             refused: reports("refused"),
         }));
-        let series: [(&str, fn(&Store) -> usize); 4] = [
-            ("edges", |store| store.edges.len()),
-            ("interfaces", |store| store.interfaces.len()),
-            ("failures", |store| store.failures.len()),
-            ("reporters", |store| store.reporters.len()),
-        ];
-        for (kind, count) in series {
+        for kind in ["edges", "interfaces", "failures", "reporters"] {
             let weak = Arc::downgrade(&telemetry.0);
             metrics.gauge_fn(
                 "weft_telemetry_series",
                 "What is kept of the mesh's recent past, by kind.",
                 &[("kind", kind)],
-                move || weak.upgrade().map_or(0.0, |inner| count(&lock(&inner.store)) as f64),
+                move || weak.upgrade().map_or(0.0, |inner| lock(&inner.store).len(kind) as f64),
             );
         }
         telemetry

@@ -113,7 +113,8 @@ impl Records {
     /// The newest first. `now_us` is microseconds since 1970.
     pub(super) fn find(&self, filter: &Filter, now_us: u64) -> Vec<RequestRow> {
         let limit = filter.limit.unwrap_or(100).min(ANSWERS_MAX);
-        let from = filter.since.map(|seconds| now_us.saturating_sub(seconds.saturating_mul(1_000_000)));
+        let from =
+            filter.since.map(|seconds| now_us.saturating_sub(seconds.saturating_mul(1_000_000)));
         let mut rows: Vec<RequestRow> = Vec::new();
         // The other side's word on a request that is listed.
         let mut listed: HashMap<(&str, &str), usize> = HashMap::new();
@@ -340,7 +341,10 @@ mod tests {
         let both = rows.iter().find(|row| row.path == "/a").unwrap();
         assert_eq!(both.reporter, "both");
         assert_eq!((&*both.source, &*both.source_address), ("shop/web", "10.0.0.7:5000"));
-        assert_eq!((&*both.destination, &*both.destination_address), ("shop/reviews", "10.0.0.8:8080"));
+        assert_eq!(
+            (&*both.destination, &*both.destination_address),
+            ("shop/reviews", "10.0.0.8:8080")
+        );
 
         let of = |filter: Filter| records.find(&filter, 2_000_000).len();
         let status = |status: &str| Filter { status: Some(status.into()), ..Filter::default() };

@@ -28,13 +28,18 @@ const SERVICES_MAX: usize = 5_000;
 const SERVICES_PER_EDGE_MAX: usize = 8;
 /// Longest name kept. Bytes.
 const NAME_BYTES_MAX: usize = 253;
+/// How long it holds whose a certificate is. Seconds.
+const NAMED_FOR: u64 = 30;
 /// A reporter this long silent is gone. Seconds.
 const REPORTER_GONE: u64 = 3600;
 
 /// An end of an edge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Node {
-    Workload { namespace: Arc<str>, name: Arc<str> },
+    Workload {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
     /// Only its certificate is known.
     Principal(Arc<str>),
     /// Nothing is known: a client without a sidecar.
@@ -101,6 +106,13 @@ pub(super) struct Reporter {
     pub(super) requests: u64,
 }
 
+/// Namespace and name of the one workload of a certificate, if there is one, as it was looked up.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub(super) workload: Option<(Arc<str>, Arc<str>)>,
+    at: u64,
+}
+
 /// Who sends a report, as proved.
 #[derive(Clone, Debug)]
 pub(super) struct Sender {
@@ -118,8 +130,8 @@ pub(super) struct Store {
     /// By the proxy process' own number.
     pub(super) reporters: HashMap<u64, Reporter>,
     templates: HashMap<Arc<str>, Templates>,
-    /// Workload of a certificate; `None`: several share it.
-    principals: HashMap<Arc<str>, Option<(Arc<str>, Arc<str>)>>,
+    /// Workload of a certificate; `None`: several share it, or none is known.
+    pub(super) principals: HashMap<Arc<str>, Named>,
 }
 
 /// A report whose names are resolved.
@@ -140,7 +152,6 @@ impl Store {
         if !self.is_new(report, sender, now) {
             return None;
         }
-        self.learn_principal(sender);
         let peers = |side: Side| -> Vec<Node> {
             report.peers.iter().map(|peer| self.node(peer, side, sender)).collect()
         };
@@ -149,10 +160,8 @@ impl Store {
             destinations: peers(Side::Destination),
             services: report.services.iter().map(service_name).collect(),
         };
-        let own = Node::Workload {
-            namespace: sender.namespace.clone(),
-            name: sender.workload.clone(),
-        };
+        let own =
+            Node::Workload { namespace: sender.namespace.clone(), name: sender.workload.clone() };
         for load in &report.loads {
             let Ok(side) = Side::try_from(load.side) else { continue };
             let service_at = load.service as usize;
@@ -185,6 +194,16 @@ impl Store {
         Some(resolved)
     }
 
+    /// How much is kept of one kind.
+    pub(super) fn len(&self, kind: &str) -> usize {
+        match kind {
+            "edges" => self.edges.len(),
+            "interfaces" => self.interfaces.len(),
+            "failures" => self.failures.len(),
+            _ => self.reporters.len(),
+        }
+    }
+
     /// Counts reports by their number, so that one that is sent again is known.
     fn is_new(&mut self, report: &report::ReportRequest, sender: &Sender, now: u64) -> bool {
         if self.reporters.len() >= REPORTERS_MAX && !self.reporters.contains_key(&report.instance) {
@@ -215,15 +234,27 @@ impl Store {
         true
     }
 
-    fn learn_principal(&mut self, sender: &Sender) {
-        if self.principals.len() >= REPORTERS_MAX {
-            return;
-        }
-        let named = (sender.namespace.clone(), sender.workload.clone());
-        let known =
-            self.principals.entry(sender.principal.clone()).or_insert(Some(named.clone()));
-        if known.as_ref().is_some_and(|known| *known != named) {
-            *known = None;
+    /// Looks up whose certificates the report names; `whose` is not cheap.
+    pub(super) fn learn_principals(
+        &mut self,
+        report: &report::ReportRequest,
+        now: u64,
+        whose: impl Fn(&str) -> Option<(Arc<str>, Arc<str>)>,
+    ) {
+        for peer in &report.peers {
+            let principal = peer.principal.as_str();
+            let is_known = |named: &Named| named.at + NAMED_FOR > now;
+            if !peer.workload.is_empty()
+                || principal.is_empty()
+                || self.principals.get(principal).is_some_and(is_known)
+            {
+                continue;
+            }
+            if self.principals.len() >= REPORTERS_MAX {
+                self.principals.clear();
+            }
+            let workload = whose(bounded(principal));
+            self.principals.insert(bounded(principal).into(), Named { workload, at: now });
         }
     }
 
@@ -237,7 +268,7 @@ impl Store {
             return Node::Unknown;
         }
         match self.principals.get(peer.principal.as_str()) {
-            Some(Some((namespace, name))) => {
+            Some(Named { workload: Some((namespace, name)), .. }) => {
                 Node::Workload { namespace: namespace.clone(), name: name.clone() }
             }
             _ => Node::Principal(Arc::from(bounded(&peer.principal))),
@@ -356,11 +387,18 @@ impl Sides {
     }
 
     fn last(&self) -> u64 {
-        [&self.source, &self.destination].into_iter().flatten().map(|side| side.last).max().unwrap_or(0)
+        [&self.source, &self.destination]
+            .into_iter()
+            .flatten()
+            .map(|side| side.last)
+            .max()
+            .unwrap_or(0)
     }
 
     fn merge(&mut self, other: &Sides) {
-        for (side, theirs) in [(Side::Source, &other.source), (Side::Destination, &other.destination)] {
+        for (side, theirs) in
+            [(Side::Source, &other.source), (Side::Destination, &other.destination)]
+        {
             if let Some(theirs) = theirs {
                 self.of(side).merge(theirs);
             }
@@ -424,7 +462,8 @@ fn tally(load: &report::Load) -> Option<Tally> {
         tally.ended(&end, ends.requests);
     }
     for (bucket, count) in load.buckets.iter().zip(&load.counts) {
-        let bucket = u8::try_from(*bucket).ok().filter(|bucket| usize::from(*bucket) < LATENCY_BUCKETS)?;
+        let bucket =
+            u8::try_from(*bucket).ok().filter(|bucket| usize::from(*bucket) < LATENCY_BUCKETS)?;
         match tally.latency.last() {
             Some((last, _)) if *last >= bucket => return None,
             _ => tally.latency.push((bucket, u64::from(*count))),

@@ -184,7 +184,11 @@ mod tests {
                 all.insert(templates.find(&format!("/{}/{}/a", name(first), name(second))));
             }
         }
-        assert!(all.len() <= TEMPLATES_MAX + 1 && templates.leaves <= TEMPLATES_MAX, "{}", all.len());
+        assert!(
+            all.len() <= TEMPLATES_MAX + 1 && templates.leaves <= TEMPLATES_MAX,
+            "{}",
+            all.len()
+        );
     }
 
     #[test]

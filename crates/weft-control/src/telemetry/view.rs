@@ -226,19 +226,18 @@ impl Store {
             })
             .collect();
         rows.sort_by(|a, b| {
-            (b.numbers.requests, &a.service, &a.path, &a.method)
-                .cmp(&(a.numbers.requests, &b.service, &b.path, &b.method))
+            (b.numbers.requests, &a.service, &a.path, &a.method).cmp(&(
+                a.numbers.requests,
+                &b.service,
+                &b.path,
+                &b.method,
+            ))
         });
         rows
     }
 
     /// Failures in the window, the most frequent first.
-    pub(super) fn failures(
-        &self,
-        now: u64,
-        window: u64,
-        service: Option<&str>,
-    ) -> Vec<FailureRow> {
+    pub(super) fn failures(&self, now: u64, window: u64, service: Option<&str>) -> Vec<FailureRow> {
         let wanted = |name: &str| service.is_none_or(|wanted| is_service(name, wanted));
         let mut rows: Vec<FailureRow> = self
             .failures
@@ -265,7 +264,8 @@ impl Store {
             })
             .collect();
         rows.sort_by(|a, b| {
-            (b.requests, &a.service, &a.path, a.code).cmp(&(a.requests, &b.service, &b.path, b.code))
+            (b.requests, &a.service, &a.path, a.code)
+                .cmp(&(a.requests, &b.service, &b.path, b.code))
         });
         rows
     }

@@ -125,7 +125,10 @@ impl Tally {
 
     /// Requests that ended so.
     pub(super) fn count(&self, which: impl Fn(&End) -> bool) -> u64 {
-        self.ends.iter().filter(|(end, _)| which(end)).fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
+        self.ends
+            .iter()
+            .filter(|(end, _)| which(end))
+            .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -181,7 +184,8 @@ impl Window {
     /// Takes over another series, such as one that turned out to be of the same interface.
     pub(super) fn merge(&mut self, other: &Window) {
         self.total.add(&other.total);
-        for (slots, theirs) in [(&mut self.older, &other.older), (&mut self.recent, &other.recent)] {
+        for (slots, theirs) in [(&mut self.older, &other.older), (&mut self.recent, &other.recent)]
+        {
             for (start, tally) in theirs {
                 match slots.binary_search_by_key(start, |(start, _)| *start) {
                     Ok(at) => slots[at].1.add(tally),

@@ -157,9 +157,7 @@ pub(crate) fn run(
                         attempted.set_cookie = set_cookie;
                         attempted.guard.request = under_way.permit;
                     }
-                    if result.is_err() {
-                        attempts.host = Some(picked.endpoint);
-                    }
+                    attempts.host = Some(picked.endpoint);
                     let retried = tries.retries > 0;
                     return result.map_err(|error| ProxyError { retried, ..error });
                 }

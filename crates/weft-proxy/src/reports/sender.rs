@@ -198,8 +198,11 @@ impl Sender {
                 self.counters.refused.inc();
                 INTERVAL_MAX
             }
-            Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument
-            | Code::OutOfRange | Code::ResourceExhausted => {
+            Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::OutOfRange
+            | Code::ResourceExhausted => {
                 self.counters.refused.inc();
                 self.greeted = true;
                 self.lose(requests);

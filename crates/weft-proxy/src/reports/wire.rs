@@ -66,7 +66,11 @@ impl Names {
             method: method.to_string(),
             path: path.to_string(),
             requests: tally.requests,
-            ends: tally.outcomes.iter().map(|(outcome, requests)| ends(*outcome, *requests)).collect(),
+            ends: tally
+                .outcomes
+                .iter()
+                .map(|(outcome, requests)| ends(*outcome, *requests))
+                .collect(),
             buckets,
             counts,
             duration_us: tally.duration_us_sum,

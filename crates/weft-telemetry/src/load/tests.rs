@@ -3,7 +3,11 @@ use crate::flags::ResponseFlags;
 use std::time::Duration;
 
 fn peer(workload: &str) -> Arc<PeerInfo> {
-    Arc::new(PeerInfo { workload: workload.into(), namespace: "shop".into(), ..PeerInfo::default() })
+    Arc::new(PeerInfo {
+        workload: workload.into(),
+        namespace: "shop".into(),
+        ..PeerInfo::default()
+    })
 }
 
 struct World {
@@ -36,9 +40,17 @@ impl World {
             values: &[],
         };
         let interface = Interface { method: "GET", path: path.as_bytes() };
-        let amounts =
-            Amounts { duration: Duration::from_millis(3), response_bytes: 10, ..Amounts::default() };
-        self.table.request(&labels, interface, Outcome { code, grpc_status: None, flags }, &amounts);
+        let amounts = Amounts {
+            duration: Duration::from_millis(3),
+            response_bytes: 10,
+            ..Amounts::default()
+        };
+        self.table.request(
+            &labels,
+            interface,
+            Outcome { code, grpc_status: None, flags },
+            &amounts,
+        );
     }
 }
 
@@ -69,7 +81,8 @@ fn requests_add_up_between_takings() {
 fn hostile_paths_and_codes_stay_within_bounds_and_every_request_counts() {
     let mut world = World::new();
     for number in 0..5_000u32 {
-        let name: String = number.to_string().bytes().map(|b| char::from(b - b'0' + b'a')).collect();
+        let name: String =
+            number.to_string().bytes().map(|b| char::from(b - b'0' + b'a')).collect();
         world.get(&format!("/word-{name}"), (number % 900) as u16, ResponseFlags::NONE);
     }
     let LoadBatch { loads, lost } = world.table.take();

@@ -63,6 +63,7 @@ pub(super) fn files(layout: &Layout, certificates: &Certificates) -> Vec<(String
         ("plain-server.yaml".to_owned(), service("plain-server", "http", 8080, 8080)),
         ("ingress.yaml".to_owned(), ingress(layout, certificates)),
         ("mtls.yaml".to_owned(), MTLS.to_owned()),
+        ("tracing.yaml".to_owned(), tracing(layout)),
     ];
     for instance in layout.instances() {
         let name = format!("{}.yaml", instance.workload);
@@ -152,6 +153,49 @@ spec:
   mtls:
     mode: PERMISSIVE
 ";
+
+/// The collector is the control plane of the demo itself.
+fn tracing(layout: &Layout) -> String {
+    let (ip, port) = (layout.control_http().ip(), layout.control_http().port());
+    format!(
+        "\
+---
+# MeshConfig. Every proxy sends its spans to a collector with Zipkin's API: here the control plane's
+# own. Replace the endpoint by that of a Zipkin or Jaeger, and the share of requests to your taste.
+extensionProviders:
+- name: zipkin
+  zipkin:
+    service: {COLLECTOR}
+    port: 9411
+defaultProviders:
+  tracing: [zipkin]
+defaultConfig:
+  tracing:
+    sampling: 10
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  name: zipkin
+  namespace: default
+spec:
+  hosts:
+  - {COLLECTOR}
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports:
+  - name: http
+    number: 9411
+    protocol: HTTP
+  endpoints:
+  - address: {ip}
+    ports:
+      http: {port}
+"
+    )
+}
+
+const COLLECTOR: &str = "zipkin.weft.local";
 
 fn service(name: &str, protocol: &str, port: u16, target: u16) -> String {
     format!(

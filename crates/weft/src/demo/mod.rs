@@ -138,6 +138,7 @@ fn control_args(args: &DemoArgs, layout: &Layout, place: &Place) -> ControlArgs 
         http_address: layout.control_http(),
         webhook_address: None,
         inject: InjectSettings::default(),
+        trace_store: true,
         trust_domain: "cluster.local".into(),
         workload_cert_ttl: args.workload_cert_ttl,
         log_level: args.log_level.clone(),

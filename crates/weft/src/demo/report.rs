@@ -45,6 +45,7 @@ pub(super) fn json(layout: &Layout, config: &Path, proxies: &Proxies) -> Value {
         "xds": layout.xds().to_string(),
         "config_dir": config,
         "control": {"metrics": format!("{control}/metrics"), "api": control},
+        "traces": format!("{control}/api/v2/traces"),
         "proxies": proxies,
         "apps": apps,
     })
@@ -78,6 +79,8 @@ Try:
   weft why GET http://{WEBSITE}:{http_port}/ -f {config}
   weft analyze -f {config}
   weft proxy-status --api {control}
+  weft graph --api {control}            who calls whom (also: weft top, weft logs)
+  curl '{control}/api/v2/traces?serviceName=servicea.default&limit=1'    a trace (Zipkin's API)
 
 Proxies (admin: /config_dump, /clusters, /stats/prometheus):
 ",

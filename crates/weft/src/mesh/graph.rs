@@ -7,10 +7,8 @@ use crate::cli::{GraphArgs, GraphOutput};
 
 pub(crate) fn run(args: &GraphArgs) -> anyhow::Result<()> {
     let GraphArgs { api, namespace, window, output } = args;
-    let query = given(&[
-        ("window", Some(window.as_secs().to_string())),
-        ("namespace", namespace.clone()),
-    ]);
+    let query =
+        given(&[("window", Some(window.as_secs().to_string())), ("namespace", namespace.clone())]);
     let graph: Graph = fetch(api, "/telemetry/graph", &query)?;
     match output {
         GraphOutput::Text => crate::print(&text(&graph)),
@@ -27,8 +25,7 @@ fn text(graph: &Graph) -> String {
         "FROM", "TO", "PROTOCOL", "TLS", "RPS", "SUCCESS", "4XX", "NO ROUTE", "P50 MS", "P90 MS",
         "P99 MS", "REPORTER",
     ];
-    let right =
-        [false, false, false, false, true, true, true, true, true, true, true, false];
+    let right = [false, false, false, false, true, true, true, true, true, true, true, false];
     let rows: Vec<Vec<String>> = graph.edges.iter().map(row).collect();
     table::render(&heading, &right, &rows)
 }

@@ -33,7 +33,16 @@ pub(crate) fn run(args: &LogsArgs) -> anyhow::Result<()> {
 
 fn text(rows: &[RequestRow]) -> String {
     let heading = [
-        "AGO", "CODE", "FLAGS", "MS", "METHOD", "PATH", "FROM", "FROM ADDRESS", "TO", "TO ADDRESS",
+        "AGO",
+        "CODE",
+        "FLAGS",
+        "MS",
+        "METHOD",
+        "PATH",
+        "FROM",
+        "FROM ADDRESS",
+        "TO",
+        "TO ADDRESS",
         "REQUEST ID",
     ];
     let right = [true, true, false, true, false, false, false, false, false, false, false];

@@ -14,7 +14,11 @@ use serde::de::DeserializeOwned;
 use weft_control::status::client;
 
 /// Asks the control plane at `api` for a page.
-fn fetch<T: DeserializeOwned>(api: &str, page: &str, query: &[(&str, String)]) -> anyhow::Result<T> {
+fn fetch<T: DeserializeOwned>(
+    api: &str,
+    page: &str,
+    query: &[(&str, String)],
+) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let address = crate::proxy_status::address(api);
     Ok(runtime.block_on(client::telemetry(address, page, query))?)

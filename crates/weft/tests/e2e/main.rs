@@ -24,6 +24,7 @@ mod live;
 mod pairs;
 mod peers;
 mod provenance;
+mod reports;
 mod rolling;
 mod samples;
 mod slow_readers;
