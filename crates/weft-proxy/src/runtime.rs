@@ -547,7 +547,7 @@ impl Control {
             let reports = tokio::spawn(reports::run(
                 self.batches,
                 self.shared.channels.subscribe(),
-                self.source.options.token.clone(),
+                self.source.options.clone(),
                 self.shared.node.clone(),
                 self.wanted,
                 self.shared.registry.clone(),

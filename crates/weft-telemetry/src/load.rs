@@ -12,8 +12,7 @@ pub use interface::template;
 pub use latency::{LATENCY_BUCKETS, latency_bound_us, latency_bucket, quantile_us};
 
 use crate::istio::{
-    Amounts, Outcome, Protocol, Reporter, RequestLabels, SecurityPolicy, ServiceInfo,
-    TcpLabels,
+    Amounts, Outcome, Protocol, Reporter, RequestLabels, SecurityPolicy, ServiceInfo, TcpLabels,
 };
 use crate::peer::PeerInfo;
 use foldhash::HashMap;

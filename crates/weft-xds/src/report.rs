@@ -236,13 +236,13 @@ pub struct ReportResponse {
     pub records_max: u32,
 }
 
-/// Sends one report.
+/// Sends one report, with the token and the cluster it is from.
 ///
 /// # Errors
 /// `Unimplemented` from a control plane that wants none.
 pub async fn send(
     channel: Channel,
-    token: Option<&str>,
+    token: (Option<&str>, Option<&str>),
     report: ReportRequest,
 ) -> Result<ReportResponse, Status> {
     unary::call(channel, REPORT, token, report).await

@@ -13,14 +13,15 @@ use tonic::body::Body;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-/// Calls a method on a channel (see [`crate::connect`]), presenting the token.
+/// Calls a method on a channel (see [`crate::connect`]), presenting the token and the cluster it is
+/// from.
 ///
 /// # Errors
 /// The server's status, or `Unavailable` when it cannot be reached.
 pub async fn call<In, Out>(
     channel: tonic::transport::Channel,
     path: &'static str,
-    token: Option<&str>,
+    (token, cluster): (Option<&str>, Option<&str>),
     message: In,
 ) -> Result<Out, Status>
 where
@@ -30,7 +31,7 @@ where
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut request = Request::new(message);
-    crate::connect::set_token(&mut request, token)?;
+    crate::connect::set_token(&mut request, token, cluster)?;
     let codec: ProstCodec<In, Out> = ProstCodec::default();
     Ok(grpc.unary(request, PathAndQuery::from_static(path), codec).await?.into_inner())
 }

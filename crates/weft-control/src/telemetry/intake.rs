@@ -49,7 +49,8 @@ impl Intake {
             let text = "reports need a token: who called whom is told by proven workloads only";
             return Err(Status::unauthenticated(text));
         };
-        let proven = self.verifier.verify(token, SystemTime::now()).await?;
+        let cluster = weft_xds::connect::cluster(&request);
+        let proven = self.verifier.verify(token, cluster, SystemTime::now()).await?;
         let report = request.into_inner();
         let sender = self.sender(&report, &proven)?;
         let now = self.telemetry.now();
@@ -80,7 +81,7 @@ impl Intake {
     /// The workload that the token is for. Its name is the configuration's where that knows it, else
     /// the sender's word, within the namespace that is proved.
     fn sender(&self, report: &ReportRequest, proven: &Proven) -> Result<Sender, Status> {
-        let Proven { identity, pod, node: _ } = proven;
+        let Proven { identity, pod, node: _, cluster: _ } = proven;
         let node = XdsNode { id: report.node.clone(), ..XdsNode::default() };
         let node =
             NodeView::parse(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -13,7 +13,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 use weft_telemetry::load::Load;
 use weft_telemetry::{Counter, Registry};
-use weft_xds::client::TokenSource;
+use weft_xds::client::Options;
 use weft_xds::report::{self, ReportRequest, ReportResponse};
 
 use super::{Access, Batch, Wanted, wire};
@@ -44,12 +44,12 @@ pub(crate) type Channels = watch::Sender<Option<Channel>>;
 pub(crate) async fn run(
     mut batches: mpsc::Receiver<Batch>,
     mut channels: watch::Receiver<Option<Channel>>,
-    token: Option<TokenSource>,
+    options: Options,
     node: Arc<NodeInfo>,
     wanted: Arc<Wanted>,
     registry: Registry,
 ) {
-    let mut sender = Sender::new(token, node, wanted, &registry);
+    let mut sender = Sender::new(options, node, wanted, &registry);
     // The first report says that we are there, and asks what is wanted.
     let mut due = Instant::now();
     loop {
@@ -85,7 +85,7 @@ pub(crate) async fn run(
 }
 
 struct Sender {
-    token: Option<TokenSource>,
+    options: Options,
     node: Arc<NodeInfo>,
     wanted: Arc<Wanted>,
     instance: u64,
@@ -112,7 +112,7 @@ struct Counters {
 
 impl Sender {
     fn new(
-        token: Option<TokenSource>,
+        options: Options,
         node: Arc<NodeInfo>,
         wanted: Arc<Wanted>,
         registry: &Registry,
@@ -123,7 +123,7 @@ impl Sender {
         };
         let counter = |name, help| registry.counter(name, help, &[]);
         Self {
-            token,
+            options,
             node,
             wanted,
             instance: rand::random(),
@@ -181,8 +181,9 @@ impl Sender {
             Some(unanswered) => unanswered,
             None => self.next_report(),
         };
-        let token = self.token.as_ref().and_then(|token| token());
-        let call = report::send(channel, token.as_deref(), report.clone());
+        let token = self.options.token.as_ref().and_then(|token| token());
+        let cluster = self.options.targets.first().and_then(|target| target.cluster.as_deref());
+        let call = report::send(channel, (token.as_deref(), cluster), report.clone());
         let status = match tokio::time::timeout(ANSWER_WITHIN, call).await {
             Ok(Ok(answer)) => return self.answered(&answer),
             Ok(Err(status)) => status,
