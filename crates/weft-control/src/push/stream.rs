@@ -7,7 +7,7 @@ use tonic::Status;
 use weft_xds::ResourceType;
 use weft_xds::names;
 use weft_xds::server::{AdsStream, Handler, Peer};
-use weft_xds::session::{Action, Request, ServerSession, SessionError};
+use weft_xds::session::{Action, Push, Request, ServerSession, SessionError};
 
 use super::identity::{self, Anonymous};
 use super::registry::{Pending, Proxy, Touch};
@@ -113,8 +113,8 @@ async fn serve(
             },
             pending = proxy.pending() => serving.on_pending(pending),
             permit = outbox.ready(), if serving.has_work() => match permit {
-                Some(permit) => if let Some(response) = serving.next_response() {
-                    permit.send(response);
+                Some(permit) => if let Some(push) = serving.next_push() {
+                    permit.send(push);
                 },
                 None => return Ok(()),
             },
@@ -208,18 +208,18 @@ impl Serving<'_> {
         self.session.has_work() || matches!(self.removal, Removal::Now)
     }
 
-    fn next_response(&mut self) -> Option<weft_xds::session::Response> {
+    fn next_push(&mut self) -> Option<Push> {
         let begun = Instant::now();
         let next = match (self.session.poll(&mut self.source), self.removal) {
             (None, Removal::Now) => self.session.poll_removals(&mut self.source),
             (next, _) => next,
         };
-        let Some((ty, response)) = next else {
+        let Some(push) = next else {
             self.removal = Removal::None;
             return None;
         };
-        self.pusher.metrics.sent(ty, response.encoded_len(), begun.elapsed());
-        Some(response)
+        self.pusher.metrics.sent(push.ty, push.size(), begun.elapsed());
+        Some(push)
     }
 
     /// After each event: times, and what the status page shows.

@@ -187,7 +187,7 @@ impl Handler for World {
                 }
             }
             let mut source = &*self;
-            while let Some((_, response)) =
+            while let Some(response) =
                 session.poll(&mut source).or_else(|| session.poll_removals(&mut source))
             {
                 let Some(permit) = stream.outbox.ready().await else { return Ok(()) };

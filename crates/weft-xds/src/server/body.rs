@@ -16,7 +16,7 @@ use tonic::body::Body;
 
 use super::REQUEST_BYTES_MAX;
 use super::encode::Chunks;
-use crate::session::Response;
+use crate::session::Push;
 
 /// Compression flag and length of a message.
 const HEAD: usize = 5;
@@ -84,13 +84,13 @@ impl Messages {
 
 /// The body of our answer: responses as they come, then the status as trailers.
 pub(super) struct Reply {
-    responses: mpsc::Receiver<Result<Response, Status>>,
+    responses: mpsc::Receiver<Result<Push, Status>>,
     sending: Option<Chunks>,
     ended: bool,
 }
 
 impl Reply {
-    pub(super) fn new(responses: mpsc::Receiver<Result<Response, Status>>) -> Reply {
+    pub(super) fn new(responses: mpsc::Receiver<Result<Push, Status>>) -> Reply {
         Reply { responses, sending: None, ended: false }
     }
 
@@ -124,7 +124,7 @@ impl hyper::body::Body for Reply {
             }
             self.sending = None;
             let status = match ready!(self.responses.poll_recv(cx)) {
-                Some(Ok(response)) => match Chunks::new(response) {
+                Some(Ok(push)) => match Chunks::new(push) {
                     Some(chunks) => {
                         self.sending = Some(chunks);
                         continue;
@@ -146,6 +146,8 @@ impl hyper::body::Body for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::{Mode, Set};
+    use crate::type_url::ResourceType;
     use http_body_util::{BodyExt as _, Full, StreamBody};
 
     fn message(text: &str) -> Vec<u8> {
@@ -193,14 +195,23 @@ mod tests {
     #[tokio::test]
     async fn a_status_is_the_end() {
         let (sender, receiver) = mpsc::channel(2);
-        let response =
-            crate::wire::DeltaDiscoveryResponse { nonce: "1".into(), ..Default::default() };
-        sender.send(Ok(response.into())).await.unwrap();
+        let push = Push {
+            mode: Mode::Delta,
+            ty: ResourceType::Cluster,
+            version: String::new(),
+            nonce: "1".into(),
+            resources: Set::default(),
+            removed: Vec::new(),
+        };
+        let length = Chunks::new(push.clone()).unwrap().map(|chunk| chunk.len()).sum::<usize>();
+        sender.send(Ok(push)).await.unwrap();
         sender.send(Err(Status::unavailable("bye\u{7f}"))).await.unwrap();
         let collected = Reply::new(receiver).collect().await.unwrap();
         let trailers = collected.trailers().unwrap();
         assert_eq!(trailers["grpc-status"], "14");
-        assert_eq!(collected.to_bytes()[..5], [0, 0, 0, 0, 3]);
+        let message = collected.to_bytes();
+        assert_eq!(message.len(), length);
+        assert_eq!(usize::from(message[4]), length - HEAD);
         let (_, receiver) = mpsc::channel(1);
         let collected = Reply::new(receiver).collect().await.unwrap();
         assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");

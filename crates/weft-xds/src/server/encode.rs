@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::{encode_length_delimiter, length_delimiter_len};
 
-use crate::session::Response;
+use crate::session::{Mode, Push, Resource, Set};
 use crate::wire;
 
 /// A chunk that has so many bytes is full.
@@ -31,25 +31,38 @@ pub(super) struct Chunks {
     left: usize,
 }
 
-enum Resources {
-    Sotw(std::vec::IntoIter<wire::Any>),
-    Delta(std::vec::IntoIter<wire::Resource>),
+/// What of a response is still to be sent.
+struct Resources {
+    mode: Mode,
+    url: &'static str,
+    set: Set,
+    next: usize,
 }
 
 impl Chunks {
     /// `None` when gRPC has no word for a message of this length (4 GiB).
-    pub(super) fn new(response: Response) -> Option<Chunks> {
-        let length = response.encoded_len();
-        let (rest, resources) = match response {
-            Response::Sotw(mut response) => {
-                let resources = std::mem::take(&mut response.resources);
-                (response.encode_to_vec(), Resources::Sotw(resources.into_iter()))
+    pub(super) fn new(push: Push) -> Option<Chunks> {
+        let Push { mode, ty, version, nonce, resources: set, removed } = push;
+        let type_url = ty.url().to_owned();
+        let rest = match mode {
+            Mode::Sotw => wire::DiscoveryResponse {
+                version_info: version,
+                type_url,
+                nonce,
+                ..wire::DiscoveryResponse::default()
             }
-            Response::Delta(mut response) => {
-                let resources = std::mem::take(&mut response.resources);
-                (response.encode_to_vec(), Resources::Delta(resources.into_iter()))
+            .encode_to_vec(),
+            Mode::Delta => wire::DeltaDiscoveryResponse {
+                system_version_info: version,
+                type_url,
+                removed_resources: removed.iter().map(|name| name.to_string()).collect(),
+                nonce,
+                ..wire::DeltaDiscoveryResponse::default()
             }
+            .encode_to_vec(),
         };
+        let resources = Resources { mode, url: ty.url(), set, next: 0 };
+        let length = rest.len() + resources.len();
         let mut head = BytesMut::with_capacity(HEAD + rest.len());
         head.put_u8(0);
         head.put_u32(u32::try_from(length).ok()?);
@@ -90,34 +103,52 @@ impl Chunks {
 }
 
 impl Resources {
+    /// Of all of them. Bytes.
+    fn len(&self) -> usize {
+        let one = |resource: &Resource| match self.mode {
+            Mode::Sotw => field_len(self.any_len(&resource.body)),
+            Mode::Delta => field_len(self.named_len(resource)),
+        };
+        self.set.iter().map(one).sum()
+    }
+
     /// Writes what comes before the next resource's body, which is the last of its message, and
     /// gives the body.
     fn frame_next(&mut self, into: &mut BytesMut) -> Option<Bytes> {
-        match self {
-            Resources::Sotw(resources) => {
-                // DiscoveryResponse.resources
-                Some(frame_any(2, resources.next()?, into))
-            }
-            Resources::Delta(resources) => {
-                let wire::Resource { version, resource, name } = resources.next()?;
-                let any = resource.as_ref().map_or(0, |any| field_len(any.encoded_len()));
+        let resource = self.set.at(self.next)?;
+        match self.mode {
+            // DiscoveryResponse.resources
+            Mode::Sotw => self.frame_any(2, &resource.body, into),
+            Mode::Delta => {
                 // DeltaDiscoveryResponse.resources; in it version, name, resource.
-                put_head(2, text_len(&version) + text_len(&name) + any, into);
-                put_text(1, &version, into);
-                put_text(3, &name, into);
-                Some(resource.map_or_else(Bytes::new, |any| frame_any(2, any, into)))
+                put_head(2, self.named_len(resource), into);
+                put_text(1, &resource.version, into);
+                put_text(3, &resource.name, into);
+                self.frame_any(2, &resource.body, into);
             }
         }
+        let body = resource.body.clone();
+        self.next += 1;
+        Some(body)
     }
-}
 
-fn frame_any(tag: u8, any: wire::Any, into: &mut BytesMut) -> Bytes {
-    put_head(tag, any.encoded_len(), into);
-    put_text(1, &any.type_url, into);
-    if !any.value.is_empty() {
-        put_head(2, any.value.len(), into);
+    fn frame_any(&self, tag: u8, body: &Bytes, into: &mut BytesMut) {
+        put_head(tag, self.any_len(body), into);
+        put_text(1, self.url, into);
+        if !body.is_empty() {
+            put_head(2, body.len(), into);
+        }
     }
-    any.value
+
+    fn named_len(&self, resource: &Resource) -> usize {
+        text_len(&resource.version)
+            + text_len(&resource.name)
+            + field_len(self.any_len(&resource.body))
+    }
+
+    fn any_len(&self, body: &Bytes) -> usize {
+        text_len(self.url) + if body.is_empty() { 0 } else { field_len(body.len()) }
+    }
 }
 
 /// Tags are below 16, so a key is one byte.
@@ -146,80 +177,74 @@ fn text_len(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::Response;
+    use crate::type_url::ResourceType;
 
     /// Bodies of all sizes around the limits, with and without names.
-    fn delta(sizes: &[usize]) -> wire::DeltaDiscoveryResponse {
-        let resource = |(index, size): (usize, &usize)| wire::Resource {
-            version: if index % 3 == 0 { String::new() } else { format!("{index:016x}") },
-            resource: (index % 5 != 4).then(|| wire::Any {
-                type_url: crate::type_url::CLUSTER.into(),
-                value: vec![index as u8; *size].into(),
-            }),
-            name: "n".repeat(index * 40),
+    fn push(mode: Mode, sizes: &[usize]) -> Push {
+        let resource = |(index, size): (usize, &usize)| Resource {
+            version: if index % 3 == 0 { "".into() } else { format!("{index:016x}").into() },
+            body: vec![index as u8; *size].into(),
+            name: "n".repeat(index * 40).into(),
         };
-        wire::DeltaDiscoveryResponse {
-            system_version_info: "v".into(),
-            resources: sizes.iter().enumerate().map(resource).collect(),
-            type_url: crate::type_url::CLUSTER.into(),
-            removed_resources: vec!["gone".into(), "too".into()],
+        Push {
+            mode,
+            ty: ResourceType::Cluster,
+            version: "v".into(),
             nonce: "7".into(),
-            control_plane: None,
+            resources: sizes.iter().enumerate().map(resource).collect(),
+            removed: vec!["gone".into(), "too".into()],
         }
     }
 
-    fn message(response: impl Into<Response>) -> (Vec<Bytes>, Vec<u8>) {
-        let chunks: Vec<Bytes> = Chunks::new(response.into()).unwrap().collect();
+    fn message(push: Push) -> (Vec<Bytes>, Response) {
+        let mode = push.mode;
+        let chunks = Chunks::new(push).unwrap();
+        let left = chunks.left;
+        let chunks: Vec<Bytes> = chunks.collect();
         let message = chunks.concat();
+        assert_eq!(message.len(), left);
         assert_eq!(message[0], 0);
         let length = u32::from_be_bytes(message[1..HEAD].try_into().unwrap());
         assert_eq!(length as usize, message.len() - HEAD);
-        let message = message[HEAD..].to_vec();
-        (chunks, message)
+        let message = &message[HEAD..];
+        let response = match mode {
+            Mode::Sotw => Response::Sotw(wire::DiscoveryResponse::decode(message).unwrap()),
+            Mode::Delta => Response::Delta(wire::DeltaDiscoveryResponse::decode(message).unwrap()),
+        };
+        (chunks, response)
     }
 
     #[test]
     fn the_chunks_are_the_message() {
         let sizes = [0, 1, 2047, 2048, 2049, 0, 12_000, 300_000, 5, 127, 128, 16_383, 16_384];
-        for count in 0..=sizes.len() {
-            let response = delta(&sizes[..count]);
-            let (_, message) = message(response.clone());
-            let decoded = wire::DeltaDiscoveryResponse::decode(&message[..]).unwrap();
-            assert_eq!(decoded, response, "{count} resources");
+        for mode in [Mode::Delta, Mode::Sotw] {
+            for count in 0..=sizes.len() {
+                let push = push(mode, &sizes[..count]);
+                let (_, response) = message(push.clone());
+                assert_eq!(response, Response::from(push), "{count} resources");
+            }
         }
     }
 
     #[test]
-    fn state_of_the_world_too() {
-        let any = |size: usize| wire::Any { type_url: "t".into(), value: vec![1; size].into() };
-        let response = wire::DiscoveryResponse {
-            version_info: "v".into(),
-            resources: [0, 3, 2048, 50_000, 9].map(any).into(),
-            type_url: "t".into(),
-            nonce: "1".into(),
-            control_plane: None,
-        };
-        let (_, message) = message(response.clone());
-        assert_eq!(wire::DiscoveryResponse::decode(&message[..]).unwrap(), response);
-    }
-
-    #[test]
     fn large_bodies_are_shared_and_small_ones_gathered() {
-        let response = delta(&[100_000]);
-        let body = response.resources[0].resource.as_ref().unwrap().value.clone();
-        let (chunks, _) = message(response);
+        let one = push(Mode::Delta, &[100_000]);
+        let body = one.resources.at(0).unwrap().body.clone();
+        let (chunks, _) = message(one);
         assert!(chunks.iter().any(|chunk| chunk.as_ptr() == body.as_ptr()));
-        let (chunks, _) = message(delta(&[100; 50]));
-        assert!(chunks.len() < 10, "{} chunks", chunks.len());
+        let (chunks, _) = message(push(Mode::Delta, &[100; 50]));
+        assert!(chunks.len() < 15, "{} chunks", chunks.len());
         assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK_CAPACITY));
     }
 
     #[test]
     fn many_removals_are_sent_too() {
-        let response = wire::DeltaDiscoveryResponse {
-            removed_resources: (0..5000).map(|number| format!("cluster-{number}")).collect(),
-            ..delta(&[10, 5000])
+        let push = Push {
+            removed: (0..5000).map(|number| format!("cluster-{number}").into()).collect(),
+            ..push(Mode::Delta, &[10, 5000])
         };
-        let (_, message) = message(response.clone());
-        assert_eq!(wire::DeltaDiscoveryResponse::decode(&message[..]).unwrap(), response);
+        let (_, response) = message(push.clone());
+        assert_eq!(response, Response::from(push));
     }
 }

@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use crate::session::{Mode, Request, Response};
+use crate::session::{Mode, Push, Request};
 use crate::wire;
 use body::{Messages, Reply};
 
@@ -88,10 +88,10 @@ impl Inbox {
 }
 
 /// The responses of a stream.
-pub struct Outbox(mpsc::Sender<Result<Response, Status>>);
+pub struct Outbox(mpsc::Sender<Result<Push, Status>>);
 
 /// The right to send one response now.
-pub struct Permit<'a>(mpsc::Permit<'a, Result<Response, Status>>);
+pub struct Permit<'a>(mpsc::Permit<'a, Result<Push, Status>>);
 
 impl Outbox {
     /// Waits until the client can take a response, so that it can be made then.
@@ -103,8 +103,8 @@ impl Outbox {
 
 impl Permit<'_> {
     /// Sends one response.
-    pub fn send(self, response: Response) {
-        self.0.send(Ok(response));
+    pub fn send(self, push: Push) {
+        self.0.send(Ok(push));
     }
 }
 

@@ -24,7 +24,7 @@ use crate::wire;
 
 pub use client::{ClientSession, Received, Rejection, Update, Wanted};
 pub use server::{
-    Action, Limits, Nack, ServerSession, SessionError, Set, Source, Stamp, Subscription,
+    Action, Limits, Nack, Push, ServerSession, SessionError, Set, Source, Stamp, Subscription,
     TypeStatus, Want,
 };
 
@@ -124,7 +124,7 @@ impl From<DeltaDiscoveryRequest> for Request {
     }
 }
 
-/// A response of either protocol.
+/// A response of either protocol, as a client reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response {
     Sotw(wire::DiscoveryResponse),
@@ -137,22 +137,6 @@ impl Response {
         match self {
             Self::Sotw(response) => &response.type_url,
             Self::Delta(response) => &response.type_url,
-        }
-    }
-
-    /// Size on the wire in bytes.
-    pub fn encoded_len(&self) -> usize {
-        match self {
-            Self::Sotw(response) => response.encoded_len(),
-            Self::Delta(response) => response.encoded_len(),
-        }
-    }
-
-    /// How many resources it carries, removals not counted.
-    pub fn resource_count(&self) -> usize {
-        match self {
-            Self::Sotw(response) => response.resources.len(),
-            Self::Delta(response) => response.resources.len(),
         }
     }
 }

@@ -11,18 +11,19 @@
 //! once, not every state between. Must not know how resources are made.
 
 mod held;
+mod push;
 mod requests;
 mod status;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Mode, Resource, Response};
+use super::{Mode, Resource};
 use crate::type_url::ResourceType;
-use crate::wire;
 use held::Held;
 use status::Answers;
 
+pub use push::Push;
 pub use status::{Nack, Stamp, TypeStatus};
 
 /// Bounds on what one client may ask.
@@ -81,6 +82,11 @@ impl Set {
     /// All of them, those shared first.
     pub fn iter(&self) -> impl Iterator<Item = &Resource> {
         self.shared.iter().chain(self.own.iter())
+    }
+
+    /// The one at this place of [`Self::iter`].
+    pub fn at(&self, place: usize) -> Option<&Resource> {
+        self.shared.get(place).or_else(|| self.own.get(place - self.shared.len()))
     }
 
     /// How many there are.
@@ -274,10 +280,10 @@ impl ServerSession {
     }
 
     /// The next response to send, if there is something to say. Call until `None`.
-    pub fn poll(&mut self, source: &mut impl Source) -> Option<(ResourceType, Response)> {
+    pub fn poll(&mut self, source: &mut impl Source) -> Option<Push> {
         for ty in ResourceType::PUSH_ORDER {
             if let Some(response) = self.poll_type(ty, source) {
-                return Some((ty, response));
+                return Some(response);
             }
         }
         None
@@ -297,21 +303,21 @@ impl ServerSession {
     }
 
     /// Removes clusters and endpoints that are gone. Call until `None`.
-    pub fn poll_removals(&mut self, source: &mut impl Source) -> Option<(ResourceType, Response)> {
+    pub fn poll_removals(&mut self, source: &mut impl Source) -> Option<Push> {
         if !self.removals_due() {
             return None;
         }
         for ty in [ResourceType::Cluster, ResourceType::Endpoint] {
             let set = self.whole_set(ty, source);
             if let Some(response) = self.offer(ty, &set, Scope::Whole) {
-                return Some((ty, response));
+                return Some(response);
             }
         }
         self.removals = false;
         None
     }
 
-    fn poll_type(&mut self, ty: ResourceType, source: &mut impl Source) -> Option<Response> {
+    fn poll_type(&mut self, ty: ResourceType, source: &mut impl Source) -> Option<Push> {
         let state = &mut self.types[ty.index()];
         if !state.has_work() {
             return None;
@@ -352,23 +358,27 @@ impl ServerSession {
     }
 
     /// Compares a set with what the client holds and makes the response, if one is due.
-    fn offer(&mut self, ty: ResourceType, set: &Set, scope: Scope) -> Option<Response> {
+    fn offer(&mut self, ty: ResourceType, set: &Set, scope: Scope) -> Option<Push> {
         let state = &mut self.types[ty.index()];
         if scope != Scope::Part && state.is_told(set, scope) {
             return None;
         }
         debug_assert!(set.iter().all(|resource| state.subscription.wants(&resource.name)));
-        let (mut changed, missing) = match scope {
+        let (changed, missing) = match scope {
             Scope::Part => (state.held.changed(set), Vec::new()),
             Scope::Keep | Scope::Whole => state.held.compare(set),
         };
         let again = state.forced.iter().filter_map(|name| set.get(name));
         let again: Vec<Resource> =
             again.filter(|resource| state.held.is_current(resource)).cloned().collect();
-        if !again.is_empty() {
-            changed.extend(again);
-            changed.sort_by(|a, b| a.name.cmp(&b.name));
-        }
+        let told: Set = match again.is_empty() {
+            true => changed.clone(),
+            false => {
+                let mut all: Vec<Resource> = changed.iter().cloned().chain(again).collect();
+                all.sort_by(|a, b| a.name.cmp(&b.name));
+                all.into_iter().collect()
+            }
+        };
         let removed: Vec<Arc<str>> = match scope {
             Scope::Part | Scope::Keep => Vec::new(),
             Scope::Whole => missing.clone(),
@@ -386,14 +396,15 @@ impl ServerSession {
                 state.forced.iter().filter(absent).cloned().collect()
             }
         };
-        let silent = changed.is_empty() && !tells_removal && absent.is_empty() && !state.answer;
+        let silent = told.is_empty() && !tells_removal && absent.is_empty() && !state.answer;
         let kept: Vec<Resource> = match (self.mode, scope) {
             (Mode::Sotw, Scope::Keep) if ty.sotw_is_complete() => state.held.bodies(&missing),
             _ => Vec::new(),
         };
-        let carried: Vec<Resource> = match complete {
-            true => set.iter().cloned().chain(kept).collect(),
-            false => changed.clone(),
+        let carried = match (complete, kept.is_empty()) {
+            (true, true) => set.clone(),
+            (true, false) => set.iter().cloned().chain(kept).collect(),
+            (false, _) => told.clone(),
         };
         state.forced.clear();
         state.answer = false;
@@ -405,29 +416,26 @@ impl ServerSession {
             state.held.remove(name);
             state.answers.forget(name);
         }
-        for resource in &changed {
-            state.held.insert(resource, complete);
-        }
         match scope {
-            Scope::Part => state.held.told_part(set, complete),
-            Scope::Keep => state.held.told(set, &missing, complete),
-            Scope::Whole => state.held.told(set, &[], complete),
+            Scope::Part => state.held.told_part(set, &changed, complete),
+            Scope::Keep => state.held.told(set, &changed, &missing, complete),
+            Scope::Whole => state.held.told(set, &changed, &[], complete),
         }
         if silent {
             return None;
         }
         if ty == ResourceType::Cluster {
-            self.warm_endpoints(&changed);
+            self.warm_endpoints(&told);
         }
-        Some(self.respond(ty, &carried, removed.into_iter().chain(absent)))
+        Some(self.respond(ty, carried, removed.into_iter().chain(absent).collect()))
     }
 
     /// A cluster that changed warms in Envoy until its endpoints come again,
     /// although they are the same and still subscribed to.
-    fn warm_endpoints(&mut self, clusters: &[Resource]) {
+    fn warm_endpoints(&mut self, clusters: &Set) {
         let mode = self.mode;
         let state = &mut self.types[ResourceType::Endpoint.index()];
-        for cluster in clusters {
+        for cluster in clusters.iter() {
             if state.subscription.wants(&cluster.name) {
                 state.forced.insert(Arc::clone(&cluster.name));
                 state.answer |= mode == Mode::Sotw;
@@ -435,12 +443,7 @@ impl ServerSession {
         }
     }
 
-    fn respond(
-        &mut self,
-        ty: ResourceType,
-        resources: &[Resource],
-        removed: impl Iterator<Item = Arc<str>>,
-    ) -> Response {
+    fn respond(&mut self, ty: ResourceType, resources: Set, removed: Vec<Arc<str>>) -> Push {
         self.nonces += 1;
         let nonce = self.nonces.to_string();
         let state = &mut self.types[ty.index()];
@@ -448,33 +451,6 @@ impl ServerSession {
         let stamp = Stamp { version: version.as_str().into(), nonce: nonce.as_str().into() };
         let names = resources.iter().map(|resource| Arc::clone(&resource.name)).collect();
         state.answers.note_sent(stamp, names);
-        let any = |resource: &Resource| wire::Any {
-            type_url: ty.url().to_owned(),
-            value: resource.body.clone(),
-        };
-        match self.mode {
-            Mode::Sotw => Response::Sotw(wire::DiscoveryResponse {
-                version_info: version,
-                resources: resources.iter().map(any).collect(),
-                type_url: ty.url().to_owned(),
-                nonce,
-                control_plane: None,
-            }),
-            Mode::Delta => Response::Delta(wire::DeltaDiscoveryResponse {
-                system_version_info: version,
-                resources: resources
-                    .iter()
-                    .map(|resource| wire::Resource {
-                        version: resource.version.to_string(),
-                        resource: Some(any(resource)),
-                        name: resource.name.to_string(),
-                    })
-                    .collect(),
-                type_url: ty.url().to_owned(),
-                removed_resources: removed.map(|name| name.to_string()).collect(),
-                nonce,
-                control_plane: None,
-            }),
-        }
+        Push { mode: self.mode, ty, version, nonce, resources, removed }
     }
 }

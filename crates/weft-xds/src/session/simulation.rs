@@ -191,7 +191,7 @@ impl Simulation {
             None => None,
         };
         let sent = response.is_some();
-        self.to_client.extend(response.map(|(_, response)| response));
+        self.to_client.extend(response.map(Response::from));
         sent
     }
 

@@ -45,11 +45,6 @@ impl Held {
         self.version_of(&resource.name).is_some_and(|version| is_same(version, &resource.version))
     }
 
-    pub(super) fn insert(&mut self, resource: &Resource, keep_body: bool) {
-        let body = keep_body.then(|| resource.body.clone());
-        self.put(&resource.name, Entry { version: Arc::clone(&resource.version), body });
-    }
-
     /// What a client says it kept from an earlier stream.
     pub(super) fn insert_claim(&mut self, name: &Arc<str>, version: &str) {
         self.put(name, Entry { version: version.into(), body: None });
@@ -73,13 +68,19 @@ impl Held {
     }
 
     /// What of a set the client does not have.
-    pub(super) fn changed(&self, part: &Set) -> Vec<Resource> {
-        part.iter().filter(|resource| !self.is_current(resource)).cloned().collect()
+    pub(super) fn changed(&self, part: &Set) -> Set {
+        match self.len {
+            0 => part.clone(),
+            _ => part.iter().filter(|resource| !self.is_current(resource)).cloned().collect(),
+        }
     }
 
     /// What of a set the client does not have, and the names it has that are not in the set. Cheap
     /// for a set that has much in common with the last one.
-    pub(super) fn compare(&self, set: &Set) -> (Vec<Resource>, Vec<Arc<str>>) {
+    pub(super) fn compare(&self, set: &Set) -> (Set, Vec<Arc<str>>) {
+        if self.len == 0 {
+            return (set.clone(), Vec::new());
+        }
         let (mut changed, mut missing) = (Vec::new(), Vec::new());
         let lists = [(&self.told.shared, &set.shared), (&self.told.own, &set.own)];
         for (told, now) in lists {
@@ -118,23 +119,36 @@ impl Held {
             entry.is_some() && self.told.get(name).is_none() && set.get(name).is_none()
         });
         missing.extend(beside.map(|(name, _)| Arc::clone(name)));
-        (changed, missing)
+        (changed.into_iter().collect(), missing)
     }
 
-    /// Remembers from now on that the client has all of this set, and `beside` besides.
-    pub(super) fn told(&mut self, set: &Set, beside: &[Arc<str>], keep_bodies: bool) {
+    /// The client was sent `changed` and has all of `set` now, and `beside` besides.
+    pub(super) fn told(
+        &mut self,
+        set: &Set,
+        changed: &Set,
+        beside: &[Arc<str>],
+        keep_bodies: bool,
+    ) {
+        for resource in changed.iter() {
+            self.count(&resource.name, &resource.version);
+        }
         let beside =
             beside.iter().map(|name| (Arc::clone(name), self.entry(name, keep_bodies))).collect();
         self.differs = beside;
         self.told = set.clone();
     }
 
-    /// As [`Self::told`] for a part, if it is most of what the client has.
-    pub(super) fn told_part(&mut self, part: &Set, keep_bodies: bool) {
-        if part.len() * 2 > self.len {
+    /// As [`Self::told`] for a part of what the client has.
+    pub(super) fn told_part(&mut self, part: &Set, changed: &Set, keep_bodies: bool) {
+        if part.len() * 2 > self.len + changed.len() {
             let beside: Vec<Arc<str>> =
                 self.names().filter(|name| part.get(name).is_none()).cloned().collect();
-            self.told(part, &beside, keep_bodies);
+            return self.told(part, changed, &beside, keep_bodies);
+        }
+        for resource in changed.iter() {
+            let body = keep_bodies.then(|| resource.body.clone());
+            self.put(&resource.name, Entry { version: Arc::clone(&resource.version), body });
         }
     }
 
@@ -177,12 +191,17 @@ impl Held {
     }
 
     fn put(&mut self, name: &Arc<str>, entry: Entry) {
-        self.hash ^= hash(name, &entry.version);
+        self.count(name, &entry.version);
+        self.differs.insert(Arc::clone(name), Some(entry));
+    }
+
+    /// Number and hash once the client has this version; what it had must still be known.
+    fn count(&mut self, name: &str, version: &str) {
+        self.hash ^= hash(name, version);
         match self.version_of(name) {
             Some(old) => self.hash ^= hash(name, old),
             None => self.len += 1,
         }
-        self.differs.insert(Arc::clone(name), Some(entry));
     }
 }
 
