@@ -4,12 +4,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use weft_telemetry::Registry as Metrics;
 use weft_xds::ca::CertificateServer;
 use weft_xds::report::ReportServer;
@@ -19,6 +18,7 @@ use crate::ca::{
     self, Authority, CaError, CertificateIssuer, JoinKey, Lifetimes, PluggedIn, Proven, Verifier,
 };
 use crate::cluster::{self, Kubernetes};
+use crate::grpc;
 use crate::kube;
 use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
@@ -28,12 +28,6 @@ use crate::telemetry::{self, Intake, Telemetry};
 use crate::traces::{self, Traces};
 use crate::webhook::{self, Webhook};
 use crate::world::World;
-
-/// HTTP/2 PING interval towards proxies; a dead one is noticed within this plus the timeout.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams on one connection: ADS, CSR, and room for old ones that end.
-const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 
 /// How to run the control plane.
 #[derive(Clone, Debug)]
@@ -184,16 +178,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let intake = Intake::new(telemetry.clone(), verifier.clone(), world.clone(), trust_domain);
     let reports = ReportServer::new(intake);
     let certificates = CertificateServer::new(Arc::new(issuer(&world, &authority, verifier)));
-    let plain = grpc(Ads::plain(Arc::clone(&pusher)), certificates.clone(), reports.clone());
+    let plain = routes(Ads::plain(Arc::clone(&pusher)), certificates.clone(), reports.clone());
     let incoming = listen::incoming(xds_listener, None);
-    tasks.spawn(serve(plain, incoming, shutdown.clone()));
+    tasks.spawn(grpc::serve(plain, incoming, shutdown.clone()));
     let xds_tls = match tls_listener {
         Some((listener, address)) => {
             let tls =
                 ca::server_config(authority.clone(), &config.tls_names, &config.tls_addresses)?;
-            let router = grpc(Ads::authenticated(Arc::clone(&pusher)), certificates, reports);
+            let routes = routes(Ads::authenticated(Arc::clone(&pusher)), certificates, reports);
             let incoming = listen::incoming(listener, Some(tls));
-            tasks.spawn(serve(router, incoming, shutdown.clone()));
+            tasks.spawn(grpc::serve(routes, incoming, shutdown.clone()));
             Some(address)
         }
         None => None,
@@ -307,27 +301,10 @@ fn is_known(snapshot: &weft_model::Snapshot, proven: &Proven) -> bool {
     *workload.service_account == *identity.service_account() && !elsewhere
 }
 
-fn grpc(
+fn routes(
     ads: Arc<Ads>,
     certificates: CertificateServer<CertificateIssuer<Known>>,
     reports: ReportServer<Intake>,
-) -> tonic::transport::server::Router {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .add_service(AdsServer::new(ads))
-        .add_service(certificates)
-        .add_service(reports)
-}
-
-async fn serve(
-    router: tonic::transport::server::Router,
-    incoming: impl tokio_stream::Stream<Item = io::Result<listen::Io>>,
-    shutdown: CancellationToken,
-) {
-    let stop = shutdown.cancelled_owned();
-    if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
-        tracing::error!(%error, "the xDS server ended");
-    }
+) -> Routes {
+    Routes::new(AdsServer::new(ads)).add_service(certificates).add_service(reports)
 }

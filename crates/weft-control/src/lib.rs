@@ -6,6 +6,7 @@
 mod assembly;
 pub mod ca;
 mod cluster;
+mod grpc;
 pub mod kube;
 mod listen;
 pub mod push;

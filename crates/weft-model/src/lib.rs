@@ -25,7 +25,7 @@ pub use parse::{Analysis, FILE_BYTES_MAX, analyze, load, parse_json, parse_yaml}
 pub use snapshot::gateway_api;
 pub use snapshot::{
     Address, Base, Change, ChangeKind, Cidr, Endpoint, MeshService, MtlsMode, Protocol, Resolution,
-    ServiceAccount, ServiceKind, ServicePort, Snapshot, TargetPort, Touched, TrafficDistribution,
-    Visibility, Workload, WorkloadKind,
+    ServiceAccount, ServiceKind, ServicePort, Snapshot, TargetPort, Template, Touched,
+    TrafficDistribution, Visibility, Workload, WorkloadKind,
 };
 pub use yaml::{to_yaml, yaml_documents};

@@ -40,7 +40,7 @@ fn pods(service: &MeshService, table: &mut BTreeMap<String, NameInfo>) {
         let Some(hostname) = workload.hostname_in(&service.name) else { continue };
         let addresses: Vec<IpAddr> = match workload.ips.is_empty() {
             true => endpoint.address.ip().into_iter().collect(),
-            false => workload.ips.clone(),
+            false => workload.ips.to_vec(),
         };
         let short = format!("{hostname}.{}", service.name);
         let host = format!("{hostname}.{}", service.host);

@@ -40,7 +40,7 @@ pub use service::{
     Address, Cidr, Endpoint, MeshService, Resolution, ServiceAccount, ServiceKind, ServicePort,
     TargetPort, TrafficDistribution,
 };
-pub use workload::{Workload, WorkloadKind};
+pub use workload::{Template, Workload, WorkloadKind};
 
 use index::{Addresses, Hosts};
 use routing::{DestinationRules, VirtualServices};

@@ -15,10 +15,29 @@ const LOCALITY_LABEL: &str = "istio-locality";
 /// One instance: a Pod or a WorkloadEntry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
-    pub kind: WorkloadKind,
-    /// The Pod's or WorkloadEntry's own name; what a proxy's node id carries. That of a Pod of
-    /// another cluster is `NAME@CLUSTER`.
+    /// The Pod's or WorkloadEntry's own name; what a proxy's node id carries.
     pub name: Arc<str>,
+    /// The rest of what it is.
+    pub template: Arc<Template>,
+    /// `region/zone/subzone`; empty when unknown.
+    pub locality: Arc<str>,
+    /// The Kubernetes node it runs on; empty when unknown.
+    pub node: Arc<str>,
+    /// None when it has no address yet.
+    pub address: Option<Address>,
+    /// All IP addresses, the primary first.
+    pub ips: Box<[IpAddr]>,
+    /// A Pod's `HOSTNAME.SUBDOMAIN`; empty without a subdomain.
+    pub pod_host: Arc<str>,
+    pub ready: bool,
+    pub origin: Origin,
+}
+
+/// What the instances of one owner have in common, as a rule. A world holds 100,000 instances, and
+/// each would weigh three times as much with its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    pub kind: WorkloadKind,
     pub namespace: Arc<str>,
     /// Name of what owns it (Deployment, StatefulSet, …), else its own: Istio's workload name.
     pub workload_name: Arc<str>,
@@ -31,18 +50,10 @@ pub struct Workload {
     pub service_account: Arc<str>,
     pub cluster: Arc<str>,
     pub network: Arc<str>,
-    /// `region/zone/subzone`; empty when unknown.
-    pub locality: Arc<str>,
-    /// The Kubernetes node it runs on; empty when unknown.
-    pub node: Arc<str>,
     /// Load-balancing weight; 1 when not set.
     pub weight: u32,
     pub labels: Arc<Labels>,
     pub annotations: Arc<Labels>,
-    /// None when it has no address yet.
-    pub address: Option<Address>,
-    /// All IP addresses, the primary first.
-    pub ips: Vec<IpAddr>,
     /// Container or WorkloadEntry ports by name.
     pub ports: BTreeMap<String, u16>,
     /// Container ports, named or not.
@@ -51,10 +62,14 @@ pub struct Workload {
     pub sidecar: bool,
     /// A container of it is called `istio-proxy`.
     pub proxied: bool,
-    /// A Pod's `HOSTNAME.SUBDOMAIN`; empty without a subdomain.
-    pub pod_host: Arc<str>,
-    pub ready: bool,
-    pub origin: Origin,
+}
+
+impl std::ops::Deref for Workload {
+    type Target = Template;
+
+    fn deref(&self) -> &Template {
+        &self.template
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,22 +108,16 @@ impl Workload {
         *self == probe
     }
 
-    /// The same, with what it has in common with another one as the very same object. Pods of one
-    /// owner differ in name and address only, and a world holds 100,000 of them.
+    /// The same, with what it has in common with another one as the very same object.
     pub(crate) fn sharing(self, other: &Workload) -> Workload {
         Workload {
-            namespace: share(self.namespace, &other.namespace),
-            workload_name: share(self.workload_name, &other.workload_name),
-            canonical_name: share(self.canonical_name, &other.canonical_name),
-            canonical_revision: share(self.canonical_revision, &other.canonical_revision),
-            service_account: share(self.service_account, &other.service_account),
-            cluster: share(self.cluster, &other.cluster),
-            network: share(self.network, &other.network),
+            template: match self.template == other.template {
+                true => Arc::clone(&other.template),
+                false => Arc::new(Arc::unwrap_or_clone(self.template).sharing(&other.template)),
+            },
             locality: share(self.locality, &other.locality),
             node: share(self.node, &other.node),
             pod_host: share(self.pod_host, &other.pod_host),
-            labels: share(self.labels, &other.labels),
-            annotations: share(self.annotations, &other.annotations),
             ..self
         }
     }
@@ -138,9 +147,8 @@ impl Workload {
         };
         let (workload_name, owner_kind) = pod_owner(meta);
         let (canonical_name, canonical_revision) = canonical(&meta.labels, &workload_name);
-        Workload {
+        let template = Template {
             kind: WorkloadKind::Pod,
-            name: meta.name.clone(),
             namespace: meta.namespace.clone(),
             workload_name,
             owner_kind,
@@ -149,14 +157,9 @@ impl Workload {
             service_account: Arc::from(account),
             cluster: Arc::from(cluster(&meta.labels)),
             network: Arc::from(label(&meta.labels, "topology.istio.io/network")),
-            // Kubernetes label values cannot hold a slash; Istio writes dots instead.
-            locality: Arc::from(label(&meta.labels, LOCALITY_LABEL).replace('.', "/")),
-            node: Arc::from(spec.node_name.as_str()),
             weight: 1,
             labels: meta.labels.clone(),
             annotations: meta.annotations.clone(),
-            address: ips.first().copied().map(Address::Ip),
-            ips,
             ports,
             container_ports,
             proxied: spec
@@ -166,6 +169,15 @@ impl Workload {
                 .any(|container| container.name == "istio-proxy"),
             sidecar: tls_mode_label(&meta.labels)
                 .unwrap_or_else(|| meta.annotations.contains_key("sidecar.istio.io/status")),
+        };
+        Workload {
+            name: meta.name.clone(),
+            template: Arc::new(template),
+            // Kubernetes label values cannot hold a slash; Istio writes dots instead.
+            locality: Arc::from(label(&meta.labels, LOCALITY_LABEL).replace('.', "/")),
+            node: Arc::from(spec.node_name.as_str()),
+            address: ips.first().copied().map(Address::Ip),
+            ips: ips.into(),
             pod_host: pod_host(meta, spec),
             ready: pod_ready(meta, status),
             origin: meta.origin.clone(),
@@ -185,9 +197,8 @@ impl Workload {
         let account =
             if spec.service_account.is_empty() { "default" } else { &spec.service_account };
         let address = Address::parse(&spec.address);
-        Workload {
+        let template = Template {
             kind: WorkloadKind::WorkloadEntry,
-            name: meta.name.clone(),
             namespace: meta.namespace.clone(),
             workload_name,
             owner_kind: "workloadentry",
@@ -196,20 +207,41 @@ impl Workload {
             service_account: Arc::from(account),
             cluster: Arc::from(cluster(&labels)),
             network: Arc::from(spec.network.as_str()),
-            locality: Arc::from(spec.locality.as_str()),
-            node: Arc::from(""),
             weight: spec.weight.unwrap_or(1).max(1),
-            ips: address.iter().filter_map(Address::ip).collect(),
-            address,
             ports: numbered(&spec.ports),
             container_ports: Vec::new(),
             proxied: false,
-            pod_host: Arc::from(""),
             sidecar: tls_mode_label(&labels).unwrap_or(false),
-            ready: !meta.deleting,
             labels: Arc::new(labels),
             annotations: meta.annotations.clone(),
+        };
+        Workload {
+            name: meta.name.clone(),
+            template: Arc::new(template),
+            locality: Arc::from(spec.locality.as_str()),
+            node: Arc::from(""),
+            pod_host: Arc::from(""),
+            ips: address.iter().filter_map(Address::ip).collect(),
+            address,
+            ready: !meta.deleting,
             origin: meta.origin.clone(),
+        }
+    }
+}
+
+impl Template {
+    fn sharing(self, other: &Template) -> Template {
+        Template {
+            namespace: share(self.namespace, &other.namespace),
+            workload_name: share(self.workload_name, &other.workload_name),
+            canonical_name: share(self.canonical_name, &other.canonical_name),
+            canonical_revision: share(self.canonical_revision, &other.canonical_revision),
+            service_account: share(self.service_account, &other.service_account),
+            cluster: share(self.cluster, &other.cluster),
+            network: share(self.network, &other.network),
+            labels: share(self.labels, &other.labels),
+            annotations: share(self.annotations, &other.annotations),
+            ..self
         }
     }
 }

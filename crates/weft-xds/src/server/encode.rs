@@ -11,8 +11,9 @@ use prost::{encode_length_delimiter, length_delimiter_len};
 use crate::session::{Mode, Push, Resource, Set};
 use crate::wire;
 
-/// A chunk that has so many bytes is full.
-const CHUNK: usize = 12 * 1024;
+/// A chunk that has so many bytes is full. Larger than what the HTTP/2 library keeps of a connection
+/// (16 KiB): an allocator that sorts by size would find the one between the others for ever.
+const CHUNK: usize = 28 * 1024;
 /// Bodies from this size on are chunks of their own, not copied.
 const SHARED_MIN: usize = 2 * 1024;
 /// What a chunk takes: the last resource may pass [`CHUNK`] by a body and its framing.

@@ -89,7 +89,7 @@ fn inside(snapshot: &Snapshot, workload: &Workload, request: &Request) -> Client
         name: workload.name.clone(),
         namespace: workload.namespace.clone(),
         service_account: workload.service_account.clone(),
-        addresses: workload.ips.clone(),
+        addresses: workload.ips.to_vec(),
         labels: workload.labels.as_ref().clone(),
         cluster_id: workload.cluster.clone(),
         locality: workload.locality.clone(),
