@@ -157,6 +157,17 @@ impl Circuit {
         Some(Permit { circuit: self.clone(), resource })
     }
 
+    /// Takes one connection whatever the limit, unless that is zero: as in Envoy an endpoint without
+    /// any gets one, since nobody else's end would help those who wait for it.
+    pub fn acquire_first_connection(self: &Rc<Self>) -> Option<Permit> {
+        let at = Resource::Connections as usize;
+        if self.limit(Resource::Connections) == 0 {
+            return None;
+        }
+        self.active[at].set(self.active[at].get() + 1);
+        Some(Permit { circuit: self.clone(), resource: Resource::Connections })
+    }
+
     /// Tells the time, which only a budget over an interval asks for.
     pub fn tick(&self, now: Instant) {
         self.now.set(Some(now));

@@ -40,6 +40,8 @@ struct State {
     link: Link,
     active: Cell<u32>,
     requests: Cell<u32>,
+    /// It carries no more requests than this.
+    requests_max: Option<u32>,
     /// The connection's task has ended.
     ended: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -77,6 +79,7 @@ impl H2Connection {
             link: Link::new(Connection::new(Role::Client, config(http, limits))),
             active: Cell::new(0),
             requests: Cell::new(0),
+            requests_max: http.requests_per_connection_max,
             ended: Cell::new(false),
             idle_since: Cell::new(now),
         });
@@ -301,6 +304,10 @@ impl Drop for H2Client {
         state.active.set(state.active.get() - 1);
         if state.active.get() == 0 {
             state.idle_since.set(Instant::now());
+            // Others may wait for its place.
+            if state.requests_max.is_some_and(|max| state.requests.get() >= max) {
+                state.link.with(Connection::shutdown);
+            }
         }
     }
 }

@@ -91,6 +91,8 @@ struct HostKey {
 pub(crate) struct HostPool {
     idle: RefCell<Vec<IdleH1>>,
     shared: RefCell<Vec<Rc<SharedH2>>>,
+    /// Open ones and those that are being opened.
+    connections: Rc<Cell<u32>>,
     /// One HTTP/2 connection is opened at a time; others wait to share it.
     opening: Semaphore,
     /// Counts failed openings, so that those who waited for one fail with it.
@@ -123,10 +125,21 @@ pub(crate) struct ConnectionFacts {
 pub(crate) struct ConnectionPermit {
     _permit: Permit,
     freed: Weak<Notify>,
+    /// The endpoint's connections, this one too.
+    of_host: Rc<Cell<u32>>,
+}
+
+impl ConnectionPermit {
+    fn new(permit: Permit, pool: &ClusterPool, host: &HostPool) -> Self {
+        host.connections.set(host.connections.get() + 1);
+        let (freed, of_host) = (Rc::downgrade(&pool.freed), host.connections.clone());
+        Self { _permit: permit, freed, of_host }
+    }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
+        self.of_host.set(self.of_host.get() - 1);
         if let Some(freed) = self.freed.upgrade() {
             freed.notify_one();
         }
@@ -272,13 +285,16 @@ impl ClusterPool {
             match circuit.acquire(Resource::Connections) {
                 Some(permit) => break permit,
                 None if self.close_one_idle() => continue,
+                None if host.connections.get() == 0 => {
+                    break circuit.acquire_first_connection().ok_or(ErrorKind::Overflow)?;
+                }
                 None => freed.await,
             }
             if let Some(ready) = host.reuse(*wanted, true, Instant::now()).await {
                 return Ok(ready);
             }
         };
-        let permit = ConnectionPermit { _permit: permit, freed: Rc::downgrade(&self.freed) };
+        let permit = ConnectionPermit::new(permit, self, &host);
         let opened = host.connect(&opening, permit).await;
         if opened.is_err() {
             host.failures.set(host.failures.get().wrapping_add(1));
@@ -324,6 +340,7 @@ impl ClusterPool {
         let host = Rc::new(HostPool {
             idle: RefCell::default(),
             shared: RefCell::default(),
+            connections: Rc::default(),
             opening: Semaphore::new(1),
             failures: Cell::new(0),
             speaks_h2: Cell::new(None),

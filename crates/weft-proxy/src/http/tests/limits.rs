@@ -255,3 +255,32 @@ fn requests_beyond_a_circuit_breaker_are_refused() {
         first.bytes(OK.len()).await;
     });
 }
+
+#[test]
+fn an_endpoint_without_a_connection_gets_one_whatever_the_limit() {
+    let cluster = json!({
+        "lbPolicy": "ROUND_ROBIN",
+        "circuitBreakers": {"thresholds": [{"maxConnections": 1}]},
+    });
+    run(Setup { cluster, apps: 2, ..Setup::default() }, |mesh| async move {
+        let (mut first, mut second) = (mesh.client().await, mesh.client().await);
+        first.send(GET).await;
+        second.send(GET).await;
+        // Both are under way at once; a third waits for one of them.
+        let (mut one, mut other) = (mesh.app_at(0).await, mesh.app_at(1).await);
+        one.head().await;
+        other.head().await;
+        let mut third = mesh.client().await;
+        third.send(GET).await;
+        one.send(OK).await;
+        other.send(OK).await;
+        first.bytes(OK.len()).await;
+        second.bytes(OK.len()).await;
+        let app = tokio::select! {
+            _ = one.head() => &mut one,
+            _ = other.head() => &mut other,
+        };
+        app.send(OK).await;
+        third.bytes(OK.len()).await;
+    });
+}

@@ -317,3 +317,23 @@ fn a_client_that_leaves_cancels_its_request_and_no_other() {
         mesh.expect_requests(&["response_flags=\"DC\""], 1).await;
     });
 }
+
+#[test]
+fn a_connection_that_may_carry_no_more_makes_room_after_its_last_answer() {
+    let mut setup = setup(json!({"timeout": "0s"}));
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    merge(
+        &mut setup.cluster,
+        &json!({
+            "circuitBreakers": {"thresholds": [{"maxConnections": 1}]},
+            "typedExtensionProtocolOptions": {options: {"commonHttpProtocolOptions":
+                {"maxRequestsPerConnection": 1, "idleTimeout": "7200s"}}},
+        }),
+    );
+    run(setup, |mesh| async move {
+        let mut client = mesh.client().await;
+        for _ in 0..3 {
+            let _open_on_their_side = used(&mesh, &mut client).await;
+        }
+    });
+}
