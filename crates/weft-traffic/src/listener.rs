@@ -125,9 +125,20 @@ pub struct TcpConfig {
     pub connection_duration_max: Option<Duration>,
     /// Hash by source address, for consistent-hash clusters.
     pub hash_source_ip: bool,
+    /// The cluster's endpoints are HTTP proxies on the way.
+    pub tunnel: Option<Tunneling>,
     pub access_log: Option<Arc<AccessLogs>>,
     /// None: the standard metrics.
     pub metrics: Option<Arc<Metrics>>,
+}
+
+/// `tunneling_config`: what an HTTP proxy is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunneling {
+    /// `host:port` beyond the proxy.
+    pub authority: Arc<str>,
+    /// None: CONNECT. Else the bytes are the content of a POST to this path.
+    pub post_path: Option<Arc<str>>,
 }
 
 /// `FilterChainMatch`. Empty lists match anything.

@@ -5,7 +5,7 @@
 
 use weft_model::spec::{
     ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancerSettings,
-    OutlierDetection, ProxyProtocol, RetryBudget, Subset, TrafficPolicy,
+    OutlierDetection, ProxyProtocol, RetryBudget, Subset, TrafficPolicy, TunnelSettings,
 };
 
 /// The settings that apply; `None` is Istio's default.
@@ -42,6 +42,16 @@ pub(crate) fn policy<'a>(
         proxy_protocol: narrow.proxy_protocol.or(wide.proxy_protocol),
         retry_budget: narrow.retry_budget.or(wide.retry_budget),
     }
+}
+
+/// The proxy that connections go through: the subset's, else the rule's. Ports have none of their own.
+pub(crate) fn tunnel<'a>(
+    rule: Option<&'a DestinationRule>,
+    subset_name: &str,
+) -> Option<&'a TunnelSettings> {
+    let of = |policy: Option<&'a TrafficPolicy>| policy.and_then(|policy| policy.tunnel.as_ref());
+    let narrow = subset(rule, subset_name).and_then(|subset| of(subset.traffic_policy.as_ref()));
+    narrow.or_else(|| of(rule?.traffic_policy.as_ref()))
 }
 
 /// The subset of this name, if the rule has it.

@@ -212,7 +212,7 @@ impl Copy {
     }
 }
 
-pub(super) fn poll_status(
+pub(crate) fn poll_status(
     upstream: &mut Upstream,
     cx: &mut Context<'_>,
 ) -> Poll<Result<u16, ProxyError>> {

@@ -7,10 +7,10 @@ pub(crate) mod parking;
 mod server_h1;
 pub(crate) mod server_h2;
 
-mod attempt;
+pub(crate) mod attempt;
 mod exchange;
-mod limits;
-mod mirror;
+pub(crate) mod limits;
+pub(crate) mod mirror;
 pub(crate) mod request;
 mod spelling;
 
@@ -30,7 +30,7 @@ pub(crate) mod log;
 mod rate_limit;
 mod record;
 pub(crate) mod span;
-mod upgrade;
+pub(crate) mod upgrade;
 mod why;
 
 pub(crate) mod conn;

@@ -21,6 +21,7 @@ use super::request::Request;
 use super::server_h2::H2Server;
 use super::wire::Wire;
 use crate::error::{ErrorKind, ProxyError};
+use crate::upstream::h1::H1Client;
 use crate::upstream::h2::H2Client;
 use crate::upstream::{FinalHead, Upstream};
 
@@ -83,30 +84,63 @@ pub(crate) async fn tunnel(
     down: &mut Downstream<'_>,
     up: &mut Upstream,
     tally: &mut Tally,
-    mut idle: StreamLimits,
+    idle: StreamLimits,
 ) -> Result<(), ProxyError> {
-    let mut down = match down {
+    let down = match down {
         Downstream::H1(side) => End::Bytes(side.wire()),
         Downstream::H2(side) => End::Server(side),
     };
-    let mut up = match up {
+    let up = match up {
         Upstream::H1(side) => End::Bytes(side.wire()),
         Upstream::H2(side) => End::Client(side),
     };
+    let moved = |sent, received| {
+        tally.request_bytes += sent;
+        tally.response_bytes += received;
+    };
+    copy(down, up, idle, moved).await
+}
+
+/// As [`tunnel`], of a client's connection that is no HTTP: its bytes are what follows (`raw`) or the
+/// content of a request that an endpoint has answered. `moved` is told of bytes to it and back.
+pub(crate) async fn carry(
+    client: &mut Wire,
+    up: &mut Upstream,
+    raw: bool,
+    idle: StreamLimits,
+    moved: impl FnMut(u64, u64),
+) -> Result<(), ProxyError> {
+    let up = match (up, raw) {
+        (Upstream::H1(side), true) => End::Bytes(side.wire()),
+        (Upstream::H1(side), false) => End::Content(side),
+        (Upstream::H2(side), _) => End::Client(side),
+    };
+    copy(End::Bytes(client), up, idle, moved).await
+}
+
+async fn copy(
+    mut down: End<'_>,
+    mut up: End<'_>,
+    mut idle: StreamLimits,
+    mut moved: impl FnMut(u64, u64),
+) -> Result<(), ProxyError> {
     let mut request = Direction::default();
     let mut response = Direction::default();
+    let mut moved_bytes = 0u64;
     poll_fn(|cx| {
         let sent = request.poll(&mut down, &mut up, cx)?;
         let received = response.poll(&mut up, &mut down, cx)?;
-        tally.request_bytes += std::mem::take(&mut request.bytes);
-        tally.response_bytes += std::mem::take(&mut response.bytes);
+        let bytes = (std::mem::take(&mut request.bytes), std::mem::take(&mut response.bytes));
+        if bytes != (0, 0) {
+            moved(bytes.0, bytes.1);
+            moved_bytes = moved_bytes.wrapping_add(bytes.0).wrapping_add(bytes.1);
+        }
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             _ => {
                 if let Poll::Ready(error) = down.poll_gone(cx) {
                     return Poll::Ready(Err(error));
                 }
-                let moved_bytes = tally.request_bytes.wrapping_add(tally.response_bytes);
                 let standing = Standing { moved_bytes, request_ended: true, on_client: false };
                 idle.poll(cx, standing).map(Err)
             }
@@ -139,7 +173,7 @@ impl Direction {
                 Poll::Ready(Some(data)) => {
                     self.bytes += data.len() as u64;
                     from.release(data.len());
-                    to.put(data);
+                    to.put(data)?;
                 }
                 Poll::Ready(None) => self.ended = true,
                 Poll::Pending => {
@@ -165,6 +199,8 @@ enum End<'e> {
     Server(&'e mut H2Server),
     /// The content of an HTTP/2 stream to an endpoint.
     Client(&'e mut H2Client),
+    /// The content of a request to an HTTP/1 endpoint and of its answer.
+    Content(&'e mut H1Client),
 }
 
 impl End<'_> {
@@ -174,6 +210,7 @@ impl End<'_> {
             Self::Bytes(wire) => return take_bytes(wire, cx),
             Self::Server(side) => side.poll_frame(cx),
             Self::Client(side) => side.poll_frame(cx),
+            Self::Content(side) => side.poll_frame(cx),
         };
         Ok(match frame {
             Poll::Ready(Some(frame)) => match frame? {
@@ -189,7 +226,7 @@ impl End<'_> {
     /// What was taken will be put.
     fn release(&mut self, bytes: usize) {
         match self {
-            Self::Bytes(_) => {}
+            Self::Bytes(_) | Self::Content(_) => {}
             Self::Server(side) => side.release(bytes),
             Self::Client(side) => side.release(bytes),
         }
@@ -202,22 +239,26 @@ impl End<'_> {
             Self::Bytes(wire) => wire.poll_flush(cx).map_err(ProxyError::disconnect),
             Self::Server(side) => side.poll_ready(cx),
             Self::Client(side) => side.poll_ready(cx),
+            Self::Content(side) => side.poll_ready(cx),
         };
         transpose(room)
     }
 
-    fn put(&mut self, data: Bytes) {
+    fn put(&mut self, data: Bytes) -> Result<(), ProxyError> {
         match self {
             Self::Bytes(wire) => wire.output.push(data),
             Self::Server(side) => side.send(Frame::Data(data)),
             Self::Client(side) => side.send(Frame::Data(data)),
+            Self::Content(side) => side.send(Frame::Data(data))?,
         }
+        Ok(())
     }
 
     /// Hands what was put to the kernel (HTTP/2: it is with the connection).
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ProxyError> {
         match self {
             Self::Bytes(wire) => transpose(wire.poll_flush(cx).map_err(ProxyError::disconnect)),
+            Self::Content(side) => transpose(side.poll_flush(cx)),
             Self::Server(_) | Self::Client(_) => Ok(Poll::Ready(())),
         }
     }
@@ -234,6 +275,10 @@ impl End<'_> {
                 side.end_tunnel();
                 Ok(Poll::Ready(()))
             }
+            Self::Content(side) => {
+                side.end_content()?;
+                transpose(side.poll_flush(cx))
+            }
         }
     }
 
@@ -241,7 +286,7 @@ impl End<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
         match self {
             Self::Server(side) => side.poll_gone(cx),
-            Self::Bytes(_) | Self::Client(_) => Poll::Pending,
+            Self::Bytes(_) | Self::Client(_) | Self::Content(_) => Poll::Pending,
         }
     }
 }

@@ -16,13 +16,14 @@ use weft_traffic::lb::{ActiveRequest, PickInput, Picked};
 use weft_traffic::listener::Direction;
 use weft_traffic::metrics::Metrics;
 use weft_traffic::outlier::HostOutcome;
-use weft_traffic::{Cluster, TcpConfig};
+use weft_traffic::{Cluster, Endpoint, TcpConfig};
 
 use super::copy::{self, End, Limits, Meter};
 use super::log;
+use super::tunnel::Tunnel;
 use crate::error::{ErrorKind, ProxyError};
 use crate::net::Io;
-use crate::upstream::connect::{Connected, Origin, connect};
+use crate::upstream::connect::{Connected, Negotiated, Origin, connect};
 use crate::worker::{ConnContext, Worker};
 
 /// Endpoints tried before giving up, whatever the configuration says less: a refused connect costs
@@ -48,16 +49,39 @@ pub async fn forward(
         Ok(upstream) => upstream,
         Err(error) => return refuse(&error, (&name, Some(&cluster)), &conn, &config, &worker),
     };
+    let relay = Relay::begin(&upstream, &cluster, &conn, &config, &worker);
+    let limits = Limits { idle: config.idle_timeout, whole: config.connection_duration_max };
     // By reference: what is moved into an async function stays in its caller's future as well.
-    relay(&mut io, &mut upstream, &cluster, &conn, &config, &worker).await;
+    let end = match &mut upstream.way {
+        Way::Bytes { connected, .. } => {
+            let far = &mut connected.io;
+            copy::bidirectional(&mut io, far, &worker.scratch, limits, &relay.meter).await
+        }
+        Way::Tunnel(tunnel) => match tunnel.take() {
+            Some(tunnel) => Box::pin(tunnel.relay(io, limits, &relay.meter)).await,
+            None => End::Closed,
+        },
+    };
+    relay.finish(&end);
 }
 
 /// An upstream connection with everything that is counted while it lives.
 struct Upstream {
-    connected: Connected,
+    way: Way,
+    session: Negotiated,
+    local: Option<SocketAddr>,
     picked: Picked,
-    _active: ActiveRequest,
     _permit: Permit,
+}
+
+/// How bytes get to the endpoint.
+enum Way {
+    Bytes {
+        connected: Box<Connected>,
+        _active: ActiveRequest,
+    },
+    /// There until it is used.
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 fn cluster_name(conn: &ConnContext, config: &TcpConfig, worker: &Worker) -> Arc<str> {
@@ -76,12 +100,15 @@ async fn reach(
     cluster: &Cluster,
     conn: &ConnContext,
     config: &TcpConfig,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) -> Result<Upstream, ProxyError> {
     let circuit = worker.balancers.circuit(cluster, 0, worker.tick());
-    let Some(permit) = circuit.acquire(Resource::Connections) else {
-        return Err(ErrorKind::Overflow.into());
+    // A tunnel is a request; its connection is counted where it is made.
+    let counted = match &config.tunnel {
+        None => Resource::Connections,
+        Some(_) => Resource::Requests,
     };
+    let permit = circuit.acquire(counted).ok_or(ErrorKind::Overflow)?;
     let attempts = config.connect_attempts_max.max(ATTEMPTS_MIN);
     let mut tried = Vec::new();
     let mut last = ProxyError::new(ErrorKind::NoHealthyUpstream);
@@ -96,9 +123,26 @@ async fn reach(
         }
         let active = picked.host.begin();
         let origin = Origin::of(cluster, conn);
-        match connect(worker, cluster, &picked.endpoint, origin).await {
-            Ok(connected) => {
-                return Ok(Upstream { connected, picked, _active: active, _permit: permit });
+        let reached = match &config.tunnel {
+            None => connect(worker, cluster, &picked.endpoint, origin).await.map(|connected| {
+                let (session, local) = (connected.session.clone(), connected.io.tcp().local_addr());
+                (
+                    Way::Bytes { connected: Box::new(connected), _active: active },
+                    session,
+                    local.ok(),
+                )
+            }),
+            Some(wanted) => {
+                let to = &picked.endpoint;
+                Tunnel::open(worker, cluster, to, active, (origin, wanted)).await.map(|tunnel| {
+                    let (session, local) = (tunnel.facts().session.clone(), tunnel.facts().local);
+                    (Way::Tunnel(Some(Box::new(tunnel))), session, local)
+                })
+            }
+        };
+        match reached {
+            Ok((way, session, local)) => {
+                return Ok(Upstream { way, session, local, picked, _permit: permit });
             }
             Err(error) => {
                 tracing::debug!(cluster = %cluster.name, endpoint = %picked.endpoint.address, %error, "connect failed");
@@ -156,61 +200,81 @@ fn report(worker: &Worker, cluster: &Cluster, picked: &Picked, outcome: HostOutc
     worker.balancers.report(cluster, &picked.host, outcome, worker.tick(), worker.random());
 }
 
-async fn relay(
-    io: &mut Io,
-    upstream: &mut Upstream,
-    cluster: &Cluster,
-    conn: &ConnContext,
-    config: &TcpConfig,
-    worker: &Worker,
-) {
-    let labels = Labels::new(Some(cluster), Some(upstream), config, conn, worker);
-    let flow = labels.flow(ResponseFlags::NONE, worker);
-    flow.opened();
-    let load = labels.load(worker);
-    if let Some(load) = &load {
-        load.opened();
+/// What is told of a connection while and after its bytes pass.
+struct Relay<'r> {
+    labels: Labels,
+    meter: FlowMeter,
+    /// What of the upstream the logs tell: endpoint, our own address, its identity.
+    endpoint: Arc<Endpoint>,
+    local: Option<SocketAddr>,
+    identity: Option<Arc<str>>,
+    cluster: &'r Cluster,
+    conn: &'r ConnContext,
+    config: &'r TcpConfig,
+    worker: &'r Worker,
+}
+
+impl<'r> Relay<'r> {
+    fn begin(
+        upstream: &Upstream,
+        cluster: &'r Cluster,
+        conn: &'r ConnContext,
+        config: &'r TcpConfig,
+        worker: &'r Worker,
+    ) -> Self {
+        let labels = Labels::new(Some(cluster), Some(upstream), config, conn, worker);
+        let flow = labels.flow(ResponseFlags::NONE, worker);
+        flow.opened();
+        let load = labels.load(worker);
+        if let Some(load) = &load {
+            load.opened();
+        }
+        let meter = FlowMeter { flow, load, bytes: Cell::default() };
+        let Upstream { session, local, picked, .. } = upstream;
+        let (endpoint, identity) = (picked.endpoint.clone(), session.peer_spiffe.clone());
+        Relay { labels, meter, endpoint, local: *local, identity, cluster, conn, config, worker }
     }
-    let limits = Limits { idle: config.idle_timeout, whole: config.connection_duration_max };
-    let meter = FlowMeter { flow, load, bytes: Cell::default() };
-    let end =
-        copy::bidirectional(io, &mut upstream.connected.io, &worker.scratch, limits, &meter).await;
-    match &end {
-        End::Idle => worker.counters.limits.tcp_idle.inc(),
-        End::Expired => worker.counters.limits.tcp_duration.inc(),
-        End::Closed | End::Downstream(_) | End::Upstream(_) => {}
+
+    fn finish(self, end: &End) {
+        let Relay { labels, meter, endpoint, local, identity, cluster, conn, config, worker } =
+            self;
+        match end {
+            End::Idle => worker.counters.limits.tcp_idle.inc(),
+            End::Expired => worker.counters.limits.tcp_duration.inc(),
+            End::Closed | End::Downstream(_) | End::Upstream(_) => {}
+        }
+        let flags = match end {
+            End::Closed | End::Downstream(_) => ResponseFlags::NONE,
+            End::Idle => ResponseFlags::STREAM_IDLE,
+            End::Expired => ResponseFlags::DURATION_TIMEOUT,
+            End::Upstream(_) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+        };
+        match flags == ResponseFlags::NONE {
+            true => meter.flow.closed(),
+            false => labels.flow(flags, worker).closed(),
+        }
+        if let Some(load) = &meter.load {
+            load.closed();
+        }
+        let error = match end {
+            End::Downstream(error) | End::Upstream(error) => Some(error),
+            End::Closed | End::Idle | End::Expired => None,
+        };
+        tracing::trace!(cluster = %cluster.name, ?error, "TCP connection ended");
+        let Some(logs) = &config.access_log else { return };
+        let outcome = log::Outcome {
+            cluster: &cluster.name,
+            flags,
+            endpoint: Some(&endpoint),
+            upstream_local: local,
+            upstream_identity: identity.as_deref().unwrap_or_default(),
+            bytes: meter.bytes.get(),
+            source: Some(&labels.source),
+            destination: Some(&labels.destination),
+            ..log::Outcome::default()
+        };
+        log::write(logs, &outcome, conn, worker);
     }
-    let flags = match &end {
-        End::Closed | End::Downstream(_) => ResponseFlags::NONE,
-        End::Idle => ResponseFlags::STREAM_IDLE,
-        End::Expired => ResponseFlags::DURATION_TIMEOUT,
-        End::Upstream(_) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-    };
-    match flags == ResponseFlags::NONE {
-        true => meter.flow.closed(),
-        false => labels.flow(flags, worker).closed(),
-    }
-    if let Some(load) = &meter.load {
-        load.closed();
-    }
-    let error = match &end {
-        End::Downstream(error) | End::Upstream(error) => Some(error),
-        End::Closed | End::Idle | End::Expired => None,
-    };
-    tracing::trace!(cluster = %cluster.name, ?error, "TCP connection ended");
-    let Some(logs) = &config.access_log else { return };
-    let outcome = log::Outcome {
-        cluster: &cluster.name,
-        flags,
-        endpoint: Some(&upstream.picked.endpoint),
-        upstream_local: upstream.connected.io.tcp().local_addr().ok(),
-        upstream_identity: upstream.connected.session.peer_spiffe.as_deref().unwrap_or_default(),
-        bytes: meter.bytes.get(),
-        source: Some(&labels.source),
-        destination: Some(&labels.destination),
-        ..log::Outcome::default()
-    };
-    log::write(logs, &outcome, conn, worker);
 }
 
 /// Closes a connection nothing was forwarded for, and counts it with the reason.
@@ -393,7 +457,7 @@ fn upstream_peer(upstream: &Upstream) -> PeerInfo {
         peer.version.clone_from(&peer.canonical_revision);
         peer.cluster = workload.cluster.to_string();
     }
-    if let Some(spiffe) = &upstream.connected.session.peer_spiffe {
+    if let Some(spiffe) = &upstream.session.peer_spiffe {
         peer.principal = spiffe.to_string();
     }
     peer

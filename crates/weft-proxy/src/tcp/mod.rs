@@ -3,6 +3,7 @@
 mod copy;
 mod forward;
 mod log;
+mod tunnel;
 
 pub use copy::{SCRATCH_BYTES, Scratch};
 pub use forward::forward;

@@ -117,6 +117,14 @@ impl H1Client {
         self.connection.h1.end().map_err(contradicted)
     }
 
+    /// Ends content, unless that was done.
+    pub(crate) fn end_content(&mut self) -> Result<(), ProxyError> {
+        match self.connection.h1.output_done() {
+            true => Ok(()),
+            false => self.end(),
+        }
+    }
+
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         self.connection.h1.wire.poll_flush(cx).map_err(|error| self.broken(error))
     }

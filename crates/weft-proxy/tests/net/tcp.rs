@@ -221,3 +221,136 @@ async fn a_connection_that_was_not_captured_does_not_loop() {
     proxy.shows("/stats", "weft_proxy_downstream_connections_total: 1").await;
     tokio::task::block_in_place(|| control.kill());
 }
+
+/// A listener whose bytes go through the proxy behind cluster `c`.
+fn tunnel_listener(name: &str, post: bool) -> serde_json::Value {
+    let mut listener = tcp_listener(name, "c");
+    listener["filter_chains"][0]["filters"][0]["typed_config"]["tunneling_config"] =
+        json!({ "hostname": "far.example:443", "use_post": post });
+    listener
+}
+
+/// What a peer sends until the text.
+async fn read_until(stream: &mut tokio::net::TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        read.push(tokio::time::timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap());
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_go_through_an_http1_proxy_by_connect_and_by_post() {
+    let egress = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    control.set(Cluster, static_cluster("c", &[egress.local_addr().unwrap()]));
+    control.set(Listener, tunnel_listener("connect", false));
+    control.set(Listener, tunnel_listener("post", true));
+    let proxy = plain(&control);
+    proxy.ready().await;
+
+    // What the client says early waits for the answer.
+    let mut client = connect(proxy.listener("connect").await).await;
+    client.write_all(b"hello").await.unwrap();
+    let (mut far, _) = egress.accept().await.unwrap();
+    let head = read_until(&mut far, "\r\n\r\n").await;
+    assert!(head.starts_with("CONNECT far.example:443 HTTP/1.1\r\n"), "{head}");
+    assert!(head.to_lowercase().contains("\r\nhost: far.example:443\r\n"), "{head}");
+    far.write_all(b"HTTP/1.1 200 Connection established\r\n\r\nwelcome").await.unwrap();
+    assert_eq!(read_until(&mut client, "welcome").await, "welcome");
+    assert_eq!(read_until(&mut far, "hello").await, "hello");
+    client.shutdown().await.unwrap();
+    assert!(far.read_u8().await.is_err(), "the client's end is passed on");
+    far.write_all(b"bye").await.unwrap();
+    drop(far);
+    assert_eq!(read_until(&mut client, "bye").await, "bye");
+    assert!(client.read_u8().await.is_err());
+
+    let mut client = connect(proxy.listener("post").await).await;
+    client.write_all(b"hello").await.unwrap();
+    let (mut far, _) = egress.accept().await.unwrap();
+    let head = read_until(&mut far, "\r\n\r\n").await;
+    assert!(head.starts_with("POST / HTTP/1.1\r\n"), "{head}");
+    assert!(head.to_lowercase().contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+    far.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    assert_eq!(read_until(&mut far, "5\r\nhello\r\n").await, "5\r\nhello\r\n");
+    far.write_all(b"7\r\nwelcome\r\n").await.unwrap();
+    assert_eq!(read_until(&mut client, "welcome").await, "welcome");
+    client.shutdown().await.unwrap();
+    assert_eq!(read_until(&mut far, "0\r\n\r\n").await, "0\r\n\r\n");
+    far.write_all(b"3\r\nbye\r\n0\r\n\r\n").await.unwrap();
+    assert_eq!(read_until(&mut client, "bye").await, "bye");
+    assert!(client.read_u8().await.is_err());
+
+    // A proxy that refuses.
+    let mut client = connect(proxy.listener("connect").await).await;
+    let (mut far, _) = egress.accept().await.unwrap();
+    read_until(&mut far, "\r\n\r\n").await;
+    far.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert!(client.read_u8().await.is_err());
+    proxy.shows("/stats", "response_flags=\"UF\"").await;
+    tokio::task::block_in_place(|| control.kill());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_go_through_an_http2_proxy_as_streams_of_one_connection() {
+    let egress = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let control = tokio::task::block_in_place(|| Control::start(0));
+    let mut cluster = static_cluster("c", &[egress.local_addr().unwrap()]);
+    cluster["typed_extension_protocol_options"] = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http2_protocol_options": {} },
+        },
+    });
+    control.set(Cluster, cluster);
+    control.set(Listener, tunnel_listener("connect", false));
+    control.set(Listener, tunnel_listener("post", true));
+    tokio::spawn(async move {
+        loop {
+            let (far, _) = egress.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(far).await.unwrap();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tokio::spawn(echo_stream(request, respond));
+                }
+            });
+        }
+    });
+    let proxy = plain(&control);
+    proxy.ready().await;
+    for (name, method) in [("connect", "CONNECT"), ("post", "POST"), ("connect", "CONNECT")] {
+        let mut client = connect(proxy.listener(name).await).await;
+        let greeting = format!("{method} far.example:443\n");
+        assert_eq!(read_until(&mut client, "\n").await, greeting);
+        let sent = vec![b'x'; 1_000_000];
+        let (mut from, mut to) = client.into_split();
+        let writer = tokio::spawn(async move {
+            to.write_all(&sent).await.unwrap();
+            to.shutdown().await.unwrap();
+        });
+        let mut rest = Vec::new();
+        from.read_to_end(&mut rest).await.unwrap();
+        writer.await.unwrap();
+        assert_eq!(rest.len(), 1_000_000, "{method}");
+    }
+    tokio::task::block_in_place(|| control.kill());
+}
+
+/// Says what was asked for, then what it hears, until that ends.
+async fn echo_stream(
+    request: ::http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<bytes::Bytes>,
+) {
+    let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+    let greeting = format!("{} {authority}\n", request.method());
+    let mut to = respond.send_response(::http::Response::new(()), false).unwrap();
+    to.send_data(greeting.into(), false).unwrap();
+    let mut from = request.into_body();
+    while let Some(data) = from.data().await {
+        let data = data.unwrap();
+        from.flow_control().release_capacity(data.len()).unwrap();
+        to.send_data(data, false).unwrap();
+    }
+    to.send_data(bytes::Bytes::new(), true).unwrap();
+}

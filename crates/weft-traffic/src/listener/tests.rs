@@ -14,6 +14,7 @@ fn chain(name: &str, matches: ChainMatch) -> FilterChain {
         connect_attempts_max: 1,
         connection_duration_max: None,
         hash_source_ip: false,
+        tunnel: None,
         access_log: None,
         metrics: None,
     };

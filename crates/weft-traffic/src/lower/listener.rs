@@ -9,6 +9,7 @@ use super::{
 };
 use crate::listener::{
     ChainMatch, Direction, FilterChain, Inspectors, ListenerConfig, Network, SourceType, TcpConfig,
+    Tunneling,
 };
 use crate::pb::envoy::config::listener::v3 as pb;
 use crate::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
@@ -353,7 +354,6 @@ fn tcp_proxy(message: &tcp_pb::TcpProxy, cluster_from_sni: bool) -> Result<TcpCo
     } = message;
     refuse(on_demand.is_some(), "on_demand")?;
     refuse(metadata_match.is_some(), "metadata_match")?;
-    refuse(tunneling_config.is_some(), "tunneling_config")?;
     refuse(!proxy_protocol_tlvs.is_empty(), "proxy_protocol_tlvs")?;
     let clusters = match cluster_specifier {
         Some(tcp_pb::tcp_proxy::ClusterSpecifier::Cluster(name)) => {
@@ -376,7 +376,35 @@ fn tcp_proxy(message: &tcp_pb::TcpProxy, cluster_from_sni: bool) -> Result<TcpCo
             .at("max_downstream_connection_duration")?,
         hash_source_ip: !hash_policy.is_empty(),
         metrics: None,
+        tunnel: tunneling_config.as_ref().map(tunneling).transpose().at("tunneling_config")?,
         access_log: access_log::lower(access_log).at("access_log")?,
+    })
+}
+
+fn tunneling(message: &tcp_pb::tcp_proxy::TunnelingConfig) -> Result<Tunneling> {
+    let tcp_pb::tcp_proxy::TunnelingConfig {
+        hostname,
+        use_post,
+        headers_to_add,
+        // They go to other filters, of which there are none.
+        propagate_response_headers: _,
+        post_path,
+        propagate_response_trailers: _,
+        ..
+    } = message;
+    refuse(!headers_to_add.is_empty(), "headers_to_add")?;
+    // Envoy takes these for access log operators.
+    refuse(hostname.contains('%'), "hostname")?;
+    if hostname.is_empty() || hostname.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
+        return error("hostname", format!("{hostname:?} is not a host and port"));
+    }
+    let path = if post_path.is_empty() { "/" } else { &**post_path };
+    if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
+        return error("post_path", format!("{path:?} is not a path"));
+    }
+    Ok(Tunneling {
+        authority: Arc::from(&**hostname),
+        post_path: use_post.then(|| Arc::from(path)),
     })
 }
 

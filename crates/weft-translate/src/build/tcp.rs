@@ -20,6 +20,7 @@ pub(crate) struct Tcp {
     pub(crate) duration_max: Option<Duration>,
     /// Balance by the client's address.
     pub(crate) hash_source_ip: bool,
+    pub(crate) tunnel: Option<tcp::tcp_proxy::TunnelingConfig>,
     pub(crate) access_log: Vec<AccessLog>,
 }
 
@@ -44,6 +45,7 @@ pub(crate) fn tcp(options: Tcp) -> listener::Filter {
         idle_timeout: options.idle_timeout.and_then(duration),
         max_downstream_connection_duration: options.duration_max.and_then(duration),
         hash_policy: options.hash_source_ip.then(source_ip).into_iter().collect(),
+        tunneling_config: options.tunnel,
         access_log: options.access_log,
         ..Default::default()
     };

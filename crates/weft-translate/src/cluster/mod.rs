@@ -90,7 +90,7 @@ fn of_service(
 ) -> Vec<pb::Cluster> {
     let mut clusters = Vec::new();
     if let Some(rule) = scope.rule(&service.host) {
-        unsupported::report(scope.view, rule, findings);
+        unsupported::report(scope.view, service, rule, findings);
     }
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         of_port(scope, service, port, &mut clusters);

@@ -3,7 +3,7 @@
 use weft_model::spec::{
     ClientTlsSettings, DestinationRule, LoadBalancerSettings, SimpleLb, TrafficPolicy,
 };
-use weft_model::{Kind, Resource};
+use weft_model::{Kind, MeshService, Resource};
 
 use super::tls::names_credential;
 use crate::findings::{Findings, NOT_IMPLEMENTED};
@@ -12,7 +12,15 @@ use crate::view::{ProxyKind, ProxyView};
 const NOT_FOR_SIDECARS: &str = "sidecars get credentials from rules with a workloadSelector only; \
                                 their connections go out in plain text";
 
-pub(crate) fn report(view: &ProxyView, rule: &Resource<DestinationRule>, findings: &mut Findings) {
+const NOT_FOR_HTTP: &str =
+    "only bytes and TLS are tunnelled, and every port of the host speaks HTTP";
+
+pub(crate) fn report(
+    view: &ProxyView,
+    service: &MeshService,
+    rule: &Resource<DestinationRule>,
+    findings: &mut Findings,
+) {
     let policies = std::iter::once(("spec".to_owned(), &rule.spec.traffic_policy)).chain(
         rule.spec
             .subsets
@@ -26,6 +34,11 @@ pub(crate) fn report(view: &ProxyView, rule: &Resource<DestinationRule>, finding
         let Some(policy) = policy else { continue };
         let path = format!("{path}.trafficPolicy");
         of_policy(policy, &path, &mut fields);
+        let only_http = service.ports.iter().all(|port| port.protocol.is_http());
+        if policy.tunnel.is_some() && only_http {
+            let (kind, path) = (Kind::DestinationRule, format!("{path}.tunnel"));
+            findings.add(kind, &rule.meta, NOT_IMPLEMENTED, &path, NOT_FOR_HTTP);
+        }
         for (path, settings) in client_tls(policy, &path) {
             if unreachable && names_credential(settings) {
                 let (kind, path) = (Kind::DestinationRule, format!("{path}.credentialName"));
@@ -54,7 +67,7 @@ fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
         outlier_detection: _,
         tls: _,
         port_level_settings,
-        tunnel,
+        tunnel: _,
         proxy_protocol: _,
         retry_budget: _,
     } = policy;
@@ -67,9 +80,6 @@ fn of_policy(policy: &TrafficPolicy, path: &str, fields: &mut Vec<String>) {
         if let Some(balancer) = balancer {
             of_balancer(balancer, &path, fields);
         }
-    }
-    if tunnel.is_some() {
-        fields.push(format!("{path}.tunnel"));
     }
 }
 

@@ -363,7 +363,6 @@ const IGNORED: &[Fields] = &[
             "downstream_idle_timeout",
             "upstream_idle_timeout",
             "backoff_options",
-            "tunneling_config",
             "max_downstream_connection_duration_jitter_percentage",
             "access_log_flush_interval",
             "flush_access_log_on_connected",
@@ -374,6 +373,10 @@ const IGNORED: &[Fields] = &[
             "max_early_data_bytes",
             "check_drain_close",
         ],
+    ),
+    (
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig",
+        &["headers_to_add", "propagate_response_headers", "propagate_response_trailers"],
     ),
     (
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",

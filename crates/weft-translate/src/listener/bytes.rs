@@ -1,10 +1,13 @@
 //! TCP and TLS routes: VirtualService `tcp` and `tls` rules → filter chains and TCP proxies.
 
-use weft_model::spec::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
+use weft_model::spec::{
+    L4MatchAttributes, RouteDestination, TlsMatchAttributes, TunnelSettings, VirtualService,
+};
 use weft_model::{Cidr, MESH_GATEWAY, Resolution, Resource};
 use weft_xds::names;
 use weft_xds::pb::envoy::config::core::v3::CidrRange;
 use weft_xds::pb::envoy::config::listener::v3 as listener;
+use weft_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::TunnelingConfig;
 
 use crate::build::cidr;
 use crate::build::dynamic::sni_filter;
@@ -208,22 +211,27 @@ pub(crate) fn split(
         .collect();
     let first = &destinations.first()?.destination;
     let target_port = scope.destination_port(first, port);
-    (!clusters.is_empty()).then(|| proxy(scope, clusters, &first.host, &first.subset, target_port))
+    // Of several destinations no subset's tunnel counts, as in Istio: it is the listener's.
+    let subset = if only { first.subset.as_str() } else { "" };
+    (!clusters.is_empty()).then(|| {
+        let policy = (first.host.as_str(), first.subset.as_str(), target_port);
+        proxy(scope, clusters, policy, subset)
+    })
 }
 
 /// A TCP proxy to one port of a service.
 pub(crate) fn to_service(scope: &Scope<'_>, host: &str, port: u16) -> listener::Filter {
     let cluster = names::outbound_cluster(port, "", host);
-    proxy(scope, vec![(cluster, 1)], host, "", port)
+    proxy(scope, vec![(cluster, 1)], (host, "", port), "")
 }
 
-/// The connection's own settings are those of the (first) destination's rule.
+/// The connection's own settings are those of the (first) destination's rule: its host, subset and
+/// port; `tunnel_of` is the subset whose tunnel is taken.
 fn proxy(
     scope: &Scope<'_>,
     clusters: Vec<(String, u32)>,
-    host: &str,
-    subset: &str,
-    port: u16,
+    (host, subset, port): (&str, &str, u16),
+    tunnel_of: &str,
 ) -> listener::Filter {
     let rule = scope.rule(host).map(|rule| &rule.spec);
     let policy = policy::policy(rule, policy::subset(rule, subset), port);
@@ -235,8 +243,19 @@ fn proxy(
         idle_timeout: pool.and_then(|pool| pool.idle_timeout),
         duration_max: pool.and_then(|pool| pool.max_connection_duration),
         hash_source_ip: hash.is_some_and(|hash| hash.use_source_ip == Some(true)),
+        tunnel: policy::tunnel(rule, tunnel_of).map(tunnel),
         access_log: access_logs(scope, Side::Outbound),
     })
+}
+
+/// The destination is an HTTP proxy on the way to the target.
+fn tunnel(settings: &TunnelSettings) -> TunnelingConfig {
+    let TunnelSettings { protocol, target_host, target_port } = settings;
+    let hostname = match target_host.contains(':') {
+        true => format!("[{target_host}]:{target_port}"),
+        false => format!("{target_host}:{target_port}"),
+    };
+    TunnelingConfig { hostname, use_post: protocol == "POST", ..Default::default() }
 }
 
 /// The mesh's place on a port.

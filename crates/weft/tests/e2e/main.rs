@@ -11,6 +11,7 @@ mod conformance;
 mod control_restart;
 mod crossings;
 mod demo_on_envoy;
+mod destinations;
 mod draining;
 mod faithful;
 mod frames;

@@ -105,7 +105,9 @@ fn pool(dice: &mut Dice, number: usize) -> Part {
     if dice.one_in(2) {
         http["http2MaxRequests"] = json!(dice.pick(&[1, 3, 100]));
     }
-    if dice.one_in(4) {
+    // How many wait at once while connections are opened is chance, which a short queue would show.
+    let queue = http["http1MaxPendingRequests"].as_u64().unwrap_or(100);
+    if dice.one_in(4) && queue == 100 {
         http["maxRequestsPerConnection"] = json!(1);
     }
     match dice.below(4) {
