@@ -139,6 +139,14 @@ pub(crate) struct ControlArgs {
     /// one machine, where no collector is installed.
     #[arg(long)]
     pub(crate) trace_store: bool,
+    /// Proxies that may be connected at a time; others are told to come back later.
+    #[arg(long, default_value = "10000", value_name = "NUMBER")]
+    pub(crate) xds_streams_max: usize,
+    /// Proxies that may connect in a second, and at once after a quiet time; others are told to come
+    /// back later, so that all proxies of a control plane that died do not ask another at once.
+    #[arg(long, default_value = "100", value_name = "NUMBER")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) xds_streams_per_second: u32,
     /// SPIFFE trust domain of every certificate.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub(crate) trust_domain: String,
@@ -184,6 +192,9 @@ pub(crate) struct ClusterArgs {
     /// Lease of the election, in the root namespace.
     #[arg(long, default_value = "weft-leader", value_name = "NAME")]
     pub(crate) lease: String,
+    /// How long the Lease holds without being renewed: so long nobody writes when its holder dies.
+    #[arg(long, default_value = "15s", value_parser = lifetime, value_name = "TIME")]
+    pub(crate) lease_duration: Duration,
     /// How long another authority in Secret `cacerts` is trusted before it signs.
     #[arg(long, default_value = "60s", value_parser = lifetime, value_name = "TIME")]
     pub(crate) ca_rotation_grace: Duration,

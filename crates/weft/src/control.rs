@@ -34,6 +34,8 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         webhook_address,
         inject,
         trace_store,
+        xds_streams_max,
+        xds_streams_per_second,
         trust_domain,
         workload_cert_ttl,
         log_level: _,
@@ -58,6 +60,8 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         config.webhook = Some(Webhook { address, settings });
         config.tls_addresses.push(address.ip());
     }
+    config.push.streams_max = xds_streams_max;
+    config.push.streams_per_second = xds_streams_per_second;
     config.trust_domain = trust_domain;
     config.lifetimes.default = workload_cert_ttl;
     config.lifetimes.max = workload_cert_ttl;
@@ -86,6 +90,7 @@ fn kubernetes(args: ClusterArgs, inject: &InjectSettings) -> Option<Kubernetes> 
         write_roots,
         write_webhooks,
         lease,
+        lease_duration,
         ca_rotation_grace,
         pod_name,
         root_namespace,
@@ -107,6 +112,7 @@ fn kubernetes(args: ClusterArgs, inject: &InjectSettings) -> Option<Kubernetes> 
     let candidate = (writes != Writes::default()).then(|| Candidate {
         namespace: root_namespace.clone(),
         lease,
+        duration: lease_duration,
         identity: pod_name.unwrap_or_else(|| format!("weft-{:08x}", rand::random::<u32>())),
     });
     let cluster_id = inject.cluster_id().to_owned();

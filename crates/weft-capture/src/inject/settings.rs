@@ -34,6 +34,7 @@ settings! {
     MEMORY = "sidecar.istio.io/proxyMemory", "its requested memory";
     MEMORY_LIMIT = "sidecar.istio.io/proxyMemoryLimit", "its memory limit";
     LOG_LEVEL = "sidecar.istio.io/logLevel", "log level of the proxy";
+    AGENT_LOG_LEVEL = "sidecar.istio.io/agentLogLevel", "the same, where that is not given";
     INTERCEPTION = "sidecar.istio.io/interceptionMode", "REDIRECT, TPROXY or NONE";
     NATIVE = "sidecar.istio.io/nativeSidecar", "whether the proxy is a native sidecar";
     REWRITE = "sidecar.istio.io/rewriteAppHTTPProbers", "whether probes go through the proxy";
@@ -115,6 +116,18 @@ impl<'p> Annotations<'p> {
     }
 }
 
+/// Istio's agent and proxy are one program here. The agent's scopes (`ads:debug,ca:info`) are not
+/// ours; a level alone is.
+fn log_level(annotations: &Annotations<'_>) -> String {
+    let agent = || {
+        let level = annotations.get(AGENT_LOG_LEVEL)?;
+        let level = level.strip_prefix("default:").unwrap_or(level);
+        ["error", "warn", "info", "debug"].into_iter().find(|known| *known == level)
+    };
+    let level = annotations.get(LOG_LEVEL).or_else(agent).unwrap_or("warn");
+    level.replace("warning", "warn")
+}
+
 /// Reads a pod's settings.
 pub(super) fn read(
     pod: &Value,
@@ -165,7 +178,7 @@ pub(super) fn read(
         rewrite_probes: status_port != 0
             && annotations.flag(REWRITE)?.unwrap_or(mesh.rewrite_probes),
         status_port,
-        log_level: annotations.get(LOG_LEVEL).unwrap_or("warn").replace("warning", "warn"),
+        log_level: log_level(&annotations),
         resources: resources(&annotations),
         readiness: [
             annotations.number(READY_DELAY)?.unwrap_or(0),

@@ -13,12 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, Client};
 
-/// How long a Lease holds without being renewed.
+/// Istio's and Kubernetes' own duration of a Lease.
 const DURATION: Duration = Duration::from_secs(15);
-/// A holder that could not renew for this long steps down: well before another one steps in.
-const RENEWED_MAX: Duration = Duration::from_secs(10);
-/// How often the Lease is looked at.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// The right to write, until a moment of our own clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +36,27 @@ impl Term {
 pub struct Candidate {
     pub namespace: String,
     pub lease: String,
+    /// How long the Lease holds without being renewed.
+    pub duration: Duration,
     /// Unlike all others': the Pod's name.
     pub identity: String,
+}
+
+impl Candidate {
+    /// A holder that could not renew for this long steps down: well before another one steps in.
+    fn renewed_max(&self) -> Duration {
+        self.duration * 2 / 3
+    }
+
+    /// How often the Lease is looked at.
+    fn look(&self) -> Duration {
+        self.duration / 8
+    }
+
+    /// As the Lease says it, in whole seconds.
+    fn seconds(&self) -> u64 {
+        self.duration.as_secs().max(1)
+    }
 }
 
 /// Takes part in the election until `shutdown`, then gives the Lease back.
@@ -61,7 +76,7 @@ pub fn elect(
             election.announce(&sender);
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(election.candidate.look()) => {}
             }
         }
         if election.term.take().is_some() {
@@ -147,9 +162,9 @@ impl Election {
 
     fn won(&mut self, number: i64, asked: Instant) {
         if self.term.is_none_or(|term| term.number != number) {
-            tracing::info!(term = number, "this control plane writes status from now on");
+            tracing::info!(term = number, "this control plane writes to the cluster from now on");
         }
-        self.term = Some(Term { number, until: asked + RENEWED_MAX });
+        self.term = Some(Term { number, until: asked + self.candidate.renewed_max() });
     }
 
     /// What cannot be renewed ends by itself.
@@ -166,7 +181,7 @@ impl Election {
         let now = micro_time(SystemTime::now());
         json!({
             "holderIdentity": self.candidate.identity,
-            "leaseDurationSeconds": DURATION.as_secs(),
+            "leaseDurationSeconds": self.candidate.seconds(),
             "acquireTime": acquired.unwrap_or_else(|| now.clone().into()),
             "renewTime": now,
             "leaseTransitions": number,

@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tonic::Status;
+use weft_telemetry::{Counter, Registry as Metrics};
 
 pub(super) struct Admission {
     open: Arc<AtomicUsize>,
     open_max: usize,
     bucket: Mutex<Bucket>,
     per_second: f64,
+    refused_new: Counter,
+    refused_open: Counter,
 }
 
 struct Bucket {
@@ -31,10 +34,14 @@ impl Drop for Place {
 }
 
 impl Admission {
-    pub(super) fn new(open_max: usize, per_second: u32) -> Self {
+    pub(super) fn new(open_max: usize, per_second: u32, metrics: &Metrics) -> Self {
+        let help = "xDS streams that were told to come back later.";
+        let refused =
+            |why| metrics.counter("weft_xds_streams_refused_total", help, &[("reason", why)]);
+        let (refused_new, refused_open) = (refused("rate"), refused("open"));
         let per_second = f64::from(per_second);
         let bucket = Mutex::new(Bucket { tokens: per_second, filled: Instant::now() });
-        Self { open: Arc::default(), open_max, bucket, per_second }
+        Self { open: Arc::default(), open_max, bucket, per_second, refused_new, refused_open }
     }
 
     /// Takes from the bucket of new streams.
@@ -44,7 +51,8 @@ impl Admission {
         bucket.tokens = (bucket.tokens + passed * self.per_second).min(self.per_second);
         bucket.filled = now;
         if bucket.tokens < 1.0 {
-            return Err(Status::resource_exhausted("too many new xDS streams: come back later"));
+            self.refused_new.inc();
+            return Err(Status::unavailable("too many new xDS streams: come back later"));
         }
         bucket.tokens -= 1.0;
         Ok(())
@@ -54,7 +62,8 @@ impl Admission {
     pub(super) fn enter(&self) -> Result<Place, Status> {
         let place = Place(Arc::clone(&self.open));
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.open_max {
-            return Err(Status::resource_exhausted("too many open xDS streams"));
+            self.refused_open.inc();
+            return Err(Status::unavailable("too many open xDS streams: come back later"));
         }
         Ok(place)
     }
@@ -62,12 +71,12 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
-    use super::Admission;
+    use super::{Admission, Metrics};
     use std::time::{Duration, Instant};
 
     #[test]
     fn bursts_are_bounded_and_refill() {
-        let admission = Admission::new(10, 2);
+        let admission = Admission::new(10, 2, &Metrics::new());
         let now = Instant::now();
         assert!(admission.admit(now).is_ok());
         assert!(admission.admit(now).is_ok());
@@ -78,7 +87,7 @@ mod tests {
 
     #[test]
     fn places_are_given_back() {
-        let admission = Admission::new(1, 10);
+        let admission = Admission::new(1, 10, &Metrics::new());
         let place = admission.enter().unwrap();
         assert!(admission.enter().is_err());
         drop(place);

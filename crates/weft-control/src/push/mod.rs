@@ -103,7 +103,7 @@ impl Pusher {
             trust,
             registry: Registry::default(),
             endpoints: EndpointMemo::default(),
-            admission: Admission::new(options.streams_max, options.streams_per_second),
+            admission: Admission::new(options.streams_max, options.streams_per_second, metrics),
             metrics: PushMetrics::new(metrics),
             ready: watch::Sender::new(false),
             shutdown,

@@ -105,6 +105,7 @@ impl Cluster {
         let candidate = name.map(|name| Candidate {
             namespace: "istio-system".to_owned(),
             lease: "weft-test".to_owned(),
+            duration: Duration::from_secs(15),
             identity: name.to_owned(),
         });
         let source = source::kube::Options {

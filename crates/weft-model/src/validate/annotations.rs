@@ -99,6 +99,16 @@ const KNOWN: &[(&str, Stage, On)] = &[
     ("traffic.sidecar.istio.io/kubevirtInterfaces", Deprecated, Pod),
 ];
 
+/// What says something of Envoy or of Istio's images, and what to use instead.
+const NOT_READ: &[(&str, &str)] = &[
+    (
+        "sidecar.istio.io/bootstrapOverride",
+        "There is no Envoy with a bootstrap; see docs/limits.md.",
+    ),
+    ("sidecar.istio.io/componentLogLevel", "Use sidecar.istio.io/logLevel."),
+    ("sidecar.istio.io/proxyImageType", "Name the whole image in sidecar.istio.io/proxyImage."),
+];
+
 /// Annotations of the kinds that Istio looks at: Namespaces, Services, workloads, and its own kinds
 /// that have some.
 pub(super) fn check(object: &Object, findings: &mut Findings<'_>) {
@@ -140,6 +150,9 @@ fn of_kind(annotations: &Labels, kind: &str, path: &str, findings: &mut Findings
             findings.report(code::UNKNOWN_ANNOTATION, at, format!("{name} is unknown"), help);
             continue;
         };
+        if let Some((_, help)) = NOT_READ.iter().find(|(known, _)| known == name) {
+            findings.info(code::NOT_IMPLEMENTED, at.clone(), format!("{name} is not read"), help);
+        }
         let places: &[&str] = match on {
             Any => &[],
             Pod => &["Pod"],

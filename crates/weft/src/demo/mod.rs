@@ -139,6 +139,8 @@ fn control_args(args: &DemoArgs, layout: &Layout, place: &Place) -> ControlArgs 
         webhook_address: None,
         inject: InjectSettings::default(),
         trace_store: true,
+        xds_streams_max: 10_000,
+        xds_streams_per_second: 100,
         trust_domain: "cluster.local".into(),
         workload_cert_ttl: args.workload_cert_ttl,
         log_level: args.log_level.clone(),

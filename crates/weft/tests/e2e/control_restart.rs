@@ -59,7 +59,7 @@ async fn an_api_server_that_dies_is_not_noticed_either() {
     let objects: Vec<Value> = objects.into_iter().filter(|one: &Value| !one.is_null()).collect();
     let mut server = Server::start(istio()).await;
     objects.iter().for_each(|object| server.apply(object));
-    let mesh = Mesh::on(&server).await;
+    let mesh = Mesh::on(&server, &[]).await;
     let _sidecar = mesh.proxy(Flavor::Weft, &place("app", app_ip)).await;
     let _gateway = mesh.proxy(Flavor::Weft, &place("gateway", gateway_ip)).await;
     let to = SocketAddr::new(gateway_ip, 8080);
@@ -93,7 +93,7 @@ async fn an_api_server_that_dies_is_not_noticed_either() {
     assert_eq!(failed, 0, "requests failed while the API server was away");
 }
 
-async fn until_served(to: SocketAddr) {
+pub async fn until_served(to: SocketAddr) {
     weft_testkit::wait::until(
         "the gateway to serve the app",
         Duration::from_secs(20),
@@ -106,7 +106,7 @@ async fn until_served(to: SocketAddr) {
 }
 
 /// Requests one after another until stopped; failures are counted.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
@@ -114,7 +114,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(to: SocketAddr) -> Self {
+    pub fn start(to: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (served, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (ended, ok, bad) = (stop.clone(), served.clone(), failed.clone());
@@ -132,7 +132,7 @@ impl Load {
     }
 
     /// Waits for `count` further requests.
-    async fn more(&self, count: u64) {
+    pub async fn more(&self, count: u64) {
         let from = self.done();
         weft_testkit::wait::until("load to go on", Duration::from_secs(30), || async {
             (self.done() >= from + count).then_some(())
@@ -144,14 +144,14 @@ impl Load {
         self.served.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }
 
-    async fn stop(self) -> (u64, u64) {
+    pub async fn stop(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the load does not panic");
         (self.served.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 }
 
-fn world(gateway: IpAddr, app: IpAddr, port: u16) -> String {
+pub fn world(gateway: IpAddr, app: IpAddr, port: u16) -> String {
     let world = format!(
         r#"
 apiVersion: v1

@@ -30,6 +30,8 @@ pub struct Mesh {
     pub http: SocketAddr,
     /// How `weft control` is told where resources come from.
     source: String,
+    /// What else it is told.
+    options: Vec<String>,
     config: PathBuf,
     control: Option<Process>,
 }
@@ -86,29 +88,37 @@ impl Mesh {
     /// Starts a control plane on a folder of YAML that is there already.
     pub async fn over(folder: tempfile::TempDir, config: PathBuf) -> Self {
         let source = format!("--config-dir={}", config.display());
-        Self::from(folder, source, config).await
+        let mut mesh = Self::from(folder, source, &[], config);
+        mesh.start_control().await;
+        mesh
     }
 
-    /// Starts a control plane on a Kubernetes API.
-    pub async fn on(server: &weft_testkit::kube::Server) -> Self {
+    /// Starts a control plane on a Kubernetes API, with further options.
+    pub async fn on(server: &weft_testkit::kube::Server, options: &[&str]) -> Self {
+        let mut mesh = Self::alone(server, options);
+        mesh.start_control().await;
+        mesh
+    }
+
+    /// A mesh without a control plane of its own: others serve `xds`, with its `state` folder.
+    pub fn alone(server: &weft_testkit::kube::Server, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let kubeconfig = server.kubeconfig(folder.path());
         let source = format!("--kubeconfig={}", kubeconfig.display());
-        Self::from(folder, source, kubeconfig).await
+        Self::from(folder, source, options, kubeconfig)
     }
 
-    async fn from(folder: tempfile::TempDir, source: String, config: PathBuf) -> Self {
+    fn from(folder: tempfile::TempDir, source: String, options: &[&str], config: PathBuf) -> Self {
         let loopback = Ipv4Addr::LOCALHOST;
-        let mut mesh = Self {
+        Self {
             folder,
             xds: (loopback, free_port()).into(),
             http: (loopback, free_port()).into(),
             source,
+            options: options.iter().map(ToString::to_string).collect(),
             config,
             control: None,
-        };
-        mesh.start_control().await;
-        mesh
+        }
     }
 
     /// Writes (or replaces) a file of the watched folder.
@@ -122,13 +132,14 @@ impl Mesh {
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
-    fn state(&self) -> PathBuf {
+    /// Keeps the control plane's keys.
+    pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
     pub async fn start_control(&mut self) {
         let state = self.state();
-        let args = [
+        let mut args = vec![
             "control".to_owned(),
             self.source.clone(),
             format!("--state-dir={}", state.display()),
@@ -136,6 +147,7 @@ impl Mesh {
             "--xds-tls-address=127.0.0.1:0".to_owned(),
             format!("--http-address={}", self.http),
         ];
+        args.extend(self.options.iter().cloned());
         let mut control = Process::start("control", self.folder.path(), Path::new(WEFT), &args);
         let http = self.http;
         wait::until("the control plane to be ready", START_LIMIT, || {

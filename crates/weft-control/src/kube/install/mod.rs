@@ -2,6 +2,8 @@
 //! roles are made from the table of what is read ([`crate::source::kube::WATCHED`]) and from what is
 //! switched on, so that they cannot allow more or less.
 
+#[cfg(test)]
+mod chart;
 mod control;
 mod gateway;
 mod rbac;

@@ -167,3 +167,48 @@ pub(crate) fn escaped(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new kind of the model does not compile here until somebody says where it is read.
+    macro_rules! kinds {
+        (read: $($read:ident)*; elsewhere: $($other:ident: $why:literal)*;) => {
+            const READ: &[Kind] = &[$(Kind::$read),*];
+
+            fn why_not(kind: Kind) -> Option<&'static str> {
+                match kind {
+                    $(Kind::$read => None,)*
+                    $(Kind::$other => Some($why),)*
+                }
+            }
+        };
+    }
+
+    kinds! {
+        read: Namespace Node Service Pod EndpointSlice Secret ConfigMap ServiceEntry WorkloadEntry
+            VirtualService DestinationRule Gateway Sidecar PeerAuthentication GatewayClass KubeGateway
+            ListenerSet HttpRoute GrpcRoute TlsRoute TcpRoute UdpRoute BackendTlsPolicy ReferenceGrant
+            EnvoyFilter ProxyConfig Telemetry;
+        elsewhere:
+            Deployment: "its Pods are read"
+            StatefulSet: "its Pods are read"
+            DaemonSet: "its Pods are read"
+            ReplicaSet: "its Pods are read"
+            Job: "its Pods are read"
+            Endpoints: "EndpointSlices say the same"
+            MeshConfig: "it is in ConfigMap istio";
+    }
+
+    #[test]
+    fn every_kind_of_the_model_is_read() {
+        for kind in READ {
+            let found = WATCHED.iter().filter(|watched| watched.kind == *kind).count();
+            assert_eq!(found, 1, "{kind:?} is read once");
+        }
+        for watched in WATCHED {
+            assert_eq!(why_not(watched.kind), None, "{:?}", watched.kind);
+        }
+    }
+}
