@@ -119,6 +119,12 @@ pub(crate) mod code {
     pub(crate) const PROXY_USER: &str = "IST0144";
     /// Istio: ExternalNameServiceTypeInvalidPortName.
     pub(crate) const EXTERNAL_NAME_PORT: &str = "IST0150";
+    /// Istio: InvalidTelemetryProvider.
+    pub(crate) const NO_TELEMETRY_PROVIDER: &str = "IST0157";
+    /// Istio: ConflictingTelemetryWorkloadSelectors.
+    pub(crate) const CONFLICTING_TELEMETRIES: &str = "IST0159";
+    /// Istio: MultipleTelemetriesWithoutWorkloadSelectors.
+    pub(crate) const TELEMETRIES_WITHOUT_SELECTOR: &str = "IST0160";
     /// Istio: InvalidGatewayCredential.
     pub(crate) const INVALID_CREDENTIAL: &str = "IST0161";
     /// Istio: ReferencedInternalGateway.
@@ -155,6 +161,8 @@ pub(crate) mod code {
             | CONFLICTING_GATEWAYS
             | EMPTY_SUBSET
             | INVALID_CREDENTIAL
+            | CONFLICTING_TELEMETRIES
+            | TELEMETRIES_WITHOUT_SELECTOR
             | REPLACE
             | ADD
             | REMOVE

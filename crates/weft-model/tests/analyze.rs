@@ -225,3 +225,32 @@ fn tls_settings_that_would_do_nothing_are_told() {
     told(mesh, "\"P-1\" is not known", "IST0133");
     told(mesh, "tlsDefaults.minProtocolVersion", "WEFT0005");
 }
+
+#[test]
+fn telemetries_for_the_same_workloads_and_for_nobody() {
+    let telemetry = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
+        )
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: a, tier: b}}\n\
+               spec: {containers: [{name: istio-proxy}]}\nstatus: {podIP: 10.0.0.1}\n---\n";
+    let codes = |yaml: &str| {
+        let mut codes: Vec<String> =
+            found(yaml).into_iter().filter(|one| one.contains("IST01")).collect();
+        codes.iter_mut().for_each(|one| one.truncate(7));
+        codes
+    };
+    let app = telemetry("app", "{selector: {matchLabels: {app: a}}, tracing: [{}]}");
+    let tier = telemetry("tier", "{selector: {matchLabels: {tier: b}}, tracing: [{}]}");
+    let other = telemetry("other", "{selector: {matchLabels: {app: c}}, tracing: [{}]}");
+    let (one, two) = (telemetry("one", "{tracing: [{}]}"), telemetry("two", "{tracing: [{}]}"));
+    assert_eq!(codes(&format!("{pod}{app}{other}{one}")), Vec::<String>::new());
+    assert_eq!(codes(&format!("{pod}{app}{tier}")), ["IST0159", "IST0159"]);
+    assert_eq!(codes(&format!("{pod}{one}{two}")), ["IST0160", "IST0160"]);
+    let logs = telemetry("logs", "{accessLogging: [{}]}");
+    assert_eq!(codes(&logs), ["IST0157"]);
+    let mesh = "rootNamespace: istio-system\nextensionProviders: [{name: f, envoyFileAccessLog: {path: /dev/stdout}}]\n\
+                defaultProviders: {accessLogging: [f]}\n";
+    assert_eq!(codes(&format!("{logs}{mesh}")), Vec::<String>::new());
+}
