@@ -178,11 +178,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let intake = Intake::new(telemetry.clone(), verifier.clone(), world.clone(), trust_domain);
     let reports = ReportServer::new(intake);
     let certificates = CertificateServer::new(Arc::new(issuer(&world, &authority, verifier)));
-    let plain = routes(Ads::plain(Arc::clone(&pusher)), certificates.clone(), reports.clone());
-    let incoming = listen::incoming(xds_listener, None);
-    tasks.spawn(grpc::serve(plain, incoming, shutdown.clone()));
+    // Otherwise both ports are closed again.
+    let serves = !config.kubernetes.as_ref().is_some_and(|cluster| cluster.inject_only);
+    if serves {
+        let plain = routes(Ads::plain(Arc::clone(&pusher)), certificates.clone(), reports.clone());
+        let incoming = listen::incoming(xds_listener, None);
+        tasks.spawn(grpc::serve(plain, incoming, shutdown.clone()));
+    }
     let xds_tls = match tls_listener {
-        Some((listener, address)) => {
+        Some((listener, address)) if serves => {
             let tls =
                 ca::server_config(authority.clone(), &config.tls_names, &config.tls_addresses)?;
             let routes = routes(Ads::authenticated(Arc::clone(&pusher)), certificates, reports);
@@ -190,7 +194,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
             tasks.spawn(grpc::serve(routes, incoming, shutdown.clone()));
             Some(address)
         }
-        None => None,
+        Some(_) | None => None,
     };
     let webhook = match config.webhook {
         Some(Webhook { address, settings }) => {
@@ -267,7 +271,7 @@ async fn start_source(
         }
         return Ok(world);
     };
-    Ok(cluster::start(cluster, client, authority, reviewers, metrics, shutdown))
+    Ok(cluster::start(cluster, &client, authority, reviewers, metrics, shutdown))
 }
 
 async fn bind(

@@ -19,6 +19,9 @@ pub struct Kubernetes {
     pub source: source::kube::Options,
     /// Keep our own root in the cluster, for all control planes there, and not in our folder.
     pub shared_root: bool,
+    /// Another cluster's control plane serves the proxies of this one: it is not read, and no proxy
+    /// is served.
+    pub inject_only: bool,
     /// Whom service account tokens must be meant for.
     pub token_audience: String,
     /// How long another authority in Secret `cacerts` is trusted before it signs.
@@ -43,12 +46,24 @@ pub struct Writes {
 /// Reads the cluster and, when elected, writes into it, until `shutdown`.
 pub(crate) fn start(
     cluster: &Kubernetes,
-    client: kube::Client,
+    client: &kube::Client,
     (authority, plugged): (&Authority, Option<PluggedIn>),
     reviewers: Reviewers,
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> World {
+    let candidate = cluster.candidate.clone();
+    let term = candidate.map(|one| kube::elect(client.clone(), one, shutdown.clone()));
+    follow_authority(cluster, client, (authority, plugged), metrics, shutdown);
+    if let (Some(hooks), Some(term)) = (cluster.writes.hooks.clone(), term.clone()) {
+        let help = "Webhook configurations whose certificates were written.";
+        let writes = metrics.counter("weft_kubernetes_webhook_writes_total", help, &[]);
+        let (client, authority) = (client.clone(), authority.clone());
+        tokio::spawn(HooksKeeper { client, term, authority, hooks, writes }.run(shutdown.clone()));
+    }
+    if cluster.inject_only {
+        return World::fixed(weft_model::Snapshot::default());
+    }
     // The cluster itself, and all others.
     let (world, events) = World::start(2);
     let options = cluster.source.clone();
@@ -56,10 +71,6 @@ pub(crate) fn start(
         let (client, world, events) = (client.clone(), world.clone(), events.clone());
         source::kube::watch(client, options.clone(), world, events, metrics)
     };
-    let term = cluster
-        .candidate
-        .clone()
-        .map(|candidate| kube::elect(client.clone(), candidate, shutdown.clone()));
     let help = "ConfigMaps with the mesh's roots that were written.";
     let writes = metrics.counter("weft_kubernetes_roots_writes_total", help, &[]);
     let roots = term.clone().filter(|_| cluster.writes.roots);
@@ -76,6 +87,26 @@ pub(crate) fn start(
         shutdown: shutdown.clone(),
     };
     tokio::spawn(remotes.run());
+    if let Some(term) = term.filter(|_| cluster.writes.status) {
+        let writer = kube::Writer::new(client.clone(), world.clone(), served, term, metrics);
+        tokio::spawn(writer.run(shutdown.clone()));
+    }
+    if let Some(Roots { term, authority, writes }) = roots {
+        let namespaces = source::kube::discovered(world.clone());
+        let client = client.clone();
+        let keeper = RootsKeeper { client, term, authority, namespaces, writes };
+        tokio::spawn(keeper.run(shutdown.clone()));
+    }
+    world
+}
+
+fn follow_authority(
+    cluster: &Kubernetes,
+    client: &kube::Client,
+    (authority, plugged): (&Authority, Option<PluggedIn>),
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) {
     let rotation = Rotation {
         client: client.clone(),
         namespace: cluster.source.root_namespace.clone(),
@@ -85,24 +116,4 @@ pub(crate) fn start(
         metrics: metrics.clone(),
     };
     tokio::spawn(rotation.run(shutdown.clone()));
-    let Some(term) = term else { return world };
-    let Writes { status, roots: _, hooks } = cluster.writes.clone();
-    if status {
-        let (client, term) = (client.clone(), term.clone());
-        let writer = kube::Writer::new(client, world.clone(), served, term, metrics);
-        tokio::spawn(writer.run(shutdown.clone()));
-    }
-    if let Some(Roots { term, authority, writes }) = roots {
-        let namespaces = source::kube::discovered(world.clone());
-        let client = client.clone();
-        let keeper = RootsKeeper { client, term, authority, namespaces, writes };
-        tokio::spawn(keeper.run(shutdown.clone()));
-    }
-    if let Some(hooks) = hooks {
-        let help = "Webhook configurations whose certificates were written.";
-        let writes = metrics.counter("weft_kubernetes_webhook_writes_total", help, &[]);
-        let authority = authority.clone();
-        tokio::spawn(HooksKeeper { client, term, authority, hooks, writes }.run(shutdown.clone()));
-    }
-    world
 }

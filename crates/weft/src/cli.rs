@@ -177,6 +177,9 @@ pub(crate) struct ClusterArgs {
     /// Requests at once after a quiet time.
     #[arg(long, default_value = "160", value_name = "NUMBER")]
     pub(crate) kube_burst: u32,
+    /// Only inject and validate: a control plane in another cluster serves the proxies of this one.
+    #[arg(long, requires = "webhook_address", conflicts_with_all = ["write_status", "write_roots"])]
+    pub(crate) inject_only: bool,
     /// Whom the service account tokens of proxies must be meant for.
     #[arg(long, env = "TOKEN_AUDIENCE", default_value = "istio-ca", value_name = "NAME")]
     pub(crate) token_audience: String,

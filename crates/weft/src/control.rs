@@ -44,7 +44,8 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     config.kubernetes = kubernetes(cluster, &inject);
     if let Some(cluster) = &config.kubernetes {
         // As its Service is called in any namespace, and in any revision.
-        for service in ["istiod".to_owned(), named("istiod", inject.revision())] {
+        for service in ["istiod", "istiod-injector"] {
+            let service = named(service, inject.revision());
             let name = format!("{service}.{}.svc", cluster.source.root_namespace);
             config.tls_names.extend([format!("{name}.cluster.local"), name]);
         }
@@ -86,6 +87,7 @@ fn kubernetes(args: ClusterArgs, inject: &InjectSettings) -> Option<Kubernetes> 
         kube_context,
         kube_qps,
         kube_burst,
+        inject_only,
         write_status,
         write_roots,
         write_webhooks,
@@ -121,6 +123,7 @@ fn kubernetes(args: ClusterArgs, inject: &InjectSettings) -> Option<Kubernetes> 
         access,
         source,
         shared_root: kubernetes,
+        inject_only,
         token_audience,
         rotation_grace: ca_rotation_grace,
         candidate,

@@ -100,7 +100,7 @@ impl Cluster {
         started.err().expect("it does not start").to_string()
     }
 
-    fn config(&self, name: Option<&str>) -> Config {
+    pub fn config(&self, name: Option<&str>) -> Config {
         let mut config = Config::new(Vec::new(), self.folder.path().join("state"));
         let candidate = name.map(|name| Candidate {
             namespace: "istio-system".to_owned(),
@@ -117,6 +117,7 @@ impl Cluster {
             access: self.access.clone(),
             source,
             shared_root: name.is_some(),
+            inject_only: false,
             token_audience: "istio-ca".to_owned(),
             rotation_grace: Duration::from_millis(200),
             candidate,
@@ -647,7 +648,7 @@ async fn one_of_two_control_planes_writes_status() {
 }
 
 /// Roles as the API server is told them, from manifests.
-fn rules(manifests: &[Value]) -> Vec<Rule> {
+pub fn rules(manifests: &[Value]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for role in manifests.iter().filter(|one| one.get("rules").is_some()) {
         let namespace = role["metadata"]["namespace"].as_str().unwrap_or_default();

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use weft_control::Handle;
+use tokio_util::sync::CancellationToken;
+use weft_control::kube::{Install, apply, manifests};
+use weft_control::{Handle, run};
 use weft_model::{MeshService, Snapshot};
 use weft_testkit::wait;
 use weft_xds::ResourceType::Secret;
@@ -12,7 +14,7 @@ use weft_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use weft_xds::session::Mode;
 
 use crate::client::{Behaviour, Seen, TestProxy, carries};
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, rules, until};
 use crate::plane::LIMIT;
 use crate::trust::known;
 
@@ -230,4 +232,58 @@ async fn each_cluster_vouches_for_its_own_pods() {
     })
     .await;
     plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_cluster_is_read_and_injected_with_what_is_installed_there() {
+    let (own, second) = (Cluster::start().await, Cluster::start().await);
+    own.apply(&web(1)).await;
+    second.apply(&web(2)).await;
+    let remote = Install { remote: true, ..Install::default() };
+    let all = manifests(&remote);
+    apply(&second.client, &all, false).await.expect("it is applied");
+    let mut rules = rules(&all);
+    for rule in rules.iter_mut().filter(|rule| rule.names.contains(&"weft-leader".to_owned())) {
+        // The test's Lease has another name.
+        rule.names = vec!["weft-test".to_owned()];
+    }
+    let before = second.server().requests().len();
+    second.server().restrict(rules);
+
+    // The injector there: certificates in its webhooks, no proxy is served, nothing is read.
+    let mut config = second.config(Some("injector"));
+    let cluster = config.kubernetes.as_mut().expect("it has one");
+    cluster.inject_only = true;
+    (cluster.writes.status, cluster.writes.roots) = (false, false);
+    let injector = run(config, CancellationToken::new()).await.expect("it starts");
+    tokio::time::timeout(LIMIT, injector.ready()).await.expect("there is nothing to read");
+    let bundle = STANDARD.encode(&injector.root_pem);
+    wait::until("the certificates", LIMIT, || async {
+        let name = "istio-sidecar-injector";
+        let hooks = second.server().get("mutatingwebhookconfigurations", "", name)?;
+        (hooks["webhooks"][0]["clientConfig"]["caBundle"] == *bundle).then_some(())
+    })
+    .await;
+    assert!(tokio::net::TcpStream::connect(injector.xds).await.is_err(), "no xDS");
+    let pods = |one: &&weft_testkit::kube::Request| one.resource == "pods";
+    assert_eq!(second.server().requests().iter().filter(pods).count(), 0);
+
+    // The control plane of the first one, with the account that reads.
+    own.server().apply(&secret("others", &[("c2", kubeconfig(&second))]));
+    let plane = own.plane_called(Some("one")).await;
+    has(&plane, &[OWN, SECOND]).await;
+    proxy(&plane, "c2", &known(&second, "web", "web-0")).until(carries(Secret, "default")).await;
+    wait::until("the roots", LIMIT, || async {
+        second.server().get("configmaps", "default", "istio-ca-root-cert").map(drop)
+    })
+    .await;
+    let requests = second.server().requests().split_off(before);
+    let forbidden: Vec<String> = requests
+        .iter()
+        .filter(|one| one.status == 403)
+        .map(|one| format!("{} {}?{}", one.verb, one.path, one.query))
+        .collect();
+    assert_eq!(forbidden, [""; 0]);
+    plane.stop().await;
+    injector.stop().await;
 }

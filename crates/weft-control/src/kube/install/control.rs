@@ -23,13 +23,17 @@ pub(super) fn meta(install: &Install) -> Value {
 }
 
 fn labels(install: &Install) -> Value {
-    json!({"app": "istiod", "istio.io/rev": install.revision})
+    let app = if install.remote { "istiod-injector" } else { "istiod" };
+    json!({"app": app, "istio.io/rev": install.revision})
 }
 
 fn service(install: &Install) -> Value {
     let port = |name: &str, number: u16| json!({"name": name, "port": number, "protocol": "TCP"});
-    let mut ports =
-        vec![port("grpc-xds", 15010), port("https-dns", 15012), port("http-monitoring", 15014)];
+    let mut ports = match install.remote {
+        true => Vec::new(),
+        false => vec![port("grpc-xds", 15010), port("https-dns", 15012)],
+    };
+    ports.push(port("http-monitoring", 15014));
     if install.webhooks {
         let mut webhook = port("https-webhook", 443);
         webhook["targetPort"] = 15017.into();
@@ -46,9 +50,10 @@ fn service(install: &Install) -> Value {
 fn arguments(install: &Install) -> Vec<String> {
     let mut args = vec!["control".to_owned(), "--kubernetes".to_owned()];
     // One revision speaks for all in status.
-    args.extend(install.is_default().then(|| "--write-status".to_owned()));
+    let writes_status = install.is_default() && !install.remote;
+    args.extend(writes_status.then(|| "--write-status".to_owned()));
+    args.push(if install.remote { "--inject-only" } else { "--write-roots" }.to_owned());
     args.extend([
-        "--write-roots".to_owned(),
         format!("--lease={}", install.lease()),
         format!("--root-namespace={}", install.namespace),
         format!("--revision={}", install.revision),
@@ -74,7 +79,7 @@ fn deployment(install: &Install) -> Value {
     let probe = json!({
         "httpGet": {"path": "/ready", "port": 15014}, "periodSeconds": 5, "timeoutSeconds": 5,
     });
-    let mut ports = vec![15010, 15012, 15014];
+    let mut ports = if install.remote { vec![15014] } else { vec![15010, 15012, 15014] };
     ports.extend(install.webhooks.then_some(15017));
     let ports: Vec<Value> = ports.iter().map(|port| json!({"containerPort": port})).collect();
     let container = json!({

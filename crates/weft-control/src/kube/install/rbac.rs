@@ -14,7 +14,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// Account, roles and their bindings.
 pub(super) fn all(install: &Install) -> Vec<Value> {
     let name = install.named("weft-control");
-    vec![
+    let mut all = vec![
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(install)}),
         json!({
             "apiVersion": format!("{GROUP}/v1"),
@@ -35,6 +35,7 @@ pub(super) fn all(install: &Install) -> Vec<Value> {
             "metadata": meta(install),
             "rules": [
                 rule("", &["secrets"], &["get"], &["cacerts", "istio-ca-secret"]),
+                rule("", &["secrets"], &["list", "watch"], &["cacerts"]),
                 rule("", &["secrets"], &["create"], &[]),
                 rule("coordination.k8s.io", &["leases"], &["create"], &[]),
                 rule("coordination.k8s.io", &["leases"], &["get", "update"], &[&install.lease()]),
@@ -46,6 +47,40 @@ pub(super) fn all(install: &Install) -> Vec<Value> {
             "metadata": meta(install),
             "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": install.name()},
             "subjects": [subject(install)],
+        }),
+    ];
+    if install.remote {
+        all.extend(reader(install));
+    }
+    all
+}
+
+/// The account whose kubeconfig another cluster's control plane reads this one with.
+fn reader(install: &Install) -> [Value; 3] {
+    let (name, role) = ("istio-reader-service-account", "weft-reader");
+    [
+        json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": name, "namespace": install.namespace},
+        }),
+        json!({
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": "ClusterRole",
+            "metadata": {"name": role},
+            "rules": [
+                rule("", &["namespaces", "nodes", "services", "pods"], &["list", "watch"], &[]),
+                rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"], &[]),
+                rule("authentication.k8s.io", &["tokenreviews"], &["create"], &[]),
+                rule("", &["configmaps"], &["list", "watch", "create", "patch"], &[roots::NAME]),
+            ],
+        }),
+        json!({
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": install.namespace}],
         }),
     ]
 }
@@ -66,7 +101,7 @@ fn everywhere(install: &Install) -> Vec<Value> {
     let mut read: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut written: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut status: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for kind in WATCHED {
+    for kind in WATCHED.iter().filter(|_| !install.remote) {
         match kind.status && install.is_default() {
             true => {
                 written.entry(kind.group).or_default().push(kind.plural);
@@ -86,9 +121,11 @@ fn everywhere(install: &Install) -> Vec<Value> {
         let plurals: Vec<&str> = plurals.iter().map(String::as_str).collect();
         rules.push(rule(group, &plurals, &["patch"], &[]));
     }
-    rules.push(rule("authentication.k8s.io", &["tokenreviews"], &["create"], &[]));
-    // Server-side apply of one that is not there asks for both.
-    rules.push(rule("", &["configmaps"], &["create", "patch"], &[roots::NAME]));
+    if !install.remote {
+        rules.push(rule("authentication.k8s.io", &["tokenreviews"], &["create"], &[]));
+        // Server-side apply of one that is not there asks for both.
+        rules.push(rule("", &["configmaps"], &["create", "patch"], &[roots::NAME]));
+    }
     if install.webhooks {
         let kinds = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
         for (kind, name) in kinds.iter().zip(install.hooks()) {

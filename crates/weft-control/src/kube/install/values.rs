@@ -23,6 +23,11 @@ pub struct Install {
     pub trust_domain: String,
     /// Injection of Pods and validation of configuration.
     pub webhooks: bool,
+    /// A control plane in another cluster serves this one: here is only injected, and an account for
+    /// it to read with.
+    pub remote: bool,
+    /// Where proxies find the control plane, `HOST:PORT`; empty for the one that is installed.
+    pub discovery_address: String,
     /// At the edge, for requests from outside.
     pub ingress_gateway: GatewayValues,
     /// For requests to the outside.
@@ -66,6 +71,8 @@ impl Default for Install {
             cluster_id: "Kubernetes".to_owned(),
             trust_domain: "cluster.local".to_owned(),
             webhooks: true,
+            remote: false,
+            discovery_address: String::new(),
             ingress_gateway: GatewayValues::new(true),
             egress_gateway: GatewayValues::new(false),
         }
@@ -122,6 +129,10 @@ impl Install {
                 return Err(ValuesError::Wrong(why));
             }
         }
+        if self.remote && !self.webhooks {
+            let why = "remote with webhooks=false leaves nothing to install".to_owned();
+            return Err(ValuesError::Wrong(why));
+        }
         for gateway in [&self.ingress_gateway, &self.egress_gateway] {
             if gateway.min_replicas == 0 || gateway.min_replicas > gateway.max_replicas {
                 let why = "minReplicas of a gateway must be from 1 to maxReplicas".to_owned();
@@ -146,7 +157,8 @@ impl Install {
 
     /// What everything of the control plane is called; proxies know it by this name.
     pub(super) fn name(&self) -> String {
-        self.named("istiod")
+        // The name itself stands for the control plane that serves.
+        self.named(if self.remote { "istiod-injector" } else { "istiod" })
     }
 
     /// The Lease of those that write.
@@ -161,7 +173,10 @@ impl Install {
 
     /// Where proxies find the control plane.
     pub(super) fn discovery_address(&self) -> String {
-        format!("{}.{}.svc:15012", self.name(), self.namespace)
+        match self.discovery_address.as_str() {
+            "" => format!("{}.{}.svc:15012", self.named("istiod"), self.namespace),
+            address => address.to_owned(),
+        }
     }
 }
 
