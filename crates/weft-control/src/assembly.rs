@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use weft_telemetry::Registry as Metrics;
 use weft_xds::ca::CertificateServer;
+use weft_xds::mixer::MixerServer;
 use weft_xds::report::ReportServer;
 use weft_xds::server::AdsServer;
 
@@ -24,7 +25,7 @@ use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
 use crate::source::dir::{self, DirError};
 use crate::status;
-use crate::telemetry::{self, Intake, Telemetry};
+use crate::telemetry::{self, Intake, Mixer, Telemetry};
 use crate::traces::{self, Traces};
 use crate::webhook::{self, Webhook};
 use crate::world::World;
@@ -56,6 +57,9 @@ pub struct Config {
     pub webhook: Option<Webhook>,
     /// Who answers `/debug/why`.
     pub why: Option<status::Explain>,
+    /// Where Istio's proxies up to 1.4 report (`istio.mixer.v1`), in plain text and without proof of who
+    /// they are; `None` for no such port. Mixer's was 9091.
+    pub mixer_address: Option<SocketAddr>,
     /// Keep traces, and answer Zipkin's API on the status port.
     pub traces: bool,
 }
@@ -78,6 +82,7 @@ impl Config {
             push: push::Options::default(),
             webhook: None,
             why: None,
+            mixer_address: None,
             traces: false,
         }
     }
@@ -107,6 +112,7 @@ pub struct Handle {
     pub xds_tls: Option<SocketAddr>,
     pub http: SocketAddr,
     pub webhook: Option<SocketAddr>,
+    pub mixer: Option<SocketAddr>,
     /// The configuration as it is now.
     pub world: World,
     /// For minting join tokens.
@@ -209,6 +215,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         None => None,
     };
     let pages = status::Pages::new(Arc::clone(&pusher), world.clone(), metrics.clone(), config.why);
+    let mixer = match config.mixer_address {
+        Some(address) => {
+            let (listener, address) = bind("Mixer's clients", address).await?;
+            let server = MixerServer::new(Mixer::new(telemetry.clone(), world.clone(), &metrics));
+            let incoming = listen::incoming(listener, None);
+            tasks.spawn(grpc::serve(Routes::new(server), incoming, shutdown.clone()));
+            Some(address)
+        }
+        None => None,
+    };
     let mut router = pages.router().merge(telemetry::router(telemetry));
     if config.traces {
         router = router.merge(traces::router(Traces::new(&metrics)));
@@ -221,6 +237,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
         xds_tls,
         http,
         webhook,
+        mixer,
         world,
         join_key,
         root_pem,

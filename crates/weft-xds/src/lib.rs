@@ -14,6 +14,7 @@ pub mod ca;
 pub mod client;
 pub mod connect;
 pub mod json;
+pub mod mixer;
 pub mod names;
 pub mod nds;
 pub mod node;

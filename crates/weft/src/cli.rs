@@ -135,6 +135,10 @@ pub(crate) struct ControlArgs {
     pub(crate) webhook_address: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) inject: InjectSettings,
+    /// Where Istio's proxies up to 1.4 report their traffic (Mixer's Report) [default: nowhere; Mixer's
+    /// port was 9091]. Whoever reaches it is believed.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) mixer_address: Option<SocketAddr>,
     /// Keep the newest traces in memory and answer Zipkin's API (/api/v2) on the status address: for
     /// one machine, where no collector is installed.
     #[arg(long)]

@@ -33,6 +33,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         http_address,
         webhook_address,
         inject,
+        mixer_address,
         trace_store,
         xds_streams_max,
         xds_streams_per_second,
@@ -55,6 +56,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     config.http_address = http_address;
     config.tls_addresses.push(xds_tls_address.ip());
     config.why = Some(crate::why::explain);
+    config.mixer_address = mixer_address;
     config.traces = trace_store;
     if let Some(address) = webhook_address {
         let settings = inject.read(&trust_domain)?;

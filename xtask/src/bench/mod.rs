@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: what Weft costs. `proxy` measures the data plane beside its peers; without
 //! a subcommand the same is meant. `instructions` counts single operations of the request path; `demo` measures a start,
-//! `control` the control plane with many proxies.
+//! `control` the control plane with many proxies, `mixer` what reports of old proxies cost it.
 
 mod control;
 mod demo;
 mod helper;
 mod instructions;
+mod mixer;
 mod pinned;
 mod proxy;
 
@@ -28,6 +29,8 @@ enum Task {
     Proxy(Box<proxy::ProxyArgs>),
     /// The control plane with many services and connected proxies.
     Control(control::ControlArgs),
+    /// The control plane taking reports of Istio's proxies up to 1.4.
+    Mixer(mixer::MixerArgs),
     /// Seconds until the demo's gateway answers, and memory of its proxies.
     Demo(demo::DemoArgs),
     /// Instructions of single operations of the request path, beside the recorded ones.
@@ -39,6 +42,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         None => proxy::run(&args.proxy),
         Some(Task::Proxy(args)) => proxy::run(args),
         Some(Task::Control(args)) => control::run(args),
+        Some(Task::Mixer(args)) => mixer::run(args),
         Some(Task::Demo(args)) => demo::run(args),
         Some(Task::Instructions(args)) => instructions::run(args),
     }

@@ -1,14 +1,15 @@
 //! What the mesh does now: load reports of proxies, kept for some minutes, and what is asked of them.
 //!
 //! ```text
-//! proxies ═reports═► intake ─► store (edges, interfaces, failures) ─► pages
-//!                        └───► records (single requests) ───────────►
+//! proxies ═reports═► intake ┬► store (edges, interfaces, failures) ─► pages
+//! old ones ═Mixer══► mixer ─┴► records (single requests) ───────────►
 //! ```
 //! A picture of now, in memory, bounded in everything; the past is Prometheus' business. Must not
 //! know configuration beyond who a workload is.
 
 pub mod dot;
 mod intake;
+mod mixer;
 mod pages;
 mod records;
 mod store;
@@ -17,6 +18,7 @@ mod view;
 mod window;
 
 pub use intake::Intake;
+pub use mixer::Mixer;
 pub(crate) use pages::router;
 pub use records::{Filter, RequestRow};
 pub use view::{

@@ -95,14 +95,37 @@ pub(super) struct Records {
     pub(super) dropped: u64,
 }
 
+/// A request that something else than a proxy's report tells of.
+pub(super) struct Told {
+    pub(super) source: Node,
+    pub(super) destination: Node,
+    pub(super) service: Arc<str>,
+    /// Its indexes say nothing.
+    pub(super) access: report::Access,
+}
+
 impl Records {
+    /// Takes in one request.
+    pub(super) fn tell(&mut self, told: &Told) {
+        let Told { source, destination, service, access } = told;
+        let who = (source.clone(), destination.clone(), service.clone());
+        if let Some(record) = Record::of(access, who) {
+            self.keep(record);
+        }
+    }
+
     /// Takes in what a report tells of single requests; `own` is who sends it.
     pub(super) fn take(&mut self, report: &report::ReportRequest, resolved: &Resolved, own: &Node) {
         for access in &report.records {
-            let Some(record) = Record::read(access, resolved, own) else { continue };
-            self.bytes += record.bytes();
-            self.kept.push_back(record);
+            if let Some(record) = Record::read(access, resolved, own) {
+                self.keep(record);
+            }
         }
+    }
+
+    fn keep(&mut self, record: Record) {
+        self.bytes += record.bytes();
+        self.kept.push_back(record);
         while self.kept.len() > RECORDS_MAX || self.bytes > BYTES_MAX {
             let Some(oldest) = self.kept.pop_front() else { return };
             self.bytes -= oldest.bytes();
@@ -157,6 +180,14 @@ impl Record {
             }
             Side::Destination => (of(&resolved.sources, access.source)?, own.clone()),
         };
+        Self::of(access, (source, destination, service))
+    }
+
+    fn of(
+        access: &report::Access,
+        (source, destination, service): (Node, Node, Arc<str>),
+    ) -> Option<Self> {
+        let side = Side::try_from(access.side).ok()?;
         let text = |text: &str| Box::from(bounded(text));
         Some(Self {
             time_us: access.time_us,

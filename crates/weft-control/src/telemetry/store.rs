@@ -371,6 +371,7 @@ impl Store {
 }
 
 /// Who called whom, and who tells of it.
+#[derive(Clone)]
 pub(super) struct Call {
     pub(super) source: Node,
     pub(super) destination: Node,

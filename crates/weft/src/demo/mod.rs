@@ -138,6 +138,7 @@ fn control_args(args: &DemoArgs, layout: &Layout, place: &Place) -> ControlArgs 
         http_address: layout.control_http(),
         webhook_address: None,
         inject: InjectSettings::default(),
+        mixer_address: None,
         trace_store: true,
         xds_streams_max: 10_000,
         xds_streams_per_second: 100,
