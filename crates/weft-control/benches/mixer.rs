@@ -141,7 +141,7 @@ fn report(number: u32) -> ReportRequest {
         words.push(text);
         strings.insert(name, -(words.len() as i32));
     }
-    let code = if number % 100 == 0 { 503 } else { 200 };
+    let code = if number.is_multiple_of(100) { 503 } else { 200 };
     let attributes = CompressedAttributes {
         strings,
         int64s: [(30, code), (171, 300), (172, 1200), (23, 0), (27, 1000)].into(),

@@ -14,7 +14,7 @@ const SETS_MAX: usize = 10_000;
 /// Attributes that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Name {
+pub(super) enum Attribute {
     ReporterKind,
     SourceUid,
     SourceIp,
@@ -54,50 +54,50 @@ pub(super) enum Name {
     Count,
 }
 
-const NAMES: [(&str, Name); Name::Count as usize] = [
-    ("context.reporter.kind", Name::ReporterKind),
-    ("source.uid", Name::SourceUid),
-    ("source.ip", Name::SourceIp),
-    ("source.namespace", Name::SourceNamespace),
-    ("source.workload.name", Name::SourceWorkload),
-    ("source.workload.namespace", Name::SourceWorkloadNamespace),
-    ("source.principal", Name::SourcePrincipal),
-    ("source.user", Name::SourceUser),
-    ("destination.uid", Name::DestinationUid),
-    ("destination.ip", Name::DestinationIp),
-    ("destination.port", Name::DestinationPort),
-    ("destination.namespace", Name::DestinationNamespace),
-    ("destination.workload.name", Name::DestinationWorkload),
-    ("destination.workload.namespace", Name::DestinationWorkloadNamespace),
-    ("destination.service.host", Name::ServiceHost),
-    ("destination.service.name", Name::ServiceName),
-    ("destination.service", Name::Service),
-    ("request.method", Name::Method),
-    ("request.path", Name::Path),
-    ("request.url_path", Name::UrlPath),
-    ("request.host", Name::Host),
-    ("request.id", Name::Id),
-    ("request.size", Name::RequestSize),
-    ("request.total_size", Name::RequestTotalSize),
-    ("response.code", Name::Code),
-    ("response.duration", Name::Duration),
-    ("response.size", Name::ResponseSize),
-    ("response.total_size", Name::ResponseTotalSize),
-    ("response.grpc_status", Name::GrpcStatus),
-    ("context.proxy_error_code", Name::Flags),
-    ("context.protocol", Name::ContextProtocol),
-    ("api.protocol", Name::ApiProtocol),
-    ("connection.mtls", Name::Mtls),
-    ("connection.event", Name::Event),
-    ("connection.received.bytes", Name::ReceivedBytes),
-    ("connection.sent.bytes", Name::SentBytes),
+const NAMES: [(&str, Attribute); Attribute::Count as usize] = [
+    ("context.reporter.kind", Attribute::ReporterKind),
+    ("source.uid", Attribute::SourceUid),
+    ("source.ip", Attribute::SourceIp),
+    ("source.namespace", Attribute::SourceNamespace),
+    ("source.workload.name", Attribute::SourceWorkload),
+    ("source.workload.namespace", Attribute::SourceWorkloadNamespace),
+    ("source.principal", Attribute::SourcePrincipal),
+    ("source.user", Attribute::SourceUser),
+    ("destination.uid", Attribute::DestinationUid),
+    ("destination.ip", Attribute::DestinationIp),
+    ("destination.port", Attribute::DestinationPort),
+    ("destination.namespace", Attribute::DestinationNamespace),
+    ("destination.workload.name", Attribute::DestinationWorkload),
+    ("destination.workload.namespace", Attribute::DestinationWorkloadNamespace),
+    ("destination.service.host", Attribute::ServiceHost),
+    ("destination.service.name", Attribute::ServiceName),
+    ("destination.service", Attribute::Service),
+    ("request.method", Attribute::Method),
+    ("request.path", Attribute::Path),
+    ("request.url_path", Attribute::UrlPath),
+    ("request.host", Attribute::Host),
+    ("request.id", Attribute::Id),
+    ("request.size", Attribute::RequestSize),
+    ("request.total_size", Attribute::RequestTotalSize),
+    ("response.code", Attribute::Code),
+    ("response.duration", Attribute::Duration),
+    ("response.size", Attribute::ResponseSize),
+    ("response.total_size", Attribute::ResponseTotalSize),
+    ("response.grpc_status", Attribute::GrpcStatus),
+    ("context.proxy_error_code", Attribute::Flags),
+    ("context.protocol", Attribute::ContextProtocol),
+    ("api.protocol", Attribute::ApiProtocol),
+    ("connection.mtls", Attribute::Mtls),
+    ("connection.event", Attribute::Event),
+    ("connection.received.bytes", Attribute::ReceivedBytes),
+    ("connection.sent.bytes", Attribute::SentBytes),
 ];
 
 /// By number of the global word; `None`: not read.
-static GLOBAL: LazyLock<Vec<Option<Name>>> =
+static GLOBAL: LazyLock<Vec<Option<Attribute>>> =
     LazyLock::new(|| WORDS.iter().map(|word| of(word)).collect());
 
-fn of(word: &str) -> Option<Name> {
+fn of(word: &str) -> Option<Attribute> {
     NAMES.iter().find(|(name, _)| *name == word).map(|(_, name)| *name)
 }
 
@@ -113,15 +113,15 @@ enum Value<'r> {
 
 /// One set: what one request or connection was.
 #[derive(Clone, Debug)]
-pub(super) struct Set<'r>([Option<Value<'r>>; Name::Count as usize]);
+pub(super) struct Set<'r>([Option<Value<'r>>; Attribute::Count as usize]);
 
 impl<'r> Set<'r> {
     fn empty() -> Self {
-        Self([const { None }; Name::Count as usize])
+        Self([const { None }; Attribute::Count as usize])
     }
 
     /// Empty when it is not there, or no text.
-    pub(super) fn text(&self, name: Name) -> &'r str {
+    pub(super) fn text(&self, name: Attribute) -> &'r str {
         match &self.0[name as usize] {
             Some(Value::Text(text)) => text,
             _ => "",
@@ -129,36 +129,36 @@ impl<'r> Set<'r> {
     }
 
     /// The first of them that is there.
-    pub(super) fn first(&self, names: &[Name]) -> &'r str {
+    pub(super) fn first(&self, names: &[Attribute]) -> &'r str {
         names.iter().map(|name| self.text(*name)).find(|text| !text.is_empty()).unwrap_or_default()
     }
 
-    pub(super) fn number(&self, name: Name) -> Option<u64> {
+    pub(super) fn number(&self, name: Attribute) -> Option<u64> {
         match &self.0[name as usize] {
             Some(Value::Number(number)) => u64::try_from(*number).ok(),
             _ => None,
         }
     }
 
-    pub(super) fn flag(&self, name: Name) -> bool {
+    pub(super) fn flag(&self, name: Attribute) -> bool {
         matches!(self.0[name as usize], Some(Value::Flag(true)))
     }
 
-    pub(super) fn time_us(&self, name: Name) -> u64 {
+    pub(super) fn time_us(&self, name: Attribute) -> u64 {
         match self.0[name as usize] {
             Some(Value::Time(us)) => us,
             _ => 0,
         }
     }
 
-    pub(super) fn address(&self, name: Name) -> Option<IpAddr> {
+    pub(super) fn address(&self, name: Attribute) -> Option<IpAddr> {
         match self.0[name as usize] {
             Some(Value::Address(ip)) => Some(ip),
             _ => None,
         }
     }
 
-    fn put(&mut self, name: Name, value: Value<'r>) {
+    fn put(&mut self, name: Attribute, value: Value<'r>) {
         self.0[name as usize] = Some(value);
     }
 
@@ -237,7 +237,7 @@ pub(super) fn sets(report: &ReportRequest) -> Result<Vec<Set<'_>>, Status> {
     Ok(sets)
 }
 
-fn name(index: i32, words: &[String]) -> Result<Option<Name>, Status> {
+fn name(index: i32, words: &[String]) -> Result<Option<Attribute>, Status> {
     match usize::try_from(index) {
         Ok(global) => GLOBAL.get(global).copied().ok_or_else(|| unknown(index)),
         Err(_) => Ok(of(word(index, words)?)),
@@ -294,6 +294,6 @@ mod tests {
         assert!(sets(&many).is_err());
         let bytes = [(0, vec![1, 2, 3])].into();
         let odd = with(CompressedAttributes { bytes, ..Default::default() });
-        assert_eq!(sets(&odd).unwrap()[0].address(Name::SourceIp), None);
+        assert_eq!(sets(&odd).unwrap()[0].address(Attribute::SourceIp), None);
     }
 }

@@ -21,7 +21,7 @@ use super::records::Told;
 use super::store::{Call, Node, bounded};
 use super::window::{End, Tally};
 use crate::world::World;
-use attributes::{Name, Set};
+use attributes::{Attribute, Set};
 
 /// Answers `Report`.
 pub struct Mixer {
@@ -87,16 +87,19 @@ struct Reported {
 
 impl Reported {
     fn read(set: &Set<'_>, snapshot: &Snapshot) -> Self {
-        let side = match set.text(Name::ReporterKind) {
+        let side = match set.text(Attribute::ReporterKind) {
             "outbound" => Side::Source,
             _ => Side::Destination,
         };
-        let service = set.first(&[Name::ServiceHost, Name::Service, Name::ServiceName]);
+        let service =
+            set.first(&[Attribute::ServiceHost, Attribute::Service, Attribute::ServiceName]);
         let source = source(set, snapshot);
         let destination = match destination(set, snapshot) {
             Node::Unknown => match service {
                 "" => Node::NoRoute,
-                "PassthroughCluster" => Node::Passthrough(bounded(set.text(Name::Host)).into()),
+                "PassthroughCluster" => {
+                    Node::Passthrough(bounded(set.text(Attribute::Host)).into())
+                }
                 "BlackHoleCluster" => Node::BlackHole,
                 service => Node::Service(bounded(service).into()),
             },
@@ -111,7 +114,8 @@ impl Reported {
         }
         let load = report::Load {
             protocol: protocol.into(),
-            method: if protocol == Protocol::Http { set.text(Name::Method) } else { "" }.to_owned(),
+            method: if protocol == Protocol::Http { set.text(Attribute::Method) } else { "" }
+                .to_owned(),
             path: String::from_utf8_lossy(&path).into_owned(),
             ..report::Load::default()
         };
@@ -123,30 +127,30 @@ impl Reported {
 }
 
 fn tally(set: &Set<'_>, protocol: Protocol) -> Tally {
-    let mtls = u64::from(set.flag(Name::Mtls));
+    let mtls = u64::from(set.flag(Attribute::Mtls));
     if protocol == Protocol::Tcp {
-        let event = set.text(Name::Event);
+        let event = set.text(Attribute::Event);
         return Tally {
             mtls: if event == "open" { mtls } else { 0 },
             opened: u64::from(event == "open"),
             closed: u64::from(event == "close"),
-            request_bytes: set.number(Name::ReceivedBytes).unwrap_or(0),
-            response_bytes: set.number(Name::SentBytes).unwrap_or(0),
+            request_bytes: set.number(Attribute::ReceivedBytes).unwrap_or(0),
+            response_bytes: set.number(Attribute::SentBytes).unwrap_or(0),
             ..Tally::default()
         };
     }
-    let duration_us = set.time_us(Name::Duration);
-    let of = |names: [Name; 2]| names.iter().find_map(|name| set.number(*name)).unwrap_or(0);
-    let flags = match set.text(Name::Flags) {
+    let duration_us = set.time_us(Attribute::Duration);
+    let of = |names: [Attribute; 2]| names.iter().find_map(|name| set.number(*name)).unwrap_or(0);
+    let flags = match set.text(Attribute::Flags) {
         // The dictionary has the word with its quotes.
         "-" | "\"-\"" => "",
         flags => flags,
     };
     let end = End {
-        code: set.number(Name::Code).and_then(|code| u16::try_from(code).ok()).unwrap_or(0),
+        code: set.number(Attribute::Code).and_then(|code| u16::try_from(code).ok()).unwrap_or(0),
         flags: bounded(flags).into(),
         grpc: match protocol {
-            Protocol::Grpc => set.text(Name::GrpcStatus).parse().ok(),
+            Protocol::Grpc => set.text(Attribute::GrpcStatus).parse().ok(),
             _ => None,
         },
     };
@@ -156,37 +160,38 @@ fn tally(set: &Set<'_>, protocol: Protocol) -> Tally {
         ends: vec![(end, 1)],
         latency: vec![(latency_bucket(duration_us), 1)],
         duration_us,
-        request_bytes: of([Name::RequestTotalSize, Name::RequestSize]),
-        response_bytes: of([Name::ResponseTotalSize, Name::ResponseSize]),
+        request_bytes: of([Attribute::RequestTotalSize, Attribute::RequestSize]),
+        response_bytes: of([Attribute::ResponseTotalSize, Attribute::ResponseSize]),
         ..Tally::default()
     }
 }
 
 fn protocol(set: &Set<'_>) -> Protocol {
-    match set.first(&[Name::ApiProtocol, Name::ContextProtocol]) {
+    match set.first(&[Attribute::ApiProtocol, Attribute::ContextProtocol]) {
         "grpc" => Protocol::Grpc,
         "tcp" => Protocol::Tcp,
-        "" if !set.text(Name::Event).is_empty() => Protocol::Tcp,
+        "" if !set.text(Attribute::Event).is_empty() => Protocol::Tcp,
         _ => Protocol::Http,
     }
 }
 
 fn path_of<'r>(set: &Set<'r>) -> &'r str {
-    let path = set.first(&[Name::UrlPath, Name::Path]);
+    let path = set.first(&[Attribute::UrlPath, Attribute::Path]);
     bounded(path.split('?').next().unwrap_or(path))
 }
 
 fn source(set: &Set<'_>, snapshot: &Snapshot) -> Node {
-    let named = set.text(Name::SourceWorkload);
+    let named = set.text(Attribute::SourceWorkload);
     if !named.is_empty() {
-        let namespace = set.first(&[Name::SourceWorkloadNamespace, Name::SourceNamespace]);
+        let namespace =
+            set.first(&[Attribute::SourceWorkloadNamespace, Attribute::SourceNamespace]);
         return workload(namespace, named);
     }
-    if let Some(node) = of_pod(set.text(Name::SourceUid), snapshot) {
+    if let Some(node) = of_pod(set.text(Attribute::SourceUid), snapshot) {
         return node;
     }
-    let ip = set.address(Name::SourceIp).and_then(|ip| snapshot.workload_by_ip(ip));
-    let principal = set.first(&[Name::SourcePrincipal, Name::SourceUser]);
+    let ip = set.address(Attribute::SourceIp).and_then(|ip| snapshot.workload_by_ip(ip));
+    let principal = set.first(&[Attribute::SourcePrincipal, Attribute::SourceUser]);
     match (ip, principal) {
         (Some(known), _) => workload(&known.namespace, &known.workload_name),
         (None, "") => Node::Unknown,
@@ -195,16 +200,16 @@ fn source(set: &Set<'_>, snapshot: &Snapshot) -> Node {
 }
 
 fn destination(set: &Set<'_>, snapshot: &Snapshot) -> Node {
-    let named = set.text(Name::DestinationWorkload);
+    let named = set.text(Attribute::DestinationWorkload);
     if !named.is_empty() {
         let namespace =
-            set.first(&[Name::DestinationWorkloadNamespace, Name::DestinationNamespace]);
+            set.first(&[Attribute::DestinationWorkloadNamespace, Attribute::DestinationNamespace]);
         return workload(namespace, named);
     }
-    if let Some(node) = of_pod(set.text(Name::DestinationUid), snapshot) {
+    if let Some(node) = of_pod(set.text(Attribute::DestinationUid), snapshot) {
         return node;
     }
-    let ip = set.address(Name::DestinationIp).and_then(|ip| snapshot.workload_by_ip(ip));
+    let ip = set.address(Attribute::DestinationIp).and_then(|ip| snapshot.workload_by_ip(ip));
     ip.map_or(Node::Unknown, |known| workload(&known.namespace, &known.workload_name))
 }
 
@@ -225,10 +230,11 @@ fn record(set: &Set<'_>, reported: &Reported) -> Told {
     let Reported { call, load, tally, .. } = reported;
     let text =
         |address: Option<std::net::IpAddr>| address.map(|ip| ip.to_string()).unwrap_or_default();
-    let destination = match (set.address(Name::DestinationIp), set.number(Name::DestinationPort)) {
-        (Some(ip), Some(port)) => format!("{ip}:{port}"),
-        (ip, _) => text(ip),
-    };
+    let destination =
+        match (set.address(Attribute::DestinationIp), set.number(Attribute::DestinationPort)) {
+            (Some(ip), Some(port)) => format!("{ip}:{port}"),
+            (ip, _) => text(ip),
+        };
     let end = tally.ends.first().map(|(end, _)| end.clone());
     let End { code, flags, grpc } = end.unwrap_or(End { code: 0, flags: "".into(), grpc: None });
     Told {
@@ -239,16 +245,16 @@ fn record(set: &Set<'_>, reported: &Reported) -> Told {
             time_us: Telemetry::now_us().saturating_sub(tally.duration_us),
             side: call.side.into(),
             protocol: load.protocol,
-            method: set.text(Name::Method).to_owned(),
-            host: set.text(Name::Host).to_owned(),
+            method: set.text(Attribute::Method).to_owned(),
+            host: set.text(Attribute::Host).to_owned(),
             path: path_of(set).to_owned(),
             code: code.into(),
             flags: flags.to_string(),
             grpc: grpc.map_or(0, |status| u32::from(status) + 1),
             duration_us: tally.duration_us,
-            source_address: text(set.address(Name::SourceIp)),
+            source_address: text(set.address(Attribute::SourceIp)),
             destination_address: destination,
-            request_id: set.text(Name::Id).to_owned(),
+            request_id: set.text(Attribute::Id).to_owned(),
             request_bytes: tally.request_bytes,
             response_bytes: tally.response_bytes,
             ..report::Access::default()

@@ -81,8 +81,8 @@ fn delta() -> ReportRequest {
     }
 }
 
-#[test]
-fn changes_add_up_and_land_in_the_graph() {
+#[tokio::test]
+async fn changes_add_up_and_land_in_the_graph() {
     let mixer = mixer();
     mixer.take(&delta()).unwrap();
     let graph = mixer.telemetry.store().graph(0, 60, None);
@@ -97,8 +97,8 @@ fn changes_add_up_and_land_in_the_graph() {
     assert!(failed.iter().all(|row| row.source_address == "10.0.0.7" && row.code == 503));
 }
 
-#[test]
-fn independent_sets_inherit_nothing() {
+#[tokio::test]
+async fn independent_sets_inherit_nothing() {
     let mixer = mixer();
     let report = ReportRequest { repeated_attributes_semantics: 1, ..delta() };
     mixer.take(&report).unwrap();
@@ -107,8 +107,8 @@ fn independent_sets_inherit_nothing() {
     assert_eq!((known.numbers.requests, known.numbers.errors), (1, 0));
 }
 
-#[test]
-fn connections_are_told_while_they_live() {
+#[tokio::test]
+async fn connections_are_told_while_they_live() {
     let mixer = mixer();
     let mut client = Client::default();
     let who = &CALL[2..5];
