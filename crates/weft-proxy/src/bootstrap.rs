@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use weft_telemetry::{Buckets, PeerInfo};
+use weft_traffic::access_log::LogTarget;
 use weft_xds::NodeView;
 use weft_xds::client::Options;
 use weft_xds::connect::Target;
@@ -114,6 +115,12 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
             gateway: args.kind == ProxyKind::Gateway,
             trust_domain,
             peer: Arc::new(peer(&view, spiffe_id)),
+            span_log: match args.span_log.as_str() {
+                "" => None,
+                "/dev/stdout" => Some(LogTarget::Stdout),
+                "/dev/stderr" => Some(LogTarget::Stderr),
+                path => Some(LogTarget::File(path.into())),
+            },
         },
         source: Source {
             options,

@@ -109,6 +109,10 @@ pub struct ProxyArgs {
     /// The application's probes, JSON; injection writes it.
     #[arg(long, env = "ISTIO_KUBE_APP_PROBERS", hide = true, default_value = "")]
     pub app_probers: String,
+    /// Write spans as lines of Zipkin's JSON to a file, `/dev/stdout` or `/dev/stderr`, beside any
+    /// collector.
+    #[arg(long, env = "WEFT_SPAN_LOG", default_value = "", value_name = "FILE")]
+    pub span_log: String,
     /// Where the application tells its metrics, JSON; injection writes it.
     #[arg(long, env = "ISTIO_PROMETHEUS_ANNOTATIONS", hide = true, default_value = "")]
     pub app_metrics: String,

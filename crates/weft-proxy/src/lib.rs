@@ -28,6 +28,7 @@ pub mod handover;
 pub mod limits;
 pub mod logging;
 mod memory;
+mod outbox;
 mod reports;
 pub mod state;
 pub mod status;

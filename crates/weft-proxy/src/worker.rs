@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 use weft_telemetry::{PeerInfo, Shard};
+use weft_traffic::access_log::LogTarget;
 use weft_traffic::cluster::ClusterKind;
 use weft_traffic::{Cluster, EndpointAddress, ListenerConfig, Tables};
 
@@ -22,12 +23,12 @@ use crate::drain::{DrainSignal, OpenGuard};
 use crate::handover::{Heir, Idle};
 use crate::http::parking::Parking;
 use crate::http::policy::HttpPolicy;
-use crate::http::span::Spans;
 use crate::limits::LimitCounters;
 pub use crate::limits::{Limits, Sources};
 use crate::listener::accept::{accept_loop, serve, serve_adopted};
 use crate::listener::crew::Crew;
 use crate::listener::set::SocketKey;
+use crate::outbox::Outbox;
 use crate::reports::{Loads, Outlet};
 use crate::tcp::{SCRATCH_BYTES, Scratch};
 use crate::tls::{Secrets, TlsConfigs, TlsInfo};
@@ -73,8 +74,8 @@ pub struct Worker {
     pub names: DynamicNames,
     /// Upstream HTTP connections.
     pub pools: Pools,
-    /// Spans on their way to a collector.
-    pub(crate) spans: Spans,
+    /// Spans and logs on their way to collectors.
+    pub(crate) outbox: Outbox,
     /// What the control plane will be told.
     pub(crate) loads: Loads,
     /// Idle client connections.
@@ -101,6 +102,8 @@ pub struct NodeInfo {
     pub trust_domain: String,
     /// This workload as peers and metrics see it.
     pub peer: Arc<PeerInfo>,
+    /// Where spans are written to as lines of Zipkin's JSON, beside any collector.
+    pub span_log: Option<LogTarget>,
 }
 
 /// What is known of a downstream connection when its protocol handler starts.
@@ -225,7 +228,7 @@ impl Worker {
             tables: RefCell::default(),
             captured: RefCell::default(),
             counters: Counters::new(&metrics),
-            spans: Spans::new(&metrics),
+            outbox: Outbox::new(&metrics),
             loads: Loads::new(reports),
             metrics,
             tls: TlsConfigs::new(secrets),

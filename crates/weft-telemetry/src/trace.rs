@@ -4,6 +4,7 @@
 //! `x-request-id`. Headers come from strangers: an empty or malformed one counts as absent, as
 //! in applications that copy headers they never received. Randomness is an argument.
 
+pub mod otlp;
 mod wire;
 pub mod zipkin;
 

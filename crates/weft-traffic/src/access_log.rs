@@ -9,13 +9,17 @@ use weft_cel::Program;
 use weft_http::HeaderList;
 use xxhash_rust::xxh64::xxh64;
 
+use crate::collector::Collector;
 use crate::format::{Format, JsonFormat, Subject, Wants, World};
+use crate::log_entry::{EntryHeaders, Record};
 use crate::matcher::{Fraction, HeaderMatch};
 
 /// The logs of one HTTP connection manager, TCP proxy or listener. At least one.
 #[derive(Debug)]
 pub struct AccessLogs {
     logs: Vec<AccessLog>,
+    /// Sinks that were asked for and that we do not have.
+    unknown: Vec<Box<str>>,
     wants: Wants,
 }
 
@@ -33,6 +37,8 @@ pub enum LogTarget {
     Stdout,
     Stderr,
     File(Arc<str>),
+    /// Messages instead of lines.
+    Service(Arc<Collector>),
 }
 
 /// What a line looks like, its end included.
@@ -40,6 +46,9 @@ pub enum LogTarget {
 pub(crate) enum LineFormat {
     Text(Format),
     Json(JsonFormat),
+    Record(Record),
+    HttpEntry(EntryHeaders),
+    TcpEntry,
 }
 
 /// Which requests are written.
@@ -77,8 +86,8 @@ pub(crate) enum Compare {
 
 impl AccessLogs {
     /// None if there are none.
-    pub(crate) fn new(logs: Vec<AccessLog>) -> Option<Arc<AccessLogs>> {
-        if logs.is_empty() {
+    pub(crate) fn new(logs: Vec<AccessLog>, unknown: Vec<Box<str>>) -> Option<Arc<AccessLogs>> {
+        if logs.is_empty() && unknown.is_empty() {
             return None;
         }
         let mut wants = Wants::default();
@@ -86,12 +95,15 @@ impl AccessLogs {
             match &log.line {
                 LineFormat::Text(format) => format.wants(&mut wants),
                 LineFormat::Json(json) => json.wants(&mut wants),
+                LineFormat::Record(record) => record.wants(&mut wants),
+                LineFormat::HttpEntry(headers) => headers.wants(&mut wants),
+                LineFormat::TcpEntry => {}
             }
             if let Some(filter) = &log.filter {
                 filter.wants(&mut wants);
             }
         }
-        Some(Arc::new(AccessLogs { logs, wants }))
+        Some(Arc::new(AccessLogs { logs, unknown, wants }))
     }
 
     /// Hands the lines of a request or connection to `write`. `random` decides on shares of requests
@@ -109,10 +121,23 @@ impl AccessLogs {
                 match &log.line {
                     LineFormat::Text(format) => format.render_into(&mut line, subject),
                     LineFormat::Json(json) => json.render_into(&mut line, subject),
+                    LineFormat::Record(record) => record.render_into(&mut line, subject),
+                    LineFormat::HttpEntry(headers) => headers.http(&mut line, subject),
+                    LineFormat::TcpEntry => EntryHeaders::tcp(&mut line, subject),
                 }
                 write(&log.target, &line);
             }
         }
+    }
+
+    /// Sinks that were asked for and that we do not have, by type.
+    pub fn unknown(&self) -> &[Box<str>] {
+        &self.unknown
+    }
+
+    /// Nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.logs.is_empty()
     }
 
     /// What of a response head some line will show.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::AccessLogs;
+use crate::collector::Collector;
 use crate::cors::CorsFilter;
 use crate::fault::FaultPolicy;
 use crate::metrics::Metrics;
@@ -72,20 +73,39 @@ pub enum HttpFilter {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tracing {
     /// Where spans go; None: they are not reported.
-    pub collector: Option<Arc<Zipkin>>,
+    pub collector: Option<Arc<Collector>>,
+    /// A tracer that was asked for and that we do not have.
+    pub unknown: Option<Box<str>>,
+    /// What spans tell beside what they always do.
+    pub tags: Vec<Tag>,
+    /// Longest value of a tag that requests bring (`max_path_tag_length`), in bytes.
+    pub tag_bytes_max: usize,
     /// Honour `x-client-trace-id` forced tracing.
     pub client_sampling: f64,
     pub random_sampling: f64,
     pub overall_sampling: f64,
 }
 
-/// A collector that takes Zipkin's JSON (v2).
+/// A tag of spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Zipkin {
-    pub cluster: Arc<str>,
-    /// For `Host`.
-    pub host: Arc<str>,
-    pub path: Arc<str>,
+pub struct Tag {
+    pub name: Box<str>,
+    pub value: TagValue,
+}
+
+/// What a tag says. An empty default: without a value there is no tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TagValue {
+    Literal(Arc<str>),
+    Environment {
+        name: Box<str>,
+        default: Box<str>,
+    },
+    /// Of the request, in lower case.
+    Header {
+        name: Box<str>,
+        default: Box<str>,
+    },
 }
 
 /// `server_header_transformation` with `server_name`.

@@ -24,6 +24,7 @@ pub mod tls;
 pub mod cors;
 pub mod fault;
 pub mod headers;
+mod log_entry;
 pub mod matcher;
 pub mod metrics;
 pub mod rate_limit;
@@ -32,6 +33,7 @@ pub mod timeout;
 
 pub mod circuit;
 pub mod cluster;
+pub mod collector;
 pub mod lb;
 pub mod outlier;
 pub mod retry;

@@ -7,6 +7,7 @@
 
 mod access_log;
 mod cluster;
+mod collector;
 mod endpoints;
 mod filters;
 mod hcm;

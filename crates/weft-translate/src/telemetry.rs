@@ -4,11 +4,12 @@
 //! apply (mesh, namespace, workload) the later one decides which providers log and how.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 use weft_model::spec::{
-    AccessLogging, ExtensionProvider, FileLogProvider, GrpcLogProvider, LogEncoding, MeshConfig,
-    OtelLogProvider, WorkloadMode, ZipkinProvider,
+    AccessLogging, CustomTag, ExtensionProvider, FileLogProvider, GrpcLogProvider, LogEncoding,
+    MeshConfig, OpenTelemetryProvider, OtelLogProvider, WorkloadMode, ZipkinProvider,
 };
 use weft_xds::names;
 use weft_xds::pb::envoy::config::accesslog::v3 as accesslog;
@@ -18,6 +19,7 @@ use weft_xds::pb::envoy::extensions::access_loggers::file::v3 as file;
 use weft_xds::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use weft_xds::pb::envoy::extensions::access_loggers::grpc::v3 as als;
 use weft_xds::pb::envoy::extensions::access_loggers::open_telemetry::v3 as otel;
+use weft_xds::pb::envoy::r#type::tracing::v3 as tags;
 use weft_xds::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 use weft_xds::pb::opentelemetry::proto::common::v1 as otlp;
 
@@ -117,6 +119,9 @@ pub(crate) struct Tracing {
     pub(crate) sampling: f64,
     /// Where spans go, if anywhere.
     pub(crate) provider: Option<trace::tracing::Http>,
+    pub(crate) custom_tags: Vec<tags::CustomTag>,
+    /// Longest `http.url` of a span, in bytes.
+    pub(crate) tag_bytes_max: Option<u32>,
 }
 
 /// Sampling and the collector: the mesh's settings, then Telemetry, the narrower scope last.
@@ -126,6 +131,7 @@ pub(crate) fn tracing(scope: &Scope<'_>, side: Side) -> Tracing {
     let mut off = mesh.enable_tracing == Some(false);
     let default = mesh.default_providers.as_ref().and_then(|default| default.tracing.first());
     let mut provider = default.map(String::as_str);
+    let mut custom_tags = BTreeMap::new();
     let view = scope.view;
     for resource in scope.snapshot.telemetries_for(&view.namespace, &view.labels) {
         for rule in &resource.spec.tracing {
@@ -134,22 +140,83 @@ pub(crate) fn tracing(scope: &Scope<'_>, side: Side) -> Tracing {
             }
             sampling = rule.random_sampling_percentage.unwrap_or(sampling);
             off = rule.disable_span_reporting.unwrap_or(off);
+            // The narrower scope's take the place of the wider one's, as in Istio.
+            if !rule.custom_tags.is_empty() {
+                custom_tags.clone_from(&rule.custom_tags);
+            }
             provider = rule.providers.first().map(|named| named.name.as_str()).or(provider);
         }
     }
+    let settings = scope.config().tracing.as_ref();
+    let mut tag_bytes_max = settings.and_then(|settings| settings.max_path_tag_length);
     let provider = match provider {
         _ if off => None,
-        Some(name) => {
-            let zipkin = scope.snapshot.provider(name).and_then(|provider| provider.zipkin);
-            zipkin.and_then(|to| zipkin_tracer(scope, &to))
-        }
+        Some(name) => match scope.snapshot.provider(name) {
+            Some(ExtensionProvider { zipkin: Some(to), .. }) => {
+                tag_bytes_max = to.max_tag_length.or(tag_bytes_max);
+                zipkin_tracer(scope, &to)
+            }
+            Some(ExtensionProvider { opentelemetry: Some(to), .. }) => {
+                tag_bytes_max = to.max_tag_length.or(tag_bytes_max);
+                otlp_tracer(scope, &to)
+            }
+            _ => None,
+        },
         None => {
-            let settings = scope.config().tracing.as_ref();
             let address = settings.and_then(|settings| settings.zipkin.as_ref());
             address.and_then(|zipkin| zipkin_at(scope, &zipkin.address))
         }
     };
-    Tracing { sampling, provider }
+    let custom_tags = custom_tags.iter().filter_map(|(name, tag)| custom_tag(name, tag)).collect();
+    Tracing { sampling, provider, custom_tags, tag_bytes_max }
+}
+
+fn custom_tag(name: &str, tag: &CustomTag) -> Option<tags::CustomTag> {
+    use tags::custom_tag::{Environment, Header, Literal, Type};
+    let CustomTag { literal, environment, header, formatter } = tag;
+    let kind = match (literal, environment, header, formatter) {
+        (Some(literal), ..) => Type::Literal(Literal { value: literal.value.clone() }),
+        (_, Some(from), ..) => Type::Environment(Environment {
+            name: from.name.clone(),
+            default_value: from.default_value.clone(),
+        }),
+        (_, _, Some(from), _) => Type::RequestHeader(Header {
+            name: from.name.clone(),
+            default_value: from.default_value.clone(),
+        }),
+        (.., Some(format)) => Type::Value(format.value.clone()),
+        (None, None, None, None) => return None,
+    };
+    Some(tags::CustomTag { tag: name.to_owned(), r#type: Some(kind) })
+}
+
+/// None: there is no such service.
+fn otlp_tracer(scope: &Scope<'_>, to: &OpenTelemetryProvider) -> Option<trace::tracing::Http> {
+    let (host, cluster) = provider_cluster(scope, &to.service, to.port)?;
+    // Our own proxy knows its name.
+    let app = scope.view.labels.get("app").filter(|_| scope.view.flavor == Flavor::Envoy);
+    let mut config = trace::OpenTelemetryConfig {
+        service_name: app.map(|app| format!("{app}.{}", scope.view.namespace)).unwrap_or_default(),
+        ..Default::default()
+    };
+    match &to.http {
+        None => config.grpc_service = Some(grpc_service(scope, &to.service, to.port)?),
+        Some(http) => {
+            let timeout = http.timeout.unwrap_or(Duration::from_secs(10));
+            config.http_service = Some(core::HttpService {
+                http_uri: Some(core::HttpUri {
+                    uri: format!("http://{host}:{}{}", to.port, http.path),
+                    timeout: crate::build::duration(timeout),
+                    http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(cluster)),
+                }),
+                ..Default::default()
+            });
+        }
+    }
+    Some(trace::tracing::Http {
+        name: "envoy.tracers.opentelemetry".to_owned(),
+        config_type: Some(trace::tracing::http::ConfigType::TypedConfig(any(&config))),
+    })
 }
 
 /// `defaultConfig.tracing.zipkin.address`: `zipkin.istio-system:9411`.
@@ -249,10 +316,6 @@ fn of_provider(scope: &Scope<'_>, provider: &ExtensionProvider) -> Option<access
             false => provider_format(file),
         };
         return Some(file_log(path, format));
-    }
-    // Our own proxy writes files; what goes to services it would leave out.
-    if scope.view.flavor != Flavor::Envoy {
-        return None;
     }
     if let Some(http) = &provider.envoy_http_als {
         let config = als::HttpGrpcAccessLogConfig {

@@ -373,3 +373,56 @@ fn a_stock_envoys_lack_of_istios_metrics_is_told() {
     let (_, findings) = translate(&world, &weft());
     assert!(!findings.iter().any(|one| one.path == "spec.metrics[0]"), "{findings:?}");
 }
+
+#[test]
+fn spans_go_to_open_telemetry_with_the_tags_that_are_asked_for() {
+    let mesh = "
+extensionProviders:
+- {name: otel, opentelemetry: {service: reviews.shop.svc.cluster.local, port: 9080, maxTagLength: 99}}
+- {name: http, opentelemetry: {service: reviews.shop.svc.cluster.local, port: 9080, http: {path: /v1/traces, timeout: 3s}}}
+defaultProviders: {tracing: [otel]}
+";
+    let tracing = |telemetries: &[String], view: &ProxyView| {
+        let world = world(&format!("{mesh}\n---\n{}", telemetries.join("---\n")), "");
+        manager(&listeners(&world, view), "virtualInbound")["tracing"].clone()
+    };
+    for view in [weft(), sidecar()] {
+        let found = tracing(&[], &view);
+        let config = &found["provider"]["typed_config"];
+        let cluster = "outbound|9080||reviews.shop.svc.cluster.local";
+        assert_eq!(config["grpc_service"]["envoy_grpc"]["cluster_name"], cluster);
+        assert_eq!(found["max_path_tag_length"], 99);
+        let tagged = telemetry(
+            "tagged",
+            "shop",
+            "{tracing: [{providers: [{name: http}], customTags: {a: {literal: {value: x}}, b: {header: {name: x-b, defaultValue: y}}}}]}",
+        );
+        let found = tracing(&[tagged], &view);
+        let uri = &found["provider"]["typed_config"]["http_service"]["http_uri"];
+        assert_eq!(uri["uri"], "http://reviews.shop.svc.cluster.local:9080/v1/traces");
+        assert_eq!(uri["cluster"], cluster);
+        assert_eq!(found["custom_tags"][0]["literal"]["value"], "x");
+        assert_eq!(found["custom_tags"][1]["request_header"]["default_value"], "y");
+    }
+}
+
+#[test]
+fn a_stock_envoy_takes_every_tracer() {
+    let Some(binary) = peer::envoy("tracers") else { return };
+    for provider in [
+        "opentelemetry: {service: reviews.shop.svc.cluster.local, port: 9080}",
+        "opentelemetry: {service: reviews.shop.svc.cluster.local, port: 9080, http: {path: /v1/traces}}",
+        "zipkin: {service: reviews.shop.svc.cluster.local, port: 9080, maxTagLength: 20}",
+    ] {
+        let mesh = format!(
+            "extensionProviders: [{{name: one, {provider}}}]\ndefaultProviders: {{tracing: [one]}}\n"
+        );
+        let tags = telemetry(
+            "tags",
+            "shop",
+            "{tracing: [{customTags: {a: {literal: {value: x}}, b: {header: {name: x-b}}, c: {environment: {name: HOME, defaultValue: y}}}}]}",
+        );
+        let world = world(&format!("{mesh}\n---\n{tags}"), "");
+        envoy::validate(&binary, &world, &sidecar()).unwrap();
+    }
+}

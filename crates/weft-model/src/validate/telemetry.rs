@@ -127,8 +127,11 @@ fn unbuilt(spec: &Telemetry, findings: &mut Findings<'_>) {
     }
     for (index, tracing) in spec.tracing.iter().enumerate() {
         let path = format!("spec.tracing[{index}]");
-        if !tracing.custom_tags.is_empty() {
-            tell(format!("{path}.customTags"), "spans have Istio's tags");
+        for (name, tag) in &tracing.custom_tags {
+            if tag.formatter.is_some() {
+                let path = entry(&format!("{path}.customTags"), name);
+                tell(format!("{path}.formatter"), "weft proxy has no such tags");
+            }
         }
         for (field, set) in [
             ("useRequestIdForTraceSampling", tracing.use_request_id_for_trace_sampling.is_some()),
@@ -146,20 +149,5 @@ fn unbuilt(spec: &Telemetry, findings: &mut Findings<'_>) {
 pub(super) fn provider(provider: &ExtensionProvider, path: &str, findings: &mut Findings<'_>) {
     if provider.name.is_empty() {
         findings.error(format!("{path}.name"), "a provider needs a name");
-    }
-    let mut unbuilt = |field: &str, why: &str| {
-        let path = format!("{path}.{field}");
-        findings.info(code::NOT_IMPLEMENTED, path, format!("{field} is not built yet: {why}"), "");
-    };
-    let only_envoy = "only a stock Envoy sends logs there";
-    for (field, set, why) in [
-        ("envoyHttpAls", provider.envoy_http_als.is_some(), only_envoy),
-        ("envoyTcpAls", provider.envoy_tcp_als.is_some(), only_envoy),
-        ("envoyOtelAls", provider.envoy_otel_als.is_some(), only_envoy),
-        ("opentelemetry", provider.opentelemetry.is_some(), "spans go to Zipkin collectors only"),
-    ] {
-        if set {
-            unbuilt(field, why);
-        }
     }
 }

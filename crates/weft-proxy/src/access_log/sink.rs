@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ struct Target {
     reopen: AtomicBool,
     closing: AtomicBool,
     /// The writer has ended.
-    done: AtomicBool,
+    done: Arc<(Mutex<bool>, Condvar)>,
     written: Counter,
     dropped: Counter,
     failed: Counter,
@@ -103,9 +103,10 @@ impl LogSinks {
             target.wake(true);
         }
         let deadline = Instant::now() + LAST_WRITE;
-        let done = |target: &Arc<Target>| target.done.load(Ordering::Acquire);
-        while !targets.iter().all(done) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
+        for target in &targets {
+            let (done, ended) = &*target.done;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = ended.wait_timeout_while(lock(done), left, |done| !*done);
         }
     }
 
@@ -145,6 +146,8 @@ impl Target {
             LogTarget::Stdout => "/dev/stdout",
             LogTarget::Stderr => "/dev/stderr",
             LogTarget::File(path) => path,
+            // Nobody hands these on to here.
+            LogTarget::Service(_) => return None,
         };
         let counter = |metric, help| registry.counter(metric, help, &[("target", name)]);
         let lost = |reason| {
@@ -162,7 +165,7 @@ impl Target {
             urgent: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            done: AtomicBool::new(false),
+            done: Arc::default(),
             written: counter("weft_proxy_access_log_lines_total", "Access log lines written."),
             dropped: lost("full"),
             failed: lost("error"),
@@ -235,10 +238,17 @@ impl Target {
             }
             match (wrote, closing) {
                 (true, _) => self.gather(),
-                (false, true) => return self.done.store(true, Ordering::Release),
+                (false, true) => return self.end(),
                 (false, false) => self.rest(&buffers),
             }
         }
+    }
+
+    /// Nothing more will be written.
+    fn end(&self) {
+        let (done, ended) = &*self.done;
+        *lock(done) = true;
+        ended.notify_all();
     }
 
     fn write(&self, output: &mut Output, batch: &Batch) {
@@ -299,6 +309,7 @@ impl Output {
             LogTarget::Stdout => return whole(&mut io::stdout(), bytes),
             LogTarget::Stderr => return whole(&mut io::stderr(), bytes),
             LogTarget::File(path) => path,
+            LogTarget::Service(_) => return Ok(()),
         };
         // Renamed or removed by rotation: the lines belong to the file of that name.
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());

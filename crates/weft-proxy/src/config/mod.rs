@@ -189,6 +189,9 @@ impl Config {
             ResourceType::Listener => {
                 let message = resource.decode::<ListenerPb>().map_err(|e| malformed(&e))?;
                 let listener = lower::listener(&message).map_err(|e| e.to_string())?;
+                for what in left_out(&listener) {
+                    tracing::warn!(listener = %name, what, "left out: this proxy does not have it");
+                }
                 let since = self.warming.get(&name).map_or(now, |warming| warming.since);
                 self.warming.insert(name, Warming { listener: Arc::new(listener), since });
             }
@@ -568,4 +571,21 @@ fn route_names(listener: &ListenerConfig) -> Vec<Arc<str>> {
             Network::Tcp(_) => None,
         })
         .collect()
+}
+
+/// Tracers and sinks of logs that a control plane asks for and that we do not have.
+fn left_out(listener: &ListenerConfig) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    for chain in listener.chains.iter().chain(&listener.default_chain) {
+        let (tracer, logs) = match &chain.network {
+            Network::Http(http) => {
+                let tracing = http.tracing.as_ref();
+                (tracing.and_then(|tracing| tracing.unknown.as_deref()), &http.access_log)
+            }
+            Network::Tcp(tcp) => (None, &tcp.access_log),
+        };
+        names.extend(tracer);
+        names.extend(logs.iter().flat_map(|logs| logs.unknown()).map(|name| &**name));
+    }
+    names
 }

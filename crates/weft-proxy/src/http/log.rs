@@ -63,11 +63,12 @@ impl Notes {
     /// None: nothing is logged, and no metric asks.
     pub(crate) fn begin(http: &HttpConfig) -> Option<Box<Notes>> {
         let metrics = http.metrics.as_ref().filter(|metrics| metrics.has_values());
-        if http.access_log.is_none() && metrics.is_none() {
+        let logs = http.access_log.as_ref().filter(|logs| !logs.is_empty());
+        if logs.is_none() && metrics.is_none() {
             return None;
         }
         Some(Box::new(Notes {
-            logs: http.access_log.clone(),
+            logs: logs.cloned(),
             metrics: metrics.cloned(),
             start: SystemTime::now(),
             route: "".into(),
@@ -237,7 +238,8 @@ impl Notes {
         };
         let subject = Subject { request: head, response: Some(&self.response), context: &facts };
         if let Some(logs) = &self.logs {
-            logs.write(subject, worker.random(), |target, line| worker.logs.write(target, line));
+            let random = worker.random();
+            logs.write(subject, random, |to, line| access_log::hand_on(worker, to, line));
         }
         self.metrics.as_ref().map(|metrics| metrics.values(subject)).unwrap_or_default()
     }

@@ -226,10 +226,7 @@ pub(crate) fn poll_status(
     Poll::Ready(Ok(answer.map_or(0, |answer| answer.head.status)))
 }
 
-pub(super) fn poll_discard(
-    upstream: &mut Upstream,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), ProxyError>> {
+fn poll_discard(upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
     while !upstream.input_done() {
         match upstream.poll_frame(cx) {
             Poll::Ready(Some(frame)) => upstream.release(frame_bytes(&frame?)),

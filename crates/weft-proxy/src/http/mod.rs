@@ -24,7 +24,7 @@ mod inbound;
 mod outbound;
 mod trace;
 
-mod call;
+pub(crate) mod call;
 mod local_reply;
 pub(crate) mod log;
 mod rate_limit;

@@ -163,7 +163,7 @@ fn answer(
 /// Where the request goes; None when it was answered here.
 async fn way<'t>(
     tables: &'t Tables,
-    http: &'t HttpConfig,
+    http: &'t Arc<HttpConfig>,
     down: &mut Downstream<'_>,
     request: &mut Request,
     record: &mut Record,
@@ -171,7 +171,7 @@ async fn way<'t>(
 ) -> Result<Option<attempt::Forward<'t>>, ProxyError> {
     sanitize(request, http, conn)?;
     record.called_by(request, conn);
-    record.span = span::Notes::begin(http, &request.head);
+    record.span = span::Notes::begin(http, &request.head, conn);
     note_way(request, record, conn, Way::default());
 
     let web = Web::of(http, &request.head);

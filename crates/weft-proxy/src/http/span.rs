@@ -1,57 +1,46 @@
-//! Spans of requests that are sampled where a collector is configured, and their way there.
-//!
-//! A worker collects spans and sends them itself, as Envoy does: five at a time, or what there is
-//! after five seconds. What waits is bounded; a collector that is slow, down or unknown costs spans,
-//! which are counted, and nobody's time.
+//! Spans of requests that are sampled where a collector is configured. Their way there is
+//! `crate::outbox`.
 
-use std::cell::{Cell, RefCell};
 use std::num::NonZeroU64;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use weft_http::{HeaderList, Known, Method, RequestHead, Scheme, Target, Version};
+use weft_http::{HeaderList, Known, RequestHead};
 use weft_telemetry::trace::{Context, Side, zipkin};
-use weft_telemetry::{Exemplar, LocalCounter, Outcome, Shard};
-use weft_traffic::http::Zipkin;
+use weft_telemetry::{Exemplar, Outcome};
+use weft_traffic::collector::{Collector, Report};
+use weft_traffic::http::{Tag, TagValue};
 use weft_traffic::listener::Direction;
 use weft_traffic::{Cluster, Endpoint, EndpointAddress, HttpConfig};
 
-use super::call::call;
 use super::conn::HttpConn;
 use super::request::Request;
 use super::trace::known;
-use crate::worker::Worker;
-
-/// Spans that make a report.
-const REPORT_SPANS: usize = 5;
-/// How long a span waits for others.
-const REPORT_AFTER: Duration = Duration::from_secs(5);
-/// How long the collector may take.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Reports under way at a time.
-const REPORTS_MAX: u32 = 4;
-/// Bytes of spans that wait for their report.
-const WAITING_BYTES_MAX: usize = 512 * 1024;
-/// Longest value of a tag, as Envoy's `max_path_tag_length`.
-const TAG_BYTES_MAX: usize = 256;
+use crate::access_log;
 
 /// Notes on a request that is sampled.
 pub(crate) struct Notes {
-    collector: Arc<Zipkin>,
+    /// Its tracing is configured.
+    http: Arc<HttpConfig>,
     start: SystemTime,
     operation: Option<Arc<str>>,
     cluster: Option<Arc<Cluster>>,
 }
 
 impl Notes {
-    /// None: there is no collector, or the request is not sampled.
-    pub(crate) fn begin(http: &HttpConfig, head: &RequestHead) -> Option<Box<Notes>> {
-        let collector = http.tracing.as_ref()?.collector.as_ref()?;
+    /// None: nobody wants spans, or the request is not sampled.
+    pub(crate) fn begin(
+        http: &Arc<HttpConfig>,
+        head: &RequestHead,
+        conn: &HttpConn,
+    ) -> Option<Box<Notes>> {
+        let collector = http.tracing.as_ref()?.collector.as_ref();
+        if collector.is_none() && conn.worker.node.span_log.is_none() {
+            return None;
+        }
         is_sampled(&head.headers).then(|| {
             Box::new(Notes {
-                collector: collector.clone(),
+                http: http.clone(),
                 start: SystemTime::now(),
                 operation: None,
                 cluster: None,
@@ -85,7 +74,9 @@ impl Notes {
             Direction::Inbound => Side::Server,
             Direction::Outbound | Direction::Gateway => Side::Client,
         };
-        if side == Side::Client {
+        let Some(tracing) = &self.http.tracing else { return };
+        let shares = shares_span(tracing.collector.as_deref());
+        if side == Side::Client || !shares {
             ids.parent = request.parent.map(NonZeroU64::get);
         }
         let worker = &conn.worker;
@@ -98,8 +89,11 @@ impl Notes {
             (service, _) => service,
         };
         let service = format!("{service}.{}", own.namespace);
-        let url =
-            format!("{}://{authority}{}", head.scheme.as_str(), cut(&text(head.path_and_query())));
+        let url = format!(
+            "{}://{authority}{}",
+            head.scheme.as_str(),
+            cut(&text(head.path_and_query()), tracing.tag_bytes_max)
+        );
         let number = |number: u64| number.to_string();
         let (code, flags) = (number(end.outcome.code.into()), end.outcome.flags.to_string());
         let (sent, received) = (number(end.sent_bytes), number(end.received_bytes));
@@ -129,6 +123,11 @@ impl Notes {
             tags.push(("upstream_cluster", &cluster.name));
             tags.push(("upstream_cluster.name", &cluster.name));
         }
+        let told = tags_of(&tracing.tags, head);
+        for (name, value) in &told {
+            tags.retain(|(known, _)| known != name);
+            tags.push((name, cut(value, TAG_BYTES_MAX)));
+        }
         if let Some(grpc) = &grpc {
             tags.push(("grpc.status_code", grpc));
         }
@@ -139,7 +138,7 @@ impl Notes {
         let span = zipkin::Span {
             ids,
             side,
-            shared: side == Side::Server && request.parent.is_some(),
+            shared: side == Side::Server && shares && request.parent.is_some(),
             debug: incoming.debug,
             name,
             start_us: micros(self.start.duration_since(UNIX_EPOCH).unwrap_or_default()),
@@ -153,9 +152,20 @@ impl Notes {
             },
             tags: &tags,
         };
-        let mut json = Vec::with_capacity(1024);
-        span.write(&mut json);
-        worker.spans.add(worker, &self.collector, &json);
+        if let Some(collector) = &tracing.collector {
+            let mut item = Vec::with_capacity(1024);
+            match collector.report {
+                Report::OtlpSpans => span.write_otlp(&mut item),
+                _ => span.write(&mut item),
+            }
+            worker.outbox.add(worker, collector, &item);
+        }
+        if let Some(target) = &worker.node.span_log {
+            let mut line = Vec::with_capacity(1024);
+            span.write(&mut line);
+            line.push(b'\n');
+            worker.logs.write(target, &line);
+        }
     }
 }
 
@@ -172,8 +182,32 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn cut(text: &str) -> &str {
-    let mut end = text.len().min(TAG_BYTES_MAX);
+/// Whether a server's span is the other half of its client's.
+pub(crate) fn shares_span(collector: Option<&Collector>) -> bool {
+    match collector.map(|collector| collector.report) {
+        None => true,
+        Some(report) => report == Report::Zipkin { shared: true },
+    }
+}
+
+/// Tags that configuration asks for.
+fn tags_of<'t>(tags: &'t [Tag], head: &RequestHead) -> Vec<(&'t str, String)> {
+    let or = |found: Option<String>, default: &str| {
+        found.or_else(|| Some(default.to_owned())).filter(|value| !value.is_empty())
+    };
+    let value = |tag: &TagValue| match tag {
+        TagValue::Literal(value) => Some(value.to_string()),
+        TagValue::Environment { name, default } => or(access_log::environment(name), default),
+        TagValue::Header { name, default } => or(head.headers.get(&**name).map(text), default),
+    };
+    tags.iter().filter_map(|tag| Some((&*tag.name, value(&tag.value)?))).collect()
+}
+
+/// Longest value of a tag that configuration asks for.
+const TAG_BYTES_MAX: usize = 1024;
+
+fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -196,144 +230,5 @@ fn is_sampled(headers: &HeaderList) -> bool {
                         .is_some_and(|one| one == b"1" || one == b"d")
                 })
         }
-    }
-}
-
-/// A worker's spans on their way, by collector.
-pub struct Spans {
-    queues: RefCell<Vec<Rc<Queue>>>,
-    counters: Counters,
-}
-
-/// Envoy's counters.
-struct Counters {
-    spans: LocalCounter,
-    sent: LocalCounter,
-    dropped: LocalCounter,
-    failed: LocalCounter,
-    skipped: LocalCounter,
-    lost: LocalCounter,
-}
-
-struct Queue {
-    collector: Arc<Zipkin>,
-    /// Spans, separated by commas.
-    waiting: RefCell<Vec<u8>>,
-    count: Cell<usize>,
-    under_way: Cell<u32>,
-    /// Somebody will look after [`REPORT_AFTER`].
-    timed: Cell<bool>,
-}
-
-impl Spans {
-    pub(crate) fn new(metrics: &Shard) -> Spans {
-        let counter = |name, help| metrics.counter(name, help, &[]);
-        Spans {
-            queues: RefCell::default(),
-            counters: Counters {
-                spans: counter("envoy_tracing_zipkin_spans_sent", "Spans in reports."),
-                sent: counter("envoy_tracing_zipkin_reports_sent", "Reports taken (202)."),
-                dropped: counter("envoy_tracing_zipkin_reports_dropped", "Reports refused."),
-                failed: counter("envoy_tracing_zipkin_reports_failed", "Reports not delivered."),
-                skipped: counter(
-                    "envoy_tracing_zipkin_reports_skipped_no_cluster",
-                    "Reports without a collector to send them to.",
-                ),
-                lost: counter(
-                    "weft_proxy_spans_dropped_total",
-                    "Spans lost because too many waited for the collector.",
-                ),
-            },
-        }
-    }
-
-    fn add(&self, worker: &Rc<Worker>, collector: &Arc<Zipkin>, span: &[u8]) {
-        let queue = self.queue(collector);
-        let mut waiting = queue.waiting.borrow_mut();
-        if waiting.len() + span.len() > WAITING_BYTES_MAX {
-            return self.counters.lost.inc();
-        }
-        if !waiting.is_empty() {
-            waiting.push(b',');
-        }
-        waiting.extend_from_slice(span);
-        drop(waiting);
-        queue.count.set(queue.count.get() + 1);
-        if queue.count.get() >= REPORT_SPANS {
-            self.send(worker, &queue);
-        } else if !queue.timed.replace(true) {
-            tokio::task::spawn_local(send_later(worker.clone(), queue));
-        }
-    }
-
-    fn queue(&self, collector: &Arc<Zipkin>) -> Rc<Queue> {
-        let mut queues = self.queues.borrow_mut();
-        if let Some(known) = queues.iter().find(|queue| queue.collector == *collector) {
-            return known.clone();
-        }
-        // Those of earlier configurations go with their last report.
-        queues.retain(|queue| queue.count.get() > 0 || queue.under_way.get() > 0);
-        let queue = Rc::new(Queue {
-            collector: collector.clone(),
-            waiting: RefCell::default(),
-            count: Cell::new(0),
-            under_way: Cell::new(0),
-            timed: Cell::new(false),
-        });
-        queues.push(queue.clone());
-        queue
-    }
-
-    fn send(&self, worker: &Rc<Worker>, queue: &Rc<Queue>) {
-        if queue.count.get() == 0 || queue.under_way.get() >= REPORTS_MAX {
-            return;
-        }
-        let spans = queue.count.replace(0);
-        let mut body = vec![b'['];
-        body.append(&mut queue.waiting.borrow_mut());
-        body.push(b']');
-        queue.under_way.set(queue.under_way.get() + 1);
-        tokio::task::spawn_local(report(worker.clone(), queue.clone(), body.into(), spans));
-    }
-}
-
-async fn send_later(worker: Rc<Worker>, queue: Rc<Queue>) {
-    tokio::time::sleep(REPORT_AFTER).await;
-    queue.timed.set(false);
-    worker.spans.send(&worker, &queue);
-}
-
-async fn report(worker: Rc<Worker>, queue: Rc<Queue>, body: Bytes, spans: usize) {
-    let counters = &worker.spans.counters;
-    let cluster = worker.tables().cluster(&queue.collector.cluster).cloned();
-    match cluster {
-        None => counters.skipped.inc(),
-        Some(cluster) => {
-            counters.spans.add(spans as u64);
-            let head = request_head(&queue.collector);
-            let answer = call(&worker, &cluster, head, body);
-            match tokio::time::timeout(REPORT_TIMEOUT, Box::pin(answer)).await {
-                Ok(Ok(200 | 202)) => counters.sent.inc(),
-                Ok(Ok(_)) => counters.dropped.inc(),
-                Ok(Err(_)) | Err(_) => counters.failed.inc(),
-            }
-        }
-    }
-    queue.under_way.set(queue.under_way.get() - 1);
-    if queue.count.get() >= REPORT_SPANS {
-        worker.spans.send(&worker, &queue);
-    }
-}
-
-fn request_head(collector: &Zipkin) -> RequestHead {
-    let mut headers = HeaderList::new();
-    headers.append("content-type", "application/json");
-    RequestHead {
-        method: Method::Post,
-        scheme: Scheme::Http,
-        authority: Some(Bytes::copy_from_slice(collector.host.as_bytes())),
-        target: Target::Path(Bytes::copy_from_slice(collector.path.as_bytes())),
-        version: Version::H11,
-        headers,
     }
 }

@@ -10,6 +10,7 @@ use weft_traffic::HttpConfig;
 use weft_traffic::http::Tracing;
 
 use super::conn::HttpConn;
+use super::span::shares_span;
 
 /// Writes the context that the request goes on with into its head. Gives the caller's span, if there
 /// is one.
@@ -25,6 +26,9 @@ pub(crate) fn carry_on(
         head.headers.append_written(new.text(), lines);
         return None;
     }
+    // A server's span is the client's other half, or its child.
+    let collector = http.tracing.as_ref().and_then(|tracing| tracing.collector.as_deref());
+    let side = if shares_span(collector) { side } else { Side::Client };
     let incoming = Context::extract(|field| head.headers.get_known(known(field)));
     let caller = incoming.ids.and_then(|ids| NonZeroU64::new(ids.span));
     let Some(tracing) = &http.tracing else {

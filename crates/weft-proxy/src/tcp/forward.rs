@@ -211,7 +211,7 @@ struct Relay<'r> {
     cluster: &'r Cluster,
     conn: &'r ConnContext,
     config: &'r TcpConfig,
-    worker: &'r Worker,
+    worker: &'r Rc<Worker>,
 }
 
 impl<'r> Relay<'r> {
@@ -220,7 +220,7 @@ impl<'r> Relay<'r> {
         cluster: &'r Cluster,
         conn: &'r ConnContext,
         config: &'r TcpConfig,
-        worker: &'r Worker,
+        worker: &'r Rc<Worker>,
     ) -> Self {
         let labels = Labels::new(Some(cluster), Some(upstream), config, conn, worker);
         let flow = labels.flow(ResponseFlags::NONE, worker);
@@ -283,7 +283,7 @@ fn refuse(
     (name, cluster): (&str, Option<&Arc<Cluster>>),
     conn: &ConnContext,
     config: &TcpConfig,
-    worker: &Worker,
+    worker: &Rc<Worker>,
 ) {
     tracing::debug!(cluster = name, peer = %conn.peer, %error, "TCP connection refused");
     if error.kind == ErrorKind::Overflow {

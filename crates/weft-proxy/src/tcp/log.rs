@@ -1,6 +1,7 @@
 //! The line that a TCP connection leaves in the access logs.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use weft_telemetry::{PeerInfo, ResponseFlags};
@@ -32,9 +33,14 @@ pub(super) struct Outcome<'o> {
 }
 
 /// Writes the lines.
-pub(super) fn write(logs: &AccessLogs, outcome: &Outcome<'_>, conn: &ConnContext, worker: &Worker) {
+pub(super) fn write(
+    logs: &AccessLogs,
+    outcome: &Outcome<'_>,
+    conn: &ConnContext,
+    worker: &Rc<Worker>,
+) {
     with_subject(outcome, conn, worker, |subject| {
-        logs.write(subject, worker.random(), |target, line| worker.logs.write(target, line));
+        logs.write(subject, worker.random(), |to, line| access_log::hand_on(worker, to, line));
     });
 }
 
@@ -89,7 +95,12 @@ fn with_subject<T>(
 }
 
 /// Writes the lines of a connection that no filter chain takes.
-pub(crate) fn unrouted(logs: &AccessLogs, peer: SocketAddr, local: SocketAddr, worker: &Worker) {
+pub(crate) fn unrouted(
+    logs: &AccessLogs,
+    peer: SocketAddr,
+    local: SocketAddr,
+    worker: &Rc<Worker>,
+) {
     let ended = Ended { termination_details: "filter_chain_not_found", ..Ended::default() };
     let context = FormatContext {
         downstream_remote: Some(peer),
@@ -103,5 +114,5 @@ pub(crate) fn unrouted(logs: &AccessLogs, peer: SocketAddr, local: SocketAddr, w
         ..FormatContext::default()
     };
     let subject = Subject { request: None, response: None, context: &context };
-    logs.write(subject, worker.random(), |target, line| worker.logs.write(target, line));
+    logs.write(subject, worker.random(), |to, line| access_log::hand_on(worker, to, line));
 }

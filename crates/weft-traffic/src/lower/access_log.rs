@@ -1,20 +1,25 @@
-//! Access logs. A log we cannot write is not a reason to refuse traffic: unknown sinks are left out,
-//! which is the one place where lowering drops something on purpose. An unknown operator or filter in
+//! Access logs. A log we cannot write is not a reason to refuse traffic: unknown sinks are left out
+//! and told by name. An unknown operator or filter in
 //! a log that we write is refused: it would write other lines than were asked for.
 
 use std::sync::Arc;
 
 use weft_cel::Program;
 
-use super::{Result, Within, decode, error, list, matchers, value};
+use super::{Result, Within, collector, decode, error, list, matchers, value};
 use crate::access_log::{AccessLog, AccessLogs, Compare, LineFormat, LogFilter, LogTarget};
+use crate::collector::{Collector, Report};
 use crate::format::{Format, Json, JsonFormat};
+use crate::log_entry::{EntryHeaders, Record};
 use crate::matcher::Fraction;
 use crate::pb::envoy::config::accesslog::v3 as pb;
 use crate::pb::envoy::config::core::v3 as core;
 use crate::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
-use crate::pb::envoy::extensions::access_loggers::{file::v3 as file, stream::v3 as stream};
+use crate::pb::envoy::extensions::access_loggers::{
+    file::v3 as file, grpc::v3 as als, open_telemetry::v3 as otel, stream::v3 as stream,
+};
 use crate::pb::google::protobuf::{Struct, Value, value::Kind};
+use crate::pb::opentelemetry::proto::common::v1 as otlp;
 
 /// Envoy's line where a log says nothing of its format.
 const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% \
@@ -23,16 +28,20 @@ const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PAT
     \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
 
 pub(super) fn lower(logs: &[pb::AccessLog]) -> Result<Option<Arc<AccessLogs>>> {
-    let mut lowered = Vec::new();
+    let (mut lowered, mut unknown) = (Vec::new(), Vec::new());
     for (index, log) in logs.iter().enumerate() {
-        lowered.extend(one(log).item("", index)?);
+        match one(log).item("", index)? {
+            Ok(log) => lowered.push(log),
+            Err(sink) => unknown.push(sink),
+        }
     }
-    Ok(AccessLogs::new(lowered))
+    Ok(AccessLogs::new(lowered, unknown))
 }
 
-fn one(log: &pb::AccessLog) -> Result<Option<AccessLog>> {
+/// The log, or the sink that we do not have.
+fn one(log: &pb::AccessLog) -> Result<std::result::Result<AccessLog, Box<str>>> {
     let Some(pb::access_log::ConfigType::TypedConfig(any)) = &log.config_type else {
-        return Ok(None);
+        return Ok(Err(log.name.as_str().into()));
     };
     let (target, line) = match value::message_name(any) {
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => file_log(&decode(any)?)?,
@@ -48,10 +57,78 @@ fn one(log: &pb::AccessLog) -> Result<Option<AccessLog>> {
             let format = message.access_log_format.map(|LogFormat(format)| format);
             (LogTarget::Stderr, log_format(&format.unwrap_or_default())?)
         }
-        _ => return Ok(None),
+        "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => {
+            http_entries(&decode(any)?)?
+        }
+        "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => {
+            let message: als::TcpGrpcAccessLogConfig = decode(any)?;
+            (service(&message.common_config, Report::TcpEntries)?, LineFormat::TcpEntry)
+        }
+        "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig" => {
+            record(&decode(any)?)?
+        }
+        other => return Ok(Err(other.into())),
     };
     let filter = log.filter.as_ref().map(|message| filter(message, 0)).transpose().at("filter")?;
-    Ok(Some(AccessLog { target, filter, line }))
+    Ok(Ok(AccessLog { target, filter, line }))
+}
+
+fn http_entries(message: &als::HttpGrpcAccessLogConfig) -> Result<(LogTarget, LineFormat)> {
+    let names = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let headers = EntryHeaders {
+        request: names(&message.additional_request_headers_to_log),
+        response: names(&message.additional_response_headers_to_log),
+        trailers: names(&message.additional_response_trailers_to_log),
+    };
+    let target = service(&message.common_config, Report::HttpEntries)?;
+    Ok((target, LineFormat::HttpEntry(headers)))
+}
+
+/// Filter state of other filters and custom tags have nothing to tell here.
+fn service(common: &Option<als::CommonGrpcAccessLogConfig>, report: Report) -> Result<LogTarget> {
+    let Some(common) = common else { return error("common_config", "is required") };
+    let Some(to) = &common.grpc_service else { return error("grpc_service", "is required") };
+    let collector = collector::grpc(to, report).at("grpc_service")?;
+    let name = Arc::from(&*common.log_name);
+    Ok(LogTarget::Service(Arc::new(Collector { name, ..collector })))
+}
+
+#[allow(deprecated)] // `common_config` is what Istio sends.
+fn record(message: &otel::OpenTelemetryAccessLogConfig) -> Result<(LogTarget, LineFormat)> {
+    let target = match (&message.common_config, &message.grpc_service, &message.http_service) {
+        (Some(_), None, None) => service(&message.common_config, Report::OtlpLogs)?,
+        (_, Some(to), None) => {
+            let collector = collector::grpc(to, Report::OtlpLogs).at("grpc_service")?;
+            let name = Arc::from(&*message.log_name);
+            LogTarget::Service(Arc::new(Collector { name, ..collector }))
+        }
+        (_, None, Some(to)) => {
+            let collector = collector::http(to, Report::OtlpLogs).at("http_service")?;
+            let name = Arc::from(&*message.log_name);
+            LogTarget::Service(Arc::new(Collector { name, ..collector }))
+        }
+        _ => return error("", "needs one of common_config, grpc_service, http_service"),
+    };
+    let format = |value: &Option<otlp::AnyValue>| -> Result<Option<Format>> {
+        match value.as_ref().and_then(|value| value.value.as_ref()) {
+            None => Ok(None),
+            Some(otlp::any_value::Value::StringValue(text)) => {
+                match Format::parse_line(text, false) {
+                    Ok(format) => Ok(Some(format)),
+                    Err(bad) => error("", bad.to_string()),
+                }
+            }
+            Some(_) => error("", "only text is supported"),
+        }
+    };
+    let body = format(&message.body).at("body")?;
+    let mut attributes = Vec::new();
+    for pair in message.attributes.iter().flat_map(|list| &list.values) {
+        if let Some(value) = format(&pair.value).at("attributes")? {
+            attributes.push((pair.key.clone(), value));
+        }
+    }
+    Ok((target, LineFormat::Record(Record { body, attributes })))
 }
 
 #[allow(deprecated)] // Flat formats are still what many configurations use.

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Result, Within, access_log, decode, error, filters, refuse, route, value};
+use super::{Result, Within, access_log, collector, error, filters, refuse, route, value};
 use crate::http::{
     ClientAddress, ClientCert, Codec, ConnectionTimeouts, EscapedSlashes, ForwardClientCert,
     HostRules, Http1Rules, Http2Rules, HttpConfig, HttpLimits, PathRules, RequestIdRules,
-    RouteSource, ServerHeader, StripPort, Tracing, Underscores, Zipkin,
+    RouteSource, ServerHeader, StripPort, Underscores,
 };
 use crate::pb::envoy::config::core::v3 as core;
-use crate::pb::envoy::config::trace::v3 as trace;
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 
 #[allow(deprecated)] // Older access log timing fields are destructured to be ignored.
@@ -108,7 +107,7 @@ pub(super) fn lower(message: &pb::HttpConnectionManager) -> Result<HttpConfig> {
         routes: routes(route_specifier)?,
         filters,
         metrics,
-        tracing: tracing.as_ref().map(lower_tracing).transpose().at("tracing")?,
+        tracing: tracing.as_ref().map(collector::tracing).transpose().at("tracing")?,
         access_log: access_log::lower(access_log).at("access_log")?,
         websocket: upgrade("websocket"),
         connect: upgrade("connect"),
@@ -208,37 +207,6 @@ fn routes(specifier: &Option<pb::http_connection_manager::RouteSpecifier>) -> Re
         Some(RouteSpecifier::ScopedRoutes(_)) => error("scoped_routes", "is not supported"),
         None => error("route_specifier", "is required"),
     }
-}
-
-fn lower_tracing(message: &pb::http_connection_manager::Tracing) -> Result<Tracing> {
-    Ok(Tracing {
-        collector: collector(message.provider.as_ref()).at("provider")?,
-        client_sampling: value::percent(&message.client_sampling, 100.0).at("client_sampling")?,
-        random_sampling: value::percent(&message.random_sampling, 100.0).at("random_sampling")?,
-        overall_sampling: value::percent(&message.overall_sampling, 100.0)
-            .at("overall_sampling")?,
-    })
-}
-
-/// A tracer that we do not have is left out: spans are no reason to refuse traffic.
-fn collector(provider: Option<&trace::tracing::Http>) -> Result<Option<Arc<Zipkin>>> {
-    let config = provider.and_then(|provider| provider.config_type.as_ref());
-    let Some(trace::tracing::http::ConfigType::TypedConfig(any)) = config else {
-        return Ok(None);
-    };
-    if value::message_name(any) != "envoy.config.trace.v3.ZipkinConfig" {
-        return Ok(None);
-    }
-    let message: trace::ZipkinConfig = decode(any)?;
-    let host = match message.collector_hostname.as_str() {
-        "" => &message.collector_cluster,
-        host => host,
-    };
-    Ok(Some(Arc::new(Zipkin {
-        cluster: Arc::from(&*message.collector_cluster),
-        host: Arc::from(host),
-        path: Arc::from(&*message.collector_endpoint),
-    })))
 }
 
 fn server_header(transformation: i32, name: &str) -> Result<ServerHeader> {

@@ -263,6 +263,9 @@ fn route_tracing(message: &pb::Tracing) -> Result<Tracing> {
     Ok(Tracing {
         // The connection manager's.
         collector: None,
+        unknown: None,
+        tags: Vec::new(),
+        tag_bytes_max: 0,
         client_sampling: percent(&message.client_sampling).at("client_sampling")?,
         random_sampling: percent(&message.random_sampling).at("random_sampling")?,
         overall_sampling: percent(&message.overall_sampling).at("overall_sampling")?,

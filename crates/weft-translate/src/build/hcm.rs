@@ -64,6 +64,8 @@ pub(crate) fn http(options: Http) -> listener::Filter {
             client_sampling: percent(100.0),
             random_sampling: percent(options.tracing.sampling),
             provider: options.tracing.provider,
+            custom_tags: options.tracing.custom_tags,
+            max_path_tag_length: options.tracing.tag_bytes_max.and_then(super::uint32),
             overall_sampling: percent(100.0),
             ..Default::default()
         }),

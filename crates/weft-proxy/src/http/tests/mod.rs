@@ -16,6 +16,7 @@ mod mesh;
 mod metrics;
 mod mirror;
 mod rate_limit;
+mod reports;
 mod retry;
 mod retry_h2;
 mod spans;
