@@ -395,14 +395,14 @@ defaultProviders: {tracing: [otel]}
         let tagged = telemetry(
             "tagged",
             "shop",
-            "{tracing: [{providers: [{name: http}], customTags: {a: {literal: {value: x}}, b: {header: {name: x-b, defaultValue: y}}}}]}",
+            "{tracing: [{providers: [{name: http}], customTags: {a: {literal: {value: x}}, b: {header: {name: x-b, defaultValue: other}}}}]}",
         );
         let found = tracing(&[tagged], &view);
         let uri = &found["provider"]["typed_config"]["http_service"]["http_uri"];
         assert_eq!(uri["uri"], "http://reviews.shop.svc.cluster.local:9080/v1/traces");
         assert_eq!(uri["cluster"], cluster);
         assert_eq!(found["custom_tags"][0]["literal"]["value"], "x");
-        assert_eq!(found["custom_tags"][1]["request_header"]["default_value"], "y");
+        assert_eq!(found["custom_tags"][1]["request_header"]["default_value"], "other");
     }
 }
 
@@ -420,7 +420,7 @@ fn a_stock_envoy_takes_every_tracer() {
         let tags = telemetry(
             "tags",
             "shop",
-            "{tracing: [{customTags: {a: {literal: {value: x}}, b: {header: {name: x-b}}, c: {environment: {name: HOME, defaultValue: y}}}}]}",
+            "{tracing: [{customTags: {a: {literal: {value: x}}, b: {header: {name: x-b}}, c: {environment: {name: HOME, defaultValue: other}}}}]}",
         );
         let world = world(&format!("{mesh}\n---\n{tags}"), "");
         envoy::validate(&binary, &world, &sidecar()).unwrap();

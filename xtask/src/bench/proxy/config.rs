@@ -82,7 +82,7 @@ pub fn write_envoy(
     folder: &Path,
 ) -> anyhow::Result<String> {
     // In flow style, so that it may stand on one line anywhere.
-    let router: String = read(router)?.lines().filter(|line| !line.starts_with('#')).collect();
+    let router: String = router.lines().filter(|line| !line.starts_with('#')).collect();
     let mut text = String::new();
     for line in read(file)?.lines() {
         match line.split_once("@ROUTER ") {

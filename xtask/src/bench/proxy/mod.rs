@@ -13,6 +13,7 @@ mod report;
 mod row;
 mod start;
 mod tables;
+mod telemetry;
 mod weft;
 mod workers;
 
@@ -31,6 +32,7 @@ use row::{Door, Row};
 use start::{Backend, Tools, Wanted};
 
 pub use start::Folders;
+pub use telemetry::{TelemetryArgs, run as run_telemetry};
 
 /// What to measure.
 #[derive(Args)]

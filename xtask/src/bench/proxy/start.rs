@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use super::config::{self, Backends, Ports};
 use super::kind::Kind;
 use super::row::Door;
+use super::telemetry::Telemetry;
 use super::weft;
 use crate::bench::pinned::Pinned;
 use crate::{peers, process};
@@ -54,12 +55,14 @@ pub struct Wanted<'a> {
     /// Weft's workers; the others always have one.
     pub workers: u32,
     pub cores: &'a str,
+    /// None: as it comes.
+    pub telemetry: Option<Telemetry>,
 }
 
 impl<'a> Wanted<'a> {
     /// One worker on its own core.
     pub fn doors(doors: &'a [Door]) -> Self {
-        Wanted { doors, workers: 1, cores: PROXY_CORE }
+        Wanted { doors, workers: 1, cores: PROXY_CORE, telemetry: None }
     }
 
     pub fn has(&self, door: Door) -> bool {
@@ -186,9 +189,9 @@ impl Tools {
                 }
             }
             Kind::Envoy | Kind::EnvoyMesh | Kind::Haproxy | Kind::Nginx => {
-                let mut proxy = Proxy::alone(kind, self.peer(kind, false, &ports)?, ports);
+                let mut proxy = Proxy::alone(kind, self.peer(kind, false, &ports, wanted.telemetry)?, ports);
                 if wanted.has(Door::Pair) {
-                    proxy.second = Some(self.peer(kind, true, &ports)?);
+                    proxy.second = Some(self.peer(kind, true, &ports, wanted.telemetry)?);
                 }
                 proxy
             }
@@ -210,7 +213,13 @@ impl Tools {
     }
 
     /// Envoy, haproxy or nginx; `second` is the one behind in a row of two.
-    fn peer(&self, kind: Kind, second: bool, ports: &Ports) -> anyhow::Result<Pinned> {
+    fn peer(
+        &self,
+        kind: Kind,
+        second: bool,
+        ports: &Ports,
+        telemetry: Option<Telemetry>,
+    ) -> anyhow::Result<Pinned> {
         let stem = if second { "-second" } else { "" };
         let name = format!("{kind:?}{stem}").to_lowercase();
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -222,7 +231,9 @@ impl Tools {
                     _ => "envoy-router.yaml",
                 };
                 let (file, as_name) = (format!("envoy{stem}.yaml"), format!("{name}.yaml"));
-                let config = config::write_envoy(&file, router, &as_name, ports, folder)?;
+                let router = config::read(router)?;
+                let router = telemetry.map_or_else(|| router.clone(), |all| all.envoy(&router));
+                let config = config::write_envoy(&file, &router, &as_name, ports, folder)?;
                 let base = ["--concurrency", "1", "--use-dynamic-base-id", "-l", "error"];
                 (&self.envoy, [words(&["-c", &config]), words(&base)].concat())
             }

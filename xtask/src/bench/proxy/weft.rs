@@ -26,7 +26,9 @@ pub fn start(
 ) -> anyhow::Result<Weft> {
     let config = folder.join("weft");
     std::fs::create_dir_all(&config)?;
-    let text = config::render(&config::read("weft.yaml")?, ports, folder);
+    let mut text = config::read("weft.yaml")?;
+    text.extend(wanted.telemetry.map(|telemetry| telemetry.weft()));
+    let text = config::render(&text, ports, folder);
     std::fs::write(config.join("weft.yaml"), text)?;
     let (xds, state) = (free_port()?, folder.join("weft-state"));
     let control = [

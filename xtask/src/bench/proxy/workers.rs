@@ -43,7 +43,8 @@ pub fn measure(
 ) -> anyhow::Result<()> {
     let two = if cores_allow() { "1,2" } else { "0,1" };
     for (workers, cores) in [(1, PROXY_CORE), (2, two)] {
-        let wanted = Wanted { doors: &[Door::Http1, Door::Http2], workers, cores };
+        let doors = &[Door::Http1, Door::Http2];
+        let wanted = Wanted { doors, workers, cores, telemetry: None };
         let proxy = tools.start(Kind::Weft, backend.ports, wanted)?;
         for row in ROWS {
             let (port, processes) = proxy.serving(row.door).context("not served")?;

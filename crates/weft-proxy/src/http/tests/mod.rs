@@ -1,6 +1,7 @@
 //! The request path against scripted peers on loopback sockets: the test is client and
 //! application at once, byte by byte where it matters, and the proxy between them is real.
 
+mod counts;
 mod dynamic;
 mod flow;
 mod forwarded;
