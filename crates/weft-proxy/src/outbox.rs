@@ -1,4 +1,4 @@
-//! Outbox to collectors: spans and access logs that services take, on their way.
+//! Reports to collectors: spans and access logs that services take, on their way.
 //!
 //! A worker collects items and sends them itself, as Envoy does: spans five at a time or what there is
 //! after five seconds, logs by 16 KiB or each second. What waits is bounded; a collector that is slow,
@@ -25,7 +25,7 @@ const SPANS_AFTER: Duration = Duration::from_secs(5);
 /// Bytes of logs that make a report, and how long a line waits for others.
 const LOG_BYTES: usize = 16 * 1024;
 const LOGS_AFTER: Duration = Duration::from_secs(1);
-/// Outbox to one collector under way at a time.
+/// Reports to one collector under way at a time.
 const REPORTS_MAX: u32 = 4;
 /// Bytes that wait for one collector.
 const WAITING_BYTES_MAX: usize = 512 * 1024;
@@ -67,12 +67,12 @@ impl Outbox {
             queues: RefCell::default(),
             zipkin: Counters {
                 items: counter("envoy_tracing_zipkin_spans_sent", "Spans in reports."),
-                sent: counter("envoy_tracing_zipkin_reports_sent", "Outbox taken (202)."),
-                dropped: counter("envoy_tracing_zipkin_reports_dropped", "Outbox refused."),
-                failed: counter("envoy_tracing_zipkin_reports_failed", "Outbox not delivered."),
+                sent: counter("envoy_tracing_zipkin_reports_sent", "Reports taken (202)."),
+                dropped: counter("envoy_tracing_zipkin_reports_dropped", "Reports refused."),
+                failed: counter("envoy_tracing_zipkin_reports_failed", "Reports not delivered."),
                 skipped: counter(
                     "envoy_tracing_zipkin_reports_skipped_no_cluster",
-                    "Outbox without a collector to send them to.",
+                    "Reports without a collector to send them to.",
                 ),
                 lost: counter(
                     "weft_proxy_spans_dropped_total",
@@ -156,7 +156,7 @@ impl Outbox {
 impl Counters {
     fn of(metrics: &Shard, kind: &str) -> Counters {
         let result = |result| {
-            let help = "Outbox to collectors, by what they hold and what became of them.";
+            let help = "Reports to collectors, by what they hold and what became of them.";
             let labels = [("kind", kind), ("result", result)];
             metrics.counter("weft_proxy_reports_total", help, &labels)
         };

@@ -189,7 +189,8 @@ impl Tools {
                 }
             }
             Kind::Envoy | Kind::EnvoyMesh | Kind::Haproxy | Kind::Nginx => {
-                let mut proxy = Proxy::alone(kind, self.peer(kind, false, &ports, wanted.telemetry)?, ports);
+                let mut proxy =
+                    Proxy::alone(kind, self.peer(kind, false, &ports, wanted.telemetry)?, ports);
                 if wanted.has(Door::Pair) {
                     proxy.second = Some(self.peer(kind, true, &ports, wanted.telemetry)?);
                 }

@@ -143,7 +143,8 @@ fn table(found: &[[Vec<f64>; Telemetry::ALL.len()]; KINDS.len()]) -> String {
         let off = median(&variants[0]);
         for (telemetry, runs) in Telemetry::ALL.iter().zip(variants) {
             let Some(cost) = median(runs) else { continue };
-            let share = off.map_or_else(|| "-".into(), |off| format!("{:.1} %", 100.0 * off / cost));
+            let share =
+                off.map_or_else(|| "-".into(), |off| format!("{:.1} %", 100.0 * off / cost));
             text.push_str(&format!(
                 "| {kind} | {} | {cost:.2} | {:.0} | {share} |\n",
                 telemetry.name(),

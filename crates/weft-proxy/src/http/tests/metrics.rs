@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn stats(metrics: &Value) -> Value {
+pub(super) fn stats(metrics: &Value) -> Value {
     let type_of = |name: &str| format!("type.googleapis.com/{name}");
     json!({"generateRequestId": false, "httpFilters": [
         {
