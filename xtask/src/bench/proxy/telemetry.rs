@@ -100,6 +100,9 @@ impl Telemetry {
     }
 }
 
+/// CPU per request in microseconds, by proxy and what is on.
+type Found = [[Vec<f64>; Telemetry::ALL.len()]; KINDS.len()];
+
 const KINDS: [Kind; 2] = [Kind::Weft, Kind::EnvoyMesh];
 const ROW: Row = Row { door: Door::Http1, load: Load::Http1 { connections: 32, bytes: 1024 } };
 
@@ -108,8 +111,7 @@ pub fn run(args: &TelemetryArgs) -> anyhow::Result<()> {
     peers::debian(&[("wrk", "wrk"), ("util-linux", "taskset"), ("openssl", "openssl")])?;
     let tools = Tools::find(args.no_build)?;
     let backend = tools.backend()?;
-    // CPU per request in microseconds, by proxy and variant.
-    let mut found = [[const { Vec::<f64>::new() }; Telemetry::ALL.len()]; KINDS.len()];
+    let mut found: Found = Default::default();
     for round in 1..=args.repetitions {
         eprintln!("repetition {round} of {}", args.repetitions);
         // The variants take turns, so that what the machine does meanwhile falls on all of them.
@@ -135,7 +137,7 @@ pub fn run(args: &TelemetryArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn table(found: &[[Vec<f64>; Telemetry::ALL.len()]; KINDS.len()]) -> String {
+fn table(found: &Found) -> String {
     let mut text = format!("HTTP/1, {}: CPU per request and requests/s a core\n\n", ROW.name());
     text.push_str("| proxy | what is on | µs/request | requests/s | throughput of all off |\n");
     text.push_str("|---|---|---:|---:|---:|\n");
