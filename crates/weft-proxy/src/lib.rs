@@ -34,6 +34,6 @@ pub mod state;
 pub mod status;
 
 pub use bootstrap::{StartError, run, start};
-pub use memory::Allocator;
+pub use memory::{Allocator, release_freed_when_idle};
 pub use runtime::Proxy;
 pub use worker::{ConnContext, NodeInfo, Worker};

@@ -3,8 +3,10 @@
 //! the kernel is short of memory, which on a node full of sidecars is too late.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
+use std::time::{Duration, Instant};
 
 use mimalloc::MiMalloc;
 
@@ -118,6 +120,22 @@ pub(crate) fn release_all_freed() {
     {
         // SAFETY: malloc_trim(3) may be called at any time on any thread.
         unsafe { libc::malloc_trim(0) };
+    }
+}
+
+/// Between two collections of an idle thread: each looks at all its pages.
+const IDLE_COLLECTION: Duration = Duration::from_secs(5);
+
+/// For a thread that is about to wait: gives back what a burst of work has left, every few seconds
+/// at most.
+pub fn release_freed_when_idle() {
+    thread_local! {
+        static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    let now = Instant::now();
+    if LAST.get().is_none_or(|last| now.duration_since(last) >= IDLE_COLLECTION) {
+        release_freed();
+        LAST.set(Some(now));
     }
 }
 

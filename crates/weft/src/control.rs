@@ -12,7 +12,12 @@ use weft_control::{Config, Handle, Kubernetes, Writes, source};
 /// Runs the control plane until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: ControlArgs) -> anyhow::Result<()> {
     log(&args.log_level)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // A thousand proxies that start at once leave tens of megabytes to nobody.
+    runtime.on_thread_park(weft_proxy::release_freed_when_idle);
+    // A thread that ends gives back what the reading of all files has left.
+    runtime.thread_keep_alive(std::time::Duration::from_secs(1));
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let stop = crate::stop_signal()?;
         let control = start(args).await?;

@@ -48,11 +48,15 @@ impl Fold {
     /// What changed files change in the world, in order; one key may come more than once.
     pub(super) fn files(&mut self, files: Vec<FileChange>) -> Vec<Change> {
         let mut changes = Vec::new();
+        let before = self.owners.len();
         for FileChange { file, content } in files {
             changes.extend(match content {
                 Some((objects, diagnostics)) => self.file(&file, objects, diagnostics),
                 None => self.file_gone(&file),
             });
+        }
+        if self.owners.len() > before * 2 {
+            self.owners = packed(std::mem::take(&mut self.owners));
         }
         changes
     }
@@ -158,6 +162,7 @@ impl Fold {
         }
         mark_kept(&mut diagnostics, &now.kept);
         now.diagnostics = diagnostics;
+        now.entries = packed(now.entries);
         self.files.insert(name.clone(), now);
         for key in gone {
             changes.extend(self.release(name, key));
@@ -195,6 +200,11 @@ impl Fold {
         };
         Some(Change { key, kind })
     }
+}
+
+/// The same map with full nodes: one that was filled in order has them half empty.
+fn packed<V>(map: BTreeMap<ResourceKey, V>) -> BTreeMap<ResourceKey, V> {
+    map.into_iter().collect()
 }
 
 /// Does an error concern this key, or a document of which nobody can say which key it was?

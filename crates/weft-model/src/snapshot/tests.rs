@@ -159,8 +159,8 @@ fn workload_names() {
             format!("apiVersion: v1\nkind: Pod\nmetadata: {meta}\nstatus: {{podIP: 1.1.1.1}}\n");
         let snapshot = world(&yaml);
         let workload = snapshot.workloads().next().unwrap().clone();
-        let Template { workload_name, canonical_name, canonical_revision, owner_kind, .. } =
-            &*workload.template;
+        let Template { canonical_name, canonical_revision, owner_kind, .. } = &*workload.template;
+        let workload_name = &workload.workload_name;
         format!("{workload_name} {canonical_name} {canonical_revision} {owner_kind}")
     };
     assert_eq!(

@@ -17,6 +17,8 @@ const LOCALITY_LABEL: &str = "istio-locality";
 pub struct Workload {
     /// The Pod's or WorkloadEntry's own name; what a proxy's node id carries.
     pub name: Arc<str>,
+    /// Name of what owns it (Deployment, StatefulSet, …), else its own: Istio's workload name.
+    pub workload_name: Arc<str>,
     /// The rest of what it is.
     pub template: Arc<Template>,
     /// `region/zone/subzone`; empty when unknown.
@@ -39,8 +41,6 @@ pub struct Workload {
 pub struct Template {
     pub kind: WorkloadKind,
     pub namespace: Arc<str>,
-    /// Name of what owns it (Deployment, StatefulSet, …), else its own: Istio's workload name.
-    pub workload_name: Arc<str>,
     /// Kind of what owns it, in lower case: `deployment`, `statefulset`, `pod`, `workloadentry`.
     pub owner_kind: &'static str,
     pub canonical_name: Arc<str>,
@@ -115,6 +115,7 @@ impl Workload {
                 true => Arc::clone(&other.template),
                 false => Arc::new(Arc::unwrap_or_clone(self.template).sharing(&other.template)),
             },
+            workload_name: share(self.workload_name, &other.workload_name),
             locality: share(self.locality, &other.locality),
             node: share(self.node, &other.node),
             pod_host: share(self.pod_host, &other.pod_host),
@@ -150,7 +151,6 @@ impl Workload {
         let template = Template {
             kind: WorkloadKind::Pod,
             namespace: meta.namespace.clone(),
-            workload_name,
             owner_kind,
             canonical_name,
             canonical_revision,
@@ -172,6 +172,7 @@ impl Workload {
         };
         Workload {
             name: meta.name.clone(),
+            workload_name,
             template: Arc::new(template),
             // Kubernetes label values cannot hold a slash; Istio writes dots instead.
             locality: Arc::from(label(&meta.labels, LOCALITY_LABEL).replace('.', "/")),
@@ -200,7 +201,6 @@ impl Workload {
         let template = Template {
             kind: WorkloadKind::WorkloadEntry,
             namespace: meta.namespace.clone(),
-            workload_name,
             owner_kind: "workloadentry",
             canonical_name,
             canonical_revision,
@@ -217,6 +217,7 @@ impl Workload {
         };
         Workload {
             name: meta.name.clone(),
+            workload_name,
             template: Arc::new(template),
             locality: Arc::from(spec.locality.as_str()),
             node: Arc::from(""),
@@ -233,7 +234,6 @@ impl Template {
     fn sharing(self, other: &Template) -> Template {
         Template {
             namespace: share(self.namespace, &other.namespace),
-            workload_name: share(self.workload_name, &other.workload_name),
             canonical_name: share(self.canonical_name, &other.canonical_name),
             canonical_revision: share(self.canonical_revision, &other.canonical_revision),
             service_account: share(self.service_account, &other.service_account),
