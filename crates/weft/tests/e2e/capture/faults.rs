@@ -72,7 +72,7 @@ struct Load {
 }
 
 impl Load {
-    async fn start(from: &Pod) -> Load {
+    fn start(from: &Pod) -> Load {
         let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let answers = Arc::<Mutex<BTreeMap<String, u64>>>::default();
         let mut tasks = Vec::new();
@@ -91,7 +91,7 @@ impl Load {
                     }
                 }
             };
-            tasks.push(from.run(async move { tokio::spawn(calls) }).await);
+            tasks.push(from.start(calls));
         }
         Load { stop, failed, answers, tasks }
     }
@@ -184,7 +184,7 @@ fn no_fault_fails_a_call_that_has_somewhere_else_to_go() {
         let _servers = (http(&b).await, http(&c).await);
         a.run(async { wait::until("the service", LIMIT, || async { call().await.ok() }).await })
             .await;
-        let load = Load::start(&a).await;
+        let load = Load::start(&a);
         load.reaches("b").await;
         load.reaches("c").await;
         load.more("before").await;

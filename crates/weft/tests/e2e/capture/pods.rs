@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use weft_testkit::process::Process;
 use weft_testkit::{client, netns, wait};
 
@@ -239,6 +240,14 @@ impl Pod {
         F: Future<Output: Send> + Send + 'static,
     {
         self.tasks.spawn(task).await.expect("the pod's task ends well")
+    }
+
+    /// As [`Self::run`], without waiting for the end.
+    pub fn start<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.tasks.spawn(task)
     }
 
     /// Runs `weft` in the pod, as root.
