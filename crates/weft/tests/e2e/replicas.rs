@@ -20,6 +20,9 @@ use crate::harness::{self, Flavor, Mesh, WEFT};
 /// As long as another one may take to lead, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
+const WRITES: &str = "weft_kubernetes_status_writes_total ";
+const RULES: &str = "weft_kubernetes_resources{resource=\"virtualservices.networking.istio.io\"} ";
+
 /// A control plane, as one of several.
 struct Replica {
     process: Process,
@@ -107,6 +110,12 @@ fn holder(server: &Server) -> String {
     lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Grows with every new leader.
+fn term(server: &Server) -> i64 {
+    let lease = server.get("leases", "istio-system", "weft-leader").unwrap_or_default();
+    lease["spec"]["leaseTransitions"].as_i64().unwrap_or_default()
+}
+
 async fn until_leads(server: &Server, wanted: &str) {
     wait::until("another leader", LIMIT, || async { (holder(server) == wanted).then_some(()) })
         .await;
@@ -177,9 +186,11 @@ async fn losing_the_control_plane_that_writes_is_invisible() {
     assert_eq!((writes(&server, "one"), writes(&server, "two")), (1, 1), "each is written once");
 
     // One that is thought dead and wakes up writes nothing.
-    let third = Replica::start("third", folder, &server, &root).await;
+    let _third = Replica::start("third", folder, &server, &root).await;
+    let written = second.metric(WRITES).await;
     signal(&second.process, "STOP");
     until_leads(&server, "third").await;
+    let term = term(&server);
     server.apply(&wrong("three"));
     until_said(&server, "three").await;
     signal(&second.process, "CONT");
@@ -187,17 +198,18 @@ async fn losing_the_control_plane_that_writes_is_invisible() {
     server.apply(&wrong("four"));
     until_said(&server, "four").await;
     wait::until("the second to see it", LIMIT, || async {
-        (second
-            .metric("weft_kubernetes_resources{resource=\"virtualservices.networking.istio.io\"} ")
-            .await
-            >= 5.0)
-            .then_some(())
+        (second.metric(RULES).await >= 5.0).then_some(())
     })
     .await;
-    assert_eq!(holder(&server), "third");
-    assert_eq!(second.metric("weft_kubernetes_status_writes_total ").await, 1.0, "as leader");
     assert_eq!((writes(&server, "three"), writes(&server, "four")), (1, 1), "each is written once");
-    assert!(third.connected().await + second.connected().await >= 2.0);
+    // On a machine that is too busy it may have been elected again.
+    if self::term(&server) == term {
+        assert_eq!(second.metric(WRITES).await, written, "it does not lead");
+    }
+    wait::until("both proxies at the second", LIMIT, || async {
+        (second.connected().await >= 2.0).then_some(())
+    })
+    .await;
     let (served, failed) = load.stop().await;
     assert!(served >= 200, "{served} served");
     assert_eq!(failed, 0, "requests failed");
