@@ -4,8 +4,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -23,12 +25,13 @@ use crate::grpc;
 use crate::kube;
 use crate::listen;
 use crate::push::{self, Ads, Pusher, Trust};
+use crate::registration::{Registrar, Store};
 use crate::source::dir::{self, DirError};
 use crate::status;
 use crate::telemetry::{self, Intake, Mixer, Telemetry};
 use crate::traces::{self, Traces};
 use crate::webhook::{self, Webhook};
-use crate::world::World;
+use crate::world::{Event, World};
 
 /// How to run the control plane.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct Config {
     pub push: push::Options,
     /// Answers the API server's questions about pods and configuration; `None` for no such port.
     pub webhook: Option<Webhook>,
+    /// Workloads that registered themselves stay this long after their proxy has gone.
+    pub registration_grace: Duration,
     /// Who answers `/debug/why`.
     pub why: Option<status::Explain>,
     /// Where Istio's proxies up to 1.4 report (`istio.mixer.v1`), in plain text and without proof of who
@@ -81,6 +86,7 @@ impl Config {
             lifetimes: Lifetimes::default(),
             push: push::Options::default(),
             webhook: None,
+            registration_grace: Duration::from_secs(10),
             why: None,
             mixer_address: None,
             traces: false,
@@ -172,11 +178,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Handle, 
     let (http_listener, http) = bind("metrics and status", config.http_address).await?;
 
     let metrics = Metrics::new();
-    let world =
+    let own = client.clone();
+    let (world, events) =
         start_source(&config, client.zip(reviewers), (&authority, plugged), &metrics, &shutdown)
             .await?;
+    let store = match (own, events) {
+        (Some(client), _) => Store::cluster(client),
+        (None, events) => Store::world(events),
+    };
+    let registrar = Registrar::new(store, config.registration_grace, &metrics);
     let trust = Trust { authority: authority.clone(), verifier: verifier.clone() };
-    let pusher = Pusher::start(world.clone(), trust, config.push, &metrics, shutdown.clone());
+    let pusher = {
+        let (world, push, shutdown) = (world.clone(), config.push, shutdown.clone());
+        Pusher::start(world, trust, registrar, push, &metrics, shutdown)
+    };
 
     let mut tasks = JoinSet::new();
     let telemetry = Telemetry::new(&metrics);
@@ -280,13 +295,13 @@ async fn start_source(
     authority: (&Authority, Option<PluggedIn>),
     metrics: &Metrics,
     shutdown: &CancellationToken,
-) -> Result<World, ControlError> {
+) -> Result<(World, mpsc::Sender<Event>), ControlError> {
     let (Some(cluster), Some((client, reviewers))) = (&config.kubernetes, client) else {
         let (world, events) = World::start(usize::from(!config.config_dirs.is_empty()));
         if !config.config_dirs.is_empty() {
-            dir::watch(config.config_dirs.clone(), events).await?;
+            dir::watch(config.config_dirs.clone(), events.clone()).await?;
         }
-        return Ok(world);
+        return Ok((world, events));
     };
     Ok(cluster::start(cluster, &client, authority, reviewers, metrics, shutdown))
 }
@@ -312,7 +327,10 @@ fn issuer(world: &World, authority: &Authority, verifier: Verifier) -> Certifica
 /// Does the configuration agree that there is such a workload? A Pod that a cluster vouches for may
 /// be too new to be in it.
 fn is_known(snapshot: &weft_model::Snapshot, proven: &Proven) -> bool {
-    let Proven { identity, pod, node, cluster: _ } = proven;
+    if proven.is_admissible(snapshot).is_err() {
+        return false;
+    }
+    let Proven { identity, pod, node, cluster: _, unbound: _ } = proven;
     let Some(pod) = pod else {
         return snapshot.has_service_account(identity.namespace(), identity.service_account());
     };

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weft_telemetry::Registry as Metrics;
 
@@ -10,7 +11,7 @@ use crate::ca::{Authority, PluggedIn};
 use crate::kube::{self, HooksKeeper, Reviewers, RootsKeeper, Rotation};
 use crate::source;
 use crate::source::kube::{Remotes, Roots};
-use crate::world::World;
+use crate::world::{Event, World};
 
 /// The cluster whose resources are the mesh's.
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ pub(crate) fn start(
     reviewers: Reviewers,
     metrics: &Metrics,
     shutdown: &CancellationToken,
-) -> World {
+) -> (World, mpsc::Sender<Event>) {
     let candidate = cluster.candidate.clone();
     let term = candidate.map(|one| kube::elect(client.clone(), one, shutdown.clone()));
     follow_authority(cluster, client, (authority, plugged), metrics, shutdown);
@@ -62,7 +63,7 @@ pub(crate) fn start(
         tokio::spawn(HooksKeeper { client, term, authority, hooks, writes }.run(shutdown.clone()));
     }
     if cluster.inject_only {
-        return World::fixed(weft_model::Snapshot::default());
+        return World::start(0);
     }
     // The cluster itself, and all others.
     let (world, events) = World::start(2);
@@ -80,7 +81,7 @@ pub(crate) fn start(
         rate: cluster.access.rate,
         options,
         world: world.clone(),
-        events,
+        events: events.clone(),
         metrics: metrics.clone(),
         reviewers,
         roots: roots.clone(),
@@ -97,7 +98,7 @@ pub(crate) fn start(
         let keeper = RootsKeeper { client, term, authority, namespaces, writes };
         tokio::spawn(keeper.run(shutdown.clone()));
     }
-    world
+    (world, events)
 }
 
 fn follow_authority(

@@ -10,6 +10,7 @@ mod grpc;
 pub mod kube;
 mod listen;
 pub mod push;
+mod registration;
 pub mod source;
 pub mod status;
 pub mod telemetry;

@@ -362,6 +362,7 @@ fn reports_unknown_fields(kind: Kind) -> bool {
         Kind::MeshConfig
         | Kind::ServiceEntry
         | Kind::WorkloadEntry
+        | Kind::WorkloadGroup
         | Kind::VirtualService
         | Kind::DestinationRule
         | Kind::Gateway

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::watch;
 use weft_telemetry::{Buckets, PeerInfo};
 use weft_traffic::access_log::LogTarget;
 use weft_xds::NodeView;
@@ -21,6 +22,7 @@ use crate::dns::DnsSettings;
 use crate::handover;
 use crate::logging::{self, LogLevel};
 use crate::runtime::{self, Proxy, Settings};
+use crate::status::health::HealthSettings;
 use crate::status::{Application, Probes, StatusSettings};
 use crate::tls::identity::IdentityConfig;
 use crate::worker::NodeInfo;
@@ -109,6 +111,10 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
     if let Some(path) = args.token_file.clone() {
         options.token = Some(Arc::new(move || std::fs::read_to_string(&path).ok()));
     }
+    let health = HealthSettings::parse(&args.health_probe)
+        .map_err(|error| StartError::Option(format!("--health-probe: {error}")))?;
+    let health = health.map(|settings| (settings, watch::Sender::new(None)));
+    options.health = health.as_ref().map(|(_, says)| says.subscribe());
     Ok(Settings {
         node: NodeInfo {
             id: view.id(),
@@ -133,6 +139,7 @@ fn settings(args: &ProxyArgs, log_level: Option<LogLevel>) -> Result<Settings, S
         admin: args.admin_address,
         admin_file: args.admin_address_file.clone(),
         status: status(args)?,
+        health,
         dns: dns(args, &view)?,
         workers: args.workers(),
         drain_time: args.drain_time,

@@ -116,6 +116,10 @@ pub struct ProxyArgs {
     /// Where the application tells its metrics, JSON; injection writes it.
     #[arg(long, env = "ISTIO_PROMETHEUS_ANNOTATIONS", hide = true, default_value = "")]
     pub app_metrics: String,
+    /// Outside Kubernetes: how to find out whether the workload is well, JSON of a WorkloadGroup's
+    /// `probe`; the control plane is told.
+    #[arg(long, env = "WEFT_HEALTH_PROBE", default_value = "", value_name = "JSON")]
+    pub health_probe: String,
     /// Worker threads [default: one per core].
     #[arg(long, env = "ISTIO_CPU_LIMIT", value_name = "N")]
     pub concurrency: Option<usize>,

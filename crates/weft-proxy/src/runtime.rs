@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 use weft_telemetry::{Buckets, Registry, Scrape};
+use weft_xds::health::Health;
 
 use crate::access_log::LogSinks;
 use crate::cli::LimitArgs;
@@ -26,6 +27,7 @@ use crate::listener::set::{ListenerSet, SocketKey};
 use crate::logging::LogLevel;
 use crate::reports::{self, Batch, Wanted};
 use crate::status::StatusSettings;
+use crate::status::health::{self, HealthSettings};
 use crate::tls::Secrets;
 use crate::tls::identity::{self, IdentityConfig};
 use crate::upstream::endpoints::EndpointTable;
@@ -45,6 +47,8 @@ pub struct Settings {
     pub admin_file: Option<PathBuf>,
     /// The ports that Kubernetes asks.
     pub status: StatusSettings,
+    /// Asks how the workload is and says it here.
+    pub health: Option<(HealthSettings, watch::Sender<Option<Health>>)>,
     /// Answers the workload's DNS.
     pub dns: Option<DnsSettings>,
     /// Worker threads.
@@ -365,6 +369,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         admin,
         admin_file,
         status,
+        health,
         dns,
         workers,
         drain_time,
@@ -468,6 +473,7 @@ pub fn start(settings: Settings) -> io::Result<Proxy> {
         source,
         identity,
         status,
+        health,
         drain_time,
         grace,
         handover: way,
@@ -525,6 +531,7 @@ struct Control {
     source: Source,
     identity: Option<IdentityConfig>,
     status: StatusSettings,
+    health: Option<(HealthSettings, watch::Sender<Option<Health>>)>,
     drain_time: Duration,
     grace: Duration,
     handover: Handover,
@@ -542,6 +549,9 @@ impl Control {
                 let (secrets, registry) =
                     (self.shared.secrets.clone(), self.shared.registry.clone());
                 tokio::spawn(identity::run(identity, secrets, registry));
+            }
+            if let Some((settings, says)) = self.health {
+                tokio::spawn(health::run(settings, says));
             }
             tokio::spawn(reopen_logs(self.shared.logs.clone()));
             let reports = tokio::spawn(reports::run(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use prost::Message;
 use rand::Rng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
 use crate::connect::{ConnectError, Target};
+use crate::health::Health;
 use crate::session::{ClientSession, Mode, Received, Rejection, Request, Response, Update, Wanted};
 use crate::type_url::ResourceType;
 use crate::wire;
@@ -39,6 +40,8 @@ pub struct Options {
     pub backoff_base: Duration,
     /// Longest wait ever.
     pub backoff_max: Duration,
+    /// How the workload is, as far as somebody looks; told on each stream and when it changes.
+    pub health: Option<watch::Receiver<Option<Health>>>,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             token: None,
             backoff_base: Duration::from_millis(250),
             backoff_max: Duration::from_secs(15),
+            health: None,
         }
     }
 }
@@ -200,8 +204,15 @@ async fn stream(
     };
     subscriber.on_connection(&Connection::Connected { address: target.address.clone() });
     subscriber.on_channel(&shared);
+    let mut health = options.health.clone();
+    if let Some(health) = &mut health {
+        health.mark_changed();
+    }
     loop {
         tokio::select! {
+            health = changed(&mut health) => {
+                _ = requests.send(health.request(session.mode()));
+            }
             response = responses.next() => match response {
                 Ok(Some(response)) => {
                     *heard = true;
@@ -219,6 +230,20 @@ async fn stream(
             }
         }
     }
+}
+
+/// The next news of the workload's health, if there ever is some. Cancel-safe.
+async fn changed(health: &mut Option<watch::Receiver<Option<Health>>>) -> Health {
+    while let Some(receiver) = health {
+        if receiver.changed().await.is_err() {
+            break;
+        }
+        let now = receiver.borrow_and_update().clone();
+        if let Some(now) = now {
+            return now;
+        }
+    }
+    std::future::pending().await
 }
 
 fn answer(

@@ -2,9 +2,9 @@
 //!
 //! Owns: Envoy's messages (`pb`), resource types and names, the sans-io ADS
 //! session of both ends (`session`), thin gRPC shells around it (`client`,
-//! `server`), Istio's certificate service (`ca`) and name tables (`nds`), the node's identity fields
-//! (`node`), the JSON form of any message (`json`), patches of messages (`patch`) and load reports
-//! (`report`).
+//! `server`), Istio's certificate service (`ca`), name tables (`nds`) and health reports (`health`),
+//! the node's identity fields (`node`), the JSON form of any message (`json`), patches of messages
+//! (`patch`) and load reports (`report`).
 //! Must not know: Istio kinds, how resources are made, what a proxy does with
 //! them.
 
@@ -13,6 +13,7 @@ pub use envoy_types::pb;
 pub mod ca;
 pub mod client;
 pub mod connect;
+pub mod health;
 pub mod json;
 pub mod mixer;
 pub mod names;

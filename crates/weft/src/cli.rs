@@ -9,6 +9,7 @@ use weft_proxy::cli::ProxyArgs;
 use crate::hooks::{DrainArgs, WaitArgs};
 use crate::init::InitArgs;
 use crate::inject::{InjectArgs, InjectSettings};
+use crate::vm::VmArgs;
 
 /// A service mesh that runs Istio's configuration, in one program.
 #[derive(Debug, Parser)]
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Install(InstallArgs),
     /// Make a join token: the proof of a workload's name, for `weft proxy --token-file`.
     Token(TokenArgs),
+    /// Write what a machine outside Kubernetes needs to join as a workload of a WorkloadGroup.
+    Vm(VmArgs),
     /// The version of this program.
     Version,
 }
@@ -154,6 +157,10 @@ pub(crate) struct ControlArgs {
     /// SPIFFE trust domain of every certificate.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub(crate) trust_domain: String,
+    /// Workloads that registered themselves stay this long after their proxy has gone.
+    #[arg(long, env = "PILOT_WORKLOAD_ENTRY_GRACE_PERIOD", default_value = "10s")]
+    #[arg(value_name = "TIME", value_parser = lifetime)]
+    pub(crate) registration_grace: Duration,
     /// How long workload certificates live; they are renewed at about half of it.
     #[arg(long, env = "DEFAULT_WORKLOAD_CERT_TTL", default_value = "24h", value_parser = lifetime)]
     #[arg(value_name = "TIME")]
@@ -413,7 +420,7 @@ pub(crate) struct TokenArgs {
 }
 
 /// `90s`, `15m`, `12h`, `30d`.
-fn lifetime(text: &str) -> Result<Duration, String> {
+pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
     let wrong = || "is not a time such as 90s, 15m, 12h or 30d".to_owned();
     let unit = text.chars().next_back().ok_or_else(wrong)?;
     let seconds_each: u64 = match unit {

@@ -44,6 +44,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
         xds_streams_per_second,
         trust_domain,
         workload_cert_ttl,
+        registration_grace,
         log_level: _,
     } = args;
     let mut config = Config::new(config_dir, state_dir);
@@ -71,6 +72,7 @@ pub(crate) async fn start(args: ControlArgs) -> anyhow::Result<Handle> {
     config.push.streams_max = xds_streams_max;
     config.push.streams_per_second = xds_streams_per_second;
     config.trust_domain = trust_domain;
+    config.registration_grace = registration_grace;
     config.lifetimes.default = workload_cert_ttl;
     config.lifetimes.max = workload_cert_ttl;
     let control = weft_control::run(config, CancellationToken::new()).await?;

@@ -12,6 +12,7 @@ mod install;
 mod mesh;
 mod proxy_status;
 mod token;
+mod vm;
 mod why;
 
 use anyhow::Context as _;
@@ -56,6 +57,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => mesh::logs(&args)?,
         Command::Install(args) => install::run(args)?,
         Command::Token(args) => token::run(&args)?,
+        Command::Vm(args) => vm::run(&args)?,
         Command::Version => print(&format!("weft {}\n", env!("CARGO_PKG_VERSION")))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tonic::Status;
+use weft_model::Snapshot;
 
 use super::{Identity, JoinKey, TokenError};
 use crate::kube::{ReviewError, Reviewed, Reviewers};
@@ -19,6 +20,8 @@ pub struct Proven {
     pub node: Option<Arc<str>>,
     /// The cluster that vouches for it, when that is not the mesh's own.
     pub cluster: Option<Arc<str>>,
+    /// A cluster vouches for it, but for no Pod: good only for workloads that register themselves.
+    pub unbound: bool,
 }
 
 /// Checks credentials. Cheap to clone.
@@ -53,7 +56,9 @@ impl Verifier {
         now: SystemTime,
     ) -> Result<Proven, Status> {
         match (self.join_key.verify(token, now), &self.reviewers) {
-            (Ok(identity), _) => Ok(Proven { identity, pod: None, node: None, cluster: None }),
+            (Ok(identity), _) => {
+                Ok(Proven { identity, pod: None, node: None, cluster: None, unbound: false })
+            }
             // Not one of ours: perhaps a cluster's.
             (Err(TokenError::Malformed | TokenError::Foreign), Some(reviewers)) => {
                 let (reviewer, cluster) = reviewers.of(cluster);
@@ -83,7 +88,23 @@ fn proven(reviewed: Reviewed, cluster: Option<Arc<str>>) -> Result<Proven, Statu
     let Reviewed { namespace, service_account, pod, node } = reviewed;
     let identity = Identity::new(&namespace, &service_account)
         .map_err(|error| Status::unauthenticated(error.to_string()))?;
-    Ok(Proven { identity, pod: Some(pod.into()), node: node.map(Arc::from), cluster })
+    let unbound = pod.is_none();
+    let (pod, node) = (pod.map(Arc::from), node.map(Arc::from));
+    Ok(Proven { identity, pod, node, cluster, unbound })
+}
+
+impl Proven {
+    /// Why this is not enough, if it is not: who is bound to no Pod must be of a WorkloadGroup.
+    pub(crate) fn is_admissible(&self, snapshot: &Snapshot) -> Result<(), Status> {
+        let (namespace, account) = (self.identity.namespace(), self.identity.service_account());
+        match self.unbound && !snapshot.has_group_account(namespace, account) {
+            false => Ok(()),
+            true => Err(Status::unauthenticated(format!(
+                "the service account token is bound to no Pod, and no WorkloadGroup of {namespace} \
+                 has the account {account}: use a projected token"
+            ))),
+        }
+    }
 }
 
 fn refused(error: &ReviewError) -> Status {

@@ -14,7 +14,7 @@ mod plugged;
 mod review;
 mod roots;
 mod status;
-mod time;
+pub(crate) mod time;
 
 pub use client::{Access, AccessError, ApiError, Client, Lines, Patch};
 pub(crate) use follow::{Name, Objects, Query, follow};

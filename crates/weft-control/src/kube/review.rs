@@ -34,8 +34,8 @@ const NODE: &str = "authentication.kubernetes.io/node-name";
 pub struct Reviewed {
     pub namespace: String,
     pub service_account: String,
-    /// The Pod the token is bound to.
-    pub pod: String,
+    /// The Pod the token is bound to; one for a machine outside the cluster is bound to none.
+    pub pod: Option<String>,
     /// Its node; API servers before 1.30 do not say.
     pub node: Option<String>,
 }
@@ -180,13 +180,10 @@ fn read(status: &Value, audience: &str) -> Result<Reviewed, String> {
         return Err(format!("{name} is no service account"));
     };
     let extra = |name: &str| user["extra"][name][0].as_str().map(ToOwned::to_owned);
-    let Some(pod) = extra(POD) else {
-        return Err("it is not bound to a Pod: use a projected token".to_owned());
-    };
     Ok(Reviewed {
         namespace: namespace.to_owned(),
         service_account: service_account.to_owned(),
-        pod,
+        pod: extra(POD),
         node: extra(NODE),
     })
 }
@@ -207,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_must_name_audience_account_and_pod() {
+    fn an_answer_must_name_audience_and_account() {
         let status = |change: fn(&mut Value)| {
             let mut status = json!({
                 "authenticated": true, "audiences": ["istio-ca"],
@@ -221,13 +218,14 @@ mod tests {
         };
         let whole = status(|_| {}).expect("it proves a Pod");
         assert_eq!((whole.namespace.as_str(), whole.service_account.as_str()), ("shop", "web"));
-        assert_eq!((whole.pod.as_str(), whole.node.as_deref()), ("web-1", Some("n1")));
+        assert_eq!((whole.pod.as_deref(), whole.node.as_deref()), (Some("web-1"), Some("n1")));
+        let unbound = status(|s| s["user"]["extra"] = json!({})).expect("it proves an account");
+        assert_eq!(unbound.pod, None);
         for broken in [
             (|s| s["authenticated"] = false.into()) as fn(&mut Value),
             |s| s["audiences"] = json!([]),
             |s| s["audiences"] = json!(["api"]),
             |s| s["user"]["username"] = "system:node:n1".into(),
-            |s| s["user"]["extra"] = json!({}),
         ] {
             assert!(status(broken).is_err());
         }

@@ -89,7 +89,8 @@ pub(crate) fn workload<'a>(
 }
 
 fn agree(node: &mut NodeView, proven: &Proven, snapshot: &Snapshot) -> Result<(), Status> {
-    let Proven { identity, pod, node: _, cluster } = proven;
+    proven.is_admissible(snapshot)?;
+    let Proven { identity, pod, node: _, cluster, unbound: _ } = proven;
     let refuse = |what: &str, claimed: &str| {
         Err(Status::permission_denied(format!(
             "the token is for {identity}, the node says {what} {claimed}"

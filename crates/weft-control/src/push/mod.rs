@@ -27,6 +27,7 @@ use weft_telemetry::Registry as Metrics;
 use weft_xds::session;
 
 use crate::ca::{Authority, Verifier};
+use crate::registration::Registrar;
 use crate::world::World;
 
 use admission::Admission;
@@ -81,6 +82,7 @@ pub struct Trust {
 pub struct Pusher {
     options: Options,
     trust: Trust,
+    registrar: Registrar,
     registry: Registry,
     endpoints: EndpointMemo,
     admission: Admission,
@@ -91,9 +93,10 @@ pub struct Pusher {
 
 impl Pusher {
     /// Starts following the world on the current runtime, until `shutdown`.
-    pub fn start(
+    pub(crate) fn start(
         world: World,
         trust: Trust,
+        registrar: Registrar,
         options: Options,
         metrics: &Metrics,
         shutdown: CancellationToken,
@@ -101,6 +104,7 @@ impl Pusher {
         let pusher = Arc::new(Self {
             options,
             trust,
+            registrar,
             registry: Registry::default(),
             endpoints: EndpointMemo::default(),
             admission: Admission::new(options.streams_max, options.streams_per_second, metrics),

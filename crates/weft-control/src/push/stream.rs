@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tonic::Status;
 use weft_xds::ResourceType;
+use weft_xds::health::Health;
 use weft_xds::names;
 use weft_xds::server::{AdsStream, Handler, Peer};
 use weft_xds::session::{Action, Push, Request, ServerSession, SessionError};
@@ -13,6 +14,7 @@ use super::identity::{self, Anonymous};
 use super::registry::{Pending, Proxy, Touch};
 use super::source::ProxySource;
 use super::{Options, Pusher};
+use crate::registration::Registration;
 
 /// How long a client may take to say who it is.
 const FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -57,11 +59,13 @@ impl Handler for Ads {
         let snapshot = &pusher.published().state.snapshot;
         let described = identity::describe(first.node(), proven.as_ref(), snapshot)?;
         let identity = proven.map(|proven| proven.identity);
+        let registration =
+            pusher.registrar.register(snapshot, &described.0, identity.as_ref()).await?;
         let proxy = Proxy::new(described, identity, stream.mode, stream.peer.address);
         let node = proxy.node.id();
         tracing::info!(%node, mode = ?stream.mode, address = ?stream.peer.address, "proxy connected");
         pusher.metrics.connected.add(1);
-        let end = serve(pusher, stream, Arc::new(proxy), first).await;
+        let end = serve(pusher, stream, Arc::new(proxy), first, registration.as_ref()).await;
         pusher.metrics.connected.add(-1);
         tracing::info!(%node, ?end, "proxy disconnected");
         end
@@ -84,6 +88,7 @@ async fn serve(
     stream: AdsStream,
     proxy: Arc<Proxy>,
     first: Request,
+    registration: Option<&Registration>,
 ) -> Result<(), Status> {
     let AdsStream { mut inbox, outbox, mode, .. } = stream;
     let mut roots = pusher.trust.authority.changes();
@@ -108,7 +113,12 @@ async fn serve(
         let timer = serving.timer();
         tokio::select! {
             request = inbox.next() => match request? {
-                Some(request) => serving.on_request(&request)?,
+                Some(request) => match (Health::of(&request), registration) {
+                    (Some(health), Some(registration)) => registration.report(health),
+                    // Of a workload whose entry somebody else wrote.
+                    (Some(_), None) => {}
+                    (None, _) => serving.on_request(&request)?,
+                },
                 None => return Ok(()),
             },
             pending = proxy.pending() => serving.on_pending(pending),

@@ -81,7 +81,9 @@ impl Intake {
     /// The workload that the token is for. Its name is the configuration's where that knows it, else
     /// the sender's word, within the namespace that is proved.
     fn sender(&self, report: &ReportRequest, proven: &Proven) -> Result<Sender, Status> {
-        let Proven { identity, pod, node: _, cluster: _ } = proven;
+        let snapshot = self.world.snapshot();
+        proven.is_admissible(&snapshot)?;
+        let Proven { identity, pod, node: _, cluster: _, unbound: _ } = proven;
         let node = XdsNode { id: report.node.clone(), ..XdsNode::default() };
         let node =
             NodeView::parse(&node).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -95,7 +97,6 @@ impl Intake {
         if pod.as_deref().is_some_and(|pod| pod != node.name) {
             return refuse(format!("the token is another Pod's than {}", node.name));
         }
-        let snapshot = self.world.snapshot();
         let workload = match snapshot.workload_by_name(identity.namespace(), &node.name) {
             Some(known) if *known.service_account != *identity.service_account() => {
                 return refuse(format!("{} does not run as {identity}", node.name));

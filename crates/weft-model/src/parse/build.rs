@@ -37,6 +37,7 @@ pub(super) fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.istio.io", "ServiceEntry") if istio => Kind::ServiceEntry,
         ("networking.istio.io", "WorkloadEntry") if istio => Kind::WorkloadEntry,
+        ("networking.istio.io", "WorkloadGroup") if istio => Kind::WorkloadGroup,
         ("networking.istio.io", "VirtualService") if istio => Kind::VirtualService,
         ("networking.istio.io", "DestinationRule") if istio => Kind::DestinationRule,
         ("networking.istio.io", "Gateway") if istio => Kind::Gateway,
@@ -126,7 +127,15 @@ pub(super) fn build(head: &Head, node: &Node, skipped: &Skips) -> Result<Object,
             }
         }
         Kind::ServiceEntry => spec!(ServiceEntry),
-        Kind::WorkloadEntry => spec!(WorkloadEntry),
+        Kind::WorkloadEntry => {
+            let mut spec: spec::WorkloadEntry = protojson::read(at("spec"), "spec", skipped)?;
+            spec.healthy = healthy(at("status"), skipped)?;
+            Object::WorkloadEntry(Resource { meta, spec })
+        }
+        Kind::WorkloadGroup => {
+            let spec = protojson::read(at("spec"), "spec", skipped)?;
+            Object::WorkloadGroup(Box::new(Resource { meta, spec }))
+        }
         Kind::VirtualService => spec!(VirtualService),
         Kind::DestinationRule => {
             let spec = protojson::read(at("spec"), "spec", skipped)?;
@@ -155,6 +164,21 @@ pub(super) fn build(head: &Head, node: &Node, skipped: &Skips) -> Result<Object,
         }
         Kind::Telemetry => spec!(Telemetry),
     })
+}
+
+/// What a WorkloadEntry's status says of its health; `None` when nobody looks.
+fn healthy(status: &Node, skipped: &Skips) -> Result<Option<bool>, protojson::Error> {
+    let Some(Value::Seq(conditions)) = status.get("conditions").map(|node| &node.value) else {
+        return Ok(None);
+    };
+    for condition in conditions {
+        let condition: spec::PodCondition =
+            protojson::read(condition, "status.conditions", skipped)?;
+        if condition.condition_type == "Healthy" {
+            return Ok(Some(condition.status == "True"));
+        }
+    }
+    Ok(None)
 }
 
 fn pod_template(

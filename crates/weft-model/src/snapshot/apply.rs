@@ -69,6 +69,7 @@ impl Inner {
             Object::WorkloadEntry(r) => {
                 return self.put_workload(Workload::of_entry(&r), dirty, touched);
             }
+            Object::WorkloadGroup(r) => put(&mut self.workload_groups, *r),
             Object::Endpoints(r) => {
                 dirty.insert((ServiceKind::Kubernetes, key.namespace, key.name));
                 put(&mut self.endpoints, r);
@@ -147,6 +148,7 @@ impl Inner {
             Kind::Pod | Kind::WorkloadEntry => {
                 return self.remove_workload(namespace, name, dirty, touched);
             }
+            Kind::WorkloadGroup => self.workload_groups.remove(namespace, name).is_some(),
             Kind::Endpoints => {
                 dirty.insert((ServiceKind::Kubernetes, namespace.clone(), name.clone()));
                 self.endpoints.remove(namespace, name);

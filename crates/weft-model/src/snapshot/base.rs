@@ -39,6 +39,8 @@ impl Snapshot {
             secrets: _,
             kube_services: _,
             service_entries: _,
+            // What registers itself becomes a workload.
+            workload_groups: _,
             endpoints: _,
             endpoint_slices: _,
             pod_templates: _,

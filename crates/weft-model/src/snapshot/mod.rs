@@ -118,6 +118,7 @@ struct Inner {
     secrets: Table<Resource<spec::Secret>>,
     kube_services: Table<Resource<spec::Service>>,
     service_entries: Table<Resource<spec::ServiceEntry>>,
+    workload_groups: Table<Resource<spec::WorkloadGroup>>,
     endpoints: Table<Resource<spec::Endpoints>>,
     endpoint_slices: Table<Resource<spec::EndpointSlice>>,
     pod_templates: Table<Resource<spec::PodTemplate>>,
@@ -246,9 +247,25 @@ impl Snapshot {
         self.inner.workloads_by_ip.get(ip)
     }
 
-    /// Does any workload run under this service account?
+    /// Does any workload run under this service account, or may one of a group register itself?
     pub fn has_service_account(&self, namespace: &str, account: &str) -> bool {
         self.inner.workloads.namespace(namespace).any(|w| &*w.service_account == account)
+            || self.has_group_account(namespace, account)
+    }
+
+    /// May workloads under this service account register themselves?
+    pub fn has_group_account(&self, namespace: &str, account: &str) -> bool {
+        let mut groups = self.inner.workload_groups.namespace(namespace);
+        groups.any(|group| group.spec.service_account() == account)
+    }
+
+    /// What workloads that register themselves have in common.
+    pub fn workload_group(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<&Arc<Resource<spec::WorkloadGroup>>> {
+        self.inner.workload_groups.get(namespace, name)
     }
 
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<Resource<spec::Secret>>> {

@@ -40,6 +40,7 @@ impl Snapshot {
             Kind::ConfigMap => of.find(&inner.config_maps),
             Kind::MeshConfig => of.find(&inner.mesh_configs),
             Kind::ServiceEntry => of.find(&inner.service_entries),
+            Kind::WorkloadGroup => of.find(&inner.workload_groups),
             Kind::VirtualService => {
                 self.virtual_service(namespace, name).map(|rules| &*rules.meta.annotations)
             }

@@ -12,6 +12,9 @@ use crate::spec;
 /// Where a Pod stands, when its node does not say it.
 const LOCALITY_LABEL: &str = "istio-locality";
 
+/// Istio's annotation on WorkloadEntries of groups with a probe.
+const HEALTH_CHECKS: &str = "proxy.istio.io/health-checks-enabled";
+
 /// One instance: a Pod or a WorkloadEntry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
@@ -224,7 +227,7 @@ impl Workload {
             pod_host: Arc::from(""),
             ips: address.iter().filter_map(Address::ip).collect(),
             address,
-            ready: !meta.deleting,
+            ready: !meta.deleting && entry_healthy(meta, spec),
             origin: meta.origin.clone(),
         }
     }
@@ -244,6 +247,12 @@ impl Template {
             ..self
         }
     }
+}
+
+/// Whose health is reported is not healthy before the first report.
+fn entry_healthy(meta: &Meta, spec: &spec::WorkloadEntry) -> bool {
+    let reported = meta.annotations.get(HEALTH_CHECKS).is_some_and(|value| value == "true");
+    spec.healthy.unwrap_or(!reported)
 }
 
 fn share<T: PartialEq + ?Sized>(own: Arc<T>, other: &Arc<T>) -> Arc<T> {

@@ -15,6 +15,7 @@ mod telemetry;
 mod unread;
 mod value;
 mod virtual_service;
+mod workload_group;
 
 pub use destination_rule::*;
 pub use envoy_filter::*;
@@ -28,3 +29,4 @@ pub use telemetry::*;
 pub(crate) use unread::unread_fields;
 pub use value::*;
 pub use virtual_service::*;
+pub use workload_group::*;

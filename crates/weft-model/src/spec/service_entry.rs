@@ -70,4 +70,7 @@ pub struct WorkloadEntry {
     pub locality: String,
     pub weight: Option<u32>,
     pub service_account: String,
+    /// From `status`: the condition `Healthy`, if somebody looks after it.
+    #[serde(skip)]
+    pub healthy: Option<bool>,
 }

@@ -129,6 +129,7 @@ pub(super) fn check(object: &Object, findings: &mut Findings<'_>) {
             | Kind::Job
             | Kind::ServiceEntry
             | Kind::WorkloadEntry
+            | Kind::WorkloadGroup
             | Kind::Gateway
             | Kind::KubeGateway
             | Kind::GatewayClass),

@@ -14,6 +14,7 @@ mod sidecar;
 mod telemetry;
 mod text;
 mod virtual_service;
+mod workload_group;
 
 pub(crate) use annotations::{INJECTION_LABEL, REVISION_LABEL};
 
@@ -40,6 +41,7 @@ pub(crate) fn resource(object: &Object, node: &Node, out: &mut Vec<Diagnostic>) 
         Object::WorkloadEntry(r) => {
             service_entry::check_workload(&r.spec, "spec", &mut findings);
         }
+        Object::WorkloadGroup(r) => workload_group::check(&r.spec, &mut findings),
         Object::Sidecar(r) => sidecar::check(&r.spec, &mut findings),
         Object::PeerAuthentication(r) => peer_authentication(&r.spec, &mut findings),
         Object::EnvoyFilter(r) => envoy_filter::check(&r.spec, &mut findings),

@@ -3,6 +3,7 @@
 //! network, unlike the admin server: nothing here shows configuration, and what changes anything is
 //! taken from loopback only.
 
+pub mod health;
 mod merged;
 mod probe;
 

@@ -91,6 +91,7 @@ pub fn istio() -> Vec<Kind> {
         networking("sidecars", "Sidecar"),
         networking("serviceentries", "ServiceEntry"),
         networking("workloadentries", "WorkloadEntry"),
+        networking("workloadgroups", "WorkloadGroup"),
         Kind::new("networking.istio.io", &["v1alpha3"], "envoyfilters", "EnvoyFilter"),
         Kind::new("networking.istio.io", &["v1beta1"], "proxyconfigs", "ProxyConfig"),
         Kind::new("telemetry.istio.io", &["v1", "v1alpha1"], "telemetries", "Telemetry"),

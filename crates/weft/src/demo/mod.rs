@@ -144,6 +144,7 @@ fn control_args(args: &DemoArgs, layout: &Layout, place: &Place) -> ControlArgs 
         xds_streams_per_second: 100,
         trust_domain: "cluster.local".into(),
         workload_cert_ttl: args.workload_cert_ttl,
+        registration_grace: Duration::from_secs(10),
         log_level: args.log_level.clone(),
     }
 }

@@ -145,6 +145,8 @@ impl Mesh {
             format!("--state-dir={}", state.display()),
             format!("--xds-address={}", self.xds),
             "--xds-tls-address=127.0.0.1:0".to_owned(),
+            // Machines that leave are to be gone soon.
+            "--registration-grace=1s".to_owned(),
             format!("--http-address={}", self.http),
         ];
         args.extend(self.options.iter().cloned());

@@ -22,6 +22,7 @@ mod grpc_xds;
 mod handover;
 mod injection;
 mod live;
+mod machines;
 mod pairs;
 mod peers;
 mod provenance;

@@ -122,6 +122,9 @@ fn everywhere(install: &Install) -> Vec<Value> {
         rules.push(rule(group, &plurals, &["patch"], &[]));
     }
     if !install.remote {
+        // Workloads that register themselves, and leave.
+        let verbs = ["create", "get", "patch", "delete"];
+        rules.push(rule("networking.istio.io", &["workloadentries"], &verbs, &[]));
         rules.push(rule("authentication.k8s.io", &["tokenreviews"], &["create"], &[]));
         // Server-side apply of one that is not there asks for both.
         rules.push(rule("", &["configmaps"], &["create", "patch"], &[roots::NAME]));

@@ -94,6 +94,7 @@ fn is_istio(kind: Kind) -> bool {
             | Kind::Sidecar
             | Kind::ServiceEntry
             | Kind::WorkloadEntry
+            | Kind::WorkloadGroup
             | Kind::EnvoyFilter
             | Kind::ProxyConfig
             | Kind::Telemetry

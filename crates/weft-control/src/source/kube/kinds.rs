@@ -46,6 +46,7 @@ pub const WATCHED: &[Watched] = &[
     istio("sidecars", Kind::Sidecar),
     istio("serviceentries", Kind::ServiceEntry),
     istio("workloadentries", Kind::WorkloadEntry),
+    istio("workloadgroups", Kind::WorkloadGroup),
     Watched { versions: &["v1alpha3"], ..istio("envoyfilters", Kind::EnvoyFilter) },
     Watched { versions: &["v1", "v1beta1"], ..istio("proxyconfigs", Kind::ProxyConfig) },
     Watched {
@@ -188,7 +189,7 @@ mod tests {
 
     kinds! {
         read: Namespace Node Service Pod EndpointSlice Secret ConfigMap ServiceEntry WorkloadEntry
-            VirtualService DestinationRule Gateway Sidecar PeerAuthentication GatewayClass KubeGateway
+            WorkloadGroup VirtualService DestinationRule Gateway Sidecar PeerAuthentication GatewayClass KubeGateway
             ListenerSet HttpRoute GrpcRoute TlsRoute TcpRoute UdpRoute BackendTlsPolicy ReferenceGrant
             EnvoyFilter ProxyConfig Telemetry;
         elsewhere:

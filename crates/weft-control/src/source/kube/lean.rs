@@ -58,6 +58,15 @@ pub(super) fn strip(kind: &Watched, version: &str, options: &Options, object: &m
             return !data.is_empty();
         }
         Kind::ConfigMap => return config_map(options, object),
+        Kind::WorkloadEntry => {
+            if let Some(status) = object.get_mut("status") {
+                keep(status, &["conditions"]);
+                if let Some(Value::Array(conditions)) = status.get_mut("conditions") {
+                    conditions.retain(|one| one["type"] == "Healthy");
+                }
+                items(status, "conditions").for_each(|one| keep(one, &["type", "status"]));
+            }
+        }
         Kind::Namespace | Kind::Node => only(fields, &["apiVersion", "kind", "metadata"]),
         // Its status is written by the mesh; whether it changed is no news.
         _ => drop(fields.shift_remove("status")),
